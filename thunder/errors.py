@@ -1,0 +1,91 @@
+"""Every error that thunder raises on purpose: one class per failure; each says what, where and what to do.
+
+Input: the facts of the failure.  Output: an exception whose message has three parts (what happened, the user's
+own line, the remedy).  Errors raised by PyTorch itself keep their class and message: thunder only adds a note
+with the user's line (`add_location_note`).
+"""
+
+from __future__ import annotations
+
+import linecache
+from typing import NamedTuple
+
+
+class Location(NamedTuple):
+    """A place in the user's program."""
+
+    filename: str
+    line: int
+    function: str = ""
+
+    @property
+    def text(self) -> str:
+        """The source line, stripped; empty when the file cannot be read."""
+        return linecache.getline(self.filename, self.line).strip()
+
+    def __str__(self) -> str:
+        where = f"{self.filename}:{self.line}"
+        if self.function:
+            where += f" in {self.function}"
+        return f"{where}\n    {self.text}" if self.text else where
+
+
+class ThunderError(Exception):
+    """Base class of thunder's errors: `what` went wrong, `where` in the user's program, `remedy` to try."""
+
+    def __init__(self, what: str, where: Location | None = None, remedy: str | None = None) -> None:
+        self.what, self.where, self.remedy = what, where, remedy
+        parts = [what]
+        if where is not None:
+            parts.append(f"  at {where}")
+        if remedy:
+            parts.append(f"  remedy: {remedy}")
+        super().__init__("\n".join(parts))
+
+
+class DataDependentError(ThunderError):
+    """The program's path depends on the values of a tensor, which are unknown while it is acquired."""
+
+
+class SharpEdgeError(ThunderError):
+    """Python that the compiled program cannot replay, met with `sharp_edges="error"`."""
+
+
+class SharpEdgeWarning(UserWarning):
+    """Python that the compiled program cannot replay, met with `sharp_edges="warn"`."""
+
+
+class UnsupportedError(ThunderError):
+    """Something that thunder does not compile; raised before anything of the user's is changed."""
+
+
+class TraceVerificationError(ThunderError):
+    """A trace is not well formed; the message names the operation and, when known, the pass that made it."""
+
+
+class OptionError(ThunderError, ValueError):
+    """A wrong option: names the option, the value and the known values."""
+
+
+class RecompileWarning(UserWarning):
+    """The same guard keeps failing; the message names it."""
+
+
+def unknown_name(kind: str, name: object, known: list[str]) -> OptionError:
+    """The error for a name that is not known, listing the ones that are."""
+    return OptionError(f"unknown {kind} {name!r}", remedy=f"known: {', '.join(sorted(known)) or 'none'}")
+
+
+def add_location_note(error: BaseException, where: Location | None) -> None:
+    """Adds the user's line to a foreign exception once (PEP 678 notes; Python 3.10 gets `__notes__` only)."""
+    if where is None or getattr(error, "__thunder_location__", None) is not None:
+        return
+    note = f"thunder: at {where}"
+    try:
+        error.__thunder_location__ = where  # type: ignore[attr-defined]
+        if hasattr(error, "add_note"):
+            error.add_note(note)
+        else:
+            error.__notes__ = [*getattr(error, "__notes__", []), note]  # type: ignore[attr-defined]
+    except AttributeError:
+        pass  # an exception class with __slots__: its own message must do
