@@ -1,0 +1,23 @@
+"""Executors run traces: they claim operations and regions of a program and put implementations beneath
+them."""
+
+from thunder.executors.eager import eager
+from thunder.executors.executor import (
+    Executor,
+    executor_names,
+    get_executor,
+    register_executor,
+    resolve_executors,
+)
+from thunder.executors.pipeline import CompiledComputation, compile_computation
+
+__all__ = [
+    "CompiledComputation",
+    "Executor",
+    "compile_computation",
+    "eager",
+    "executor_names",
+    "get_executor",
+    "register_executor",
+    "resolve_executors",
+]
