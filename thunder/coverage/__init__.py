@@ -1,0 +1,1 @@
+"""Coverage: suites of models, operators and random programs, run under a compiler and compared with eager."""

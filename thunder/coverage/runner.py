@@ -1,0 +1,232 @@
+"""Run rows of suites under subjects, in warmed server processes, and write each result as it comes.
+
+Input: the chosen suites, subjects and rows. Output: `rows.jsonl` in the output directory, one line a row, and the
+list of all results. A run that was interrupted goes on where it stopped: rows that have a line are not run again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import json
+import os
+import platform
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from thunder.coverage.errors import ServerFailed, UnknownRow
+from thunder.coverage.outcomes import Outcome, RowResult, Status
+
+
+@dataclasses.dataclass
+class Plan:
+    """What to run, and under which limits."""
+
+    suites: list[str]
+    subjects: list[str]
+    output: Path
+    only: list[str] = dataclasses.field(default_factory=list)
+    limit: int | None = None
+    jobs: int = 1
+    row_timeout: float | None = None
+    memory_gib: float = 12.0
+    resume: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One row under one subject."""
+
+    suite: str
+    row: str
+    subject: str
+
+
+class Server:
+    """A handle on one `thunder.coverage.server` process."""
+
+    def __init__(self, suite: str, subject: str) -> None:
+        self.suite, self.subject = suite, subject
+        command = [sys.executable, "-m", "thunder.coverage.server", suite, subject]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+        environment.update({"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "PYTHONHASHSEED": "0"})
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+            start_new_session=True,
+        )
+        self.errors: list[str] = []
+        threading.Thread(target=self.read_errors, daemon=True).start()
+        self.limits = self.read()
+
+    def read_errors(self) -> None:
+        """Keep the last lines that the server writes to its standard error."""
+        assert self.process.stderr is not None  # it was opened as a pipe
+        for line in self.process.stderr:
+            self.errors = [*self.errors[-20:], line]
+
+    def read(self) -> dict[str, Any]:
+        """The server's next answer."""
+        assert self.process.stdout is not None  # it was opened as a pipe
+        line = self.process.stdout.readline()
+        if not line:
+            self.process.wait()
+            raise ServerFailed(self.suite, self.errors[-1] if self.errors else f"exit code {self.process.returncode}")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def run(self, row: str, row_timeout: float | None, memory_gib: float) -> RowResult:
+        """Run one row."""
+        assert self.process.stdin is not None  # it was opened as a pipe
+        request = {
+            "row": row,
+            "row_timeout": row_timeout or self.limits["row_timeout"],
+            "case_timeout": self.limits["case_timeout"],
+            "memory": int(memory_gib * 2**30),
+        }
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        return RowResult.from_json(self.read())
+
+    def close(self) -> None:
+        """End the server and whatever it started."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+def list_rows(suite: str) -> list[str]:
+    """The names of a suite's rows, asked of a fresh process."""
+    command = [sys.executable, "-m", "thunder.coverage.server", suite, "eager", "--list"]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    if finished.returncode:
+        lines = finished.stderr.strip().splitlines() or ["no message"]
+        raise ServerFailed(suite, lines[-1])
+    names: list[str] = json.loads(finished.stdout)
+    return names
+
+
+def choose_rows(names: Sequence[str], only: Sequence[str]) -> list[str]:
+    """Rows that equal or match one of the patterns; all rows without patterns."""
+    if not only:
+        return list(names)
+    return [name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in only)]
+
+
+def plan_tasks(plan: Plan) -> list[Task]:
+    """All rows to run, suite by suite, the subjects of a row next to each other."""
+    tasks: list[Task] = []
+    for suite in plan.suites:
+        rows = choose_rows(list_rows(suite), plan.only)
+        if plan.limit is not None and len(rows) > plan.limit:
+            rows = [rows[index * len(rows) // plan.limit] for index in range(plan.limit)]
+        tasks += [Task(suite, row, subject) for row in rows for subject in plan.subjects]
+    if plan.only and not tasks:
+        raise UnknownRow(", ".join(plan.only), plan.suites)
+    return tasks
+
+
+def read_rows(path: Path) -> list[RowResult]:
+    """The rows of a `rows.jsonl`; a last line that was cut off by an interruption is ignored."""
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            fields = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        rows.append(RowResult.from_json(fields))
+    return rows
+
+
+class Run:
+    """A run in progress: its tasks, its results, its worker threads."""
+
+    def __init__(self, plan: Plan, on_result: Callable[[RowResult], None] = lambda result: None) -> None:
+        self.plan = plan
+        self.on_result = on_result
+        self.versions: dict[str, str] = {"python": platform.python_version()}
+        self.path = plan.output / "rows.jsonl"
+        self.tasks = plan_tasks(plan)
+        wanted = {(task.suite, task.row, task.subject) for task in self.tasks}
+        self.results = [row for row in read_rows(self.path) if row.key in wanted] if plan.resume else []
+        done = {row.key for row in self.results}
+        self.pending = [task for task in self.tasks if (task.suite, task.row, task.subject) not in done]
+        self.lock = threading.Lock()
+        self.failure: BaseException | None = None
+
+    def execute(self) -> list[RowResult]:
+        """Run all pending tasks; the results of the whole plan."""
+        self.plan.output.mkdir(parents=True, exist_ok=True)
+        if not self.plan.resume:
+            self.path.unlink(missing_ok=True)
+        for group in grouped(self.pending):
+            waiting: queue.SimpleQueue[Task] = queue.SimpleQueue()
+            for task in group:
+                waiting.put(task)
+            threads = [
+                threading.Thread(target=self.work, args=(waiting,), daemon=True)
+                for _ in range(min(self.plan.jobs, len(group)))
+            ]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            if self.failure is not None:
+                raise self.failure
+        order = {(task.suite, task.row, task.subject): index for index, task in enumerate(self.tasks)}
+        return sorted(self.results, key=lambda row: order[row.key])
+
+    def work(self, waiting: queue.SimpleQueue[Task]) -> None:
+        """One worker: take tasks until there are none, one warm server for each subject."""
+        servers: dict[str, Server] = {}
+        try:
+            while self.failure is None:
+                try:
+                    task = waiting.get_nowait()
+                except queue.Empty:
+                    return
+                self.keep(self.run_task(task, servers))
+        except BaseException as error:  # handed to the thread that waits for this one
+            self.failure = error
+        finally:
+            for server in servers.values():
+                server.close()
+
+    def run_task(self, task: Task, servers: dict[str, Server]) -> RowResult:
+        """Run a row; a server that dies of it counts as the row's crash and is replaced."""
+        if task.subject not in servers:
+            servers[task.subject] = Server(task.suite, task.subject)
+            self.versions.update(servers[task.subject].limits["versions"])
+        try:
+            return servers[task.subject].run(task.row, self.plan.row_timeout, self.plan.memory_gib)
+        except (ServerFailed, BrokenPipeError) as error:
+            servers.pop(task.subject).close()
+            result = RowResult(task.suite, task.row, task.subject)
+            result.add(Outcome("build", "", Status.CRASH, error_class="ServerFailed", message=str(error)))
+            return result
+
+    def keep(self, result: RowResult) -> None:
+        """Write a result down and tell whoever watches."""
+        with self.lock:
+            self.results.append(result)
+            with self.path.open("a") as file:
+                file.write(json.dumps(result.to_json()) + "\n")
+            self.on_result(result)
+
+
+def grouped(tasks: Iterable[Task]) -> list[list[Task]]:
+    """Tasks by suite: the servers of one suite end before those of the next start."""
+    groups: dict[str, list[Task]] = {}
+    for task in tasks:
+        groups.setdefault(task.suite, []).append(task)
+    return list(groups.values())

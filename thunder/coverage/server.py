@@ -1,0 +1,213 @@
+"""A warmed process that rows are forked from: `python -m thunder.coverage.server SUITE SUBJECT`.
+
+Importing PyTorch and a model library takes seconds; a fork takes milliseconds. Input, on standard input: one JSON
+object a line, naming a row and its time limits. Output, on standard output: one JSON object a line, the finished
+row. With `--list`, the names of the suite's rows.
+
+Invariants: a row's crash or hang ends only its own process; every case of a row that was running then is in the
+result; a row with several cases goes on after the one that died.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import os
+import resource
+import select
+import signal
+import sys
+import tempfile
+import time
+from importlib import metadata
+from typing import IO, Any
+
+import torch
+
+from thunder.coverage.outcomes import Outcome, RowResult, Status
+from thunder.coverage.recorder import Recorder
+from thunder.coverage.subjects import Subject, subject_named
+from thunder.coverage.suite import Suite
+from thunder.coverage.registry import suite_named
+
+MAX_RESTARTS = 20
+"""How many dead processes a row may leave behind before the rest of it is given up."""
+LOG_TAIL = 4000
+
+
+class Attempt:
+    """One forked process of a row, watched until it ends."""
+
+    def __init__(self, suite: Suite, row: str, subject: Subject, first_case: int, memory: int) -> None:
+        self.case: dict[str, Any] | None = None
+        self.case_began = time.monotonic()
+        self.finished = False
+        self.buffer = b""
+        self.log: IO[bytes] = tempfile.TemporaryFile()
+        reader, writer = os.pipe()
+        self.process = os.fork()
+        if self.process == 0:
+            os.close(reader)
+            run_forked(suite, row, subject, Recorder(writer, first_case), self.log, memory)
+        os.close(writer)
+        self.reader = reader
+
+    def events(self, deadline: float, case_timeout: float | None) -> list[dict[str, Any]] | None:
+        """The next events; an empty list at the end of the process, None when a limit has passed."""
+        while True:
+            limit = deadline
+            if case_timeout is not None:
+                limit = min(limit, self.case_began + case_timeout)
+            wait = limit - time.monotonic()
+            if wait <= 0 or not select.select([self.reader], [], [], wait)[0]:
+                return None
+            data = os.read(self.reader, 1 << 16)
+            if not data:
+                return []
+            *lines, self.buffer = (self.buffer + data).split(b"\n")
+            if lines:
+                return [json.loads(line) for line in lines]
+
+    def end(self) -> int:
+        """Kill what is left of the process and its children; the wait status."""
+        if not self.finished:
+            try:
+                os.killpg(self.process, signal.SIGKILL)
+            except ProcessLookupError:
+                pass  # it has not made its group yet, or is gone
+        _, status = os.waitpid(self.process, 0)
+        os.close(self.reader)
+        return status
+
+    def log_tail(self) -> str:
+        """The last of what the process printed: a crash's message is there."""
+        self.log.seek(0, os.SEEK_END)
+        self.log.seek(max(0, self.log.tell() - LOG_TAIL))
+        return self.log.read().decode(errors="replace")
+
+
+def run_forked(
+    suite: Suite, row: str, subject: Subject, recorder: Recorder, log: IO[bytes], memory: int
+) -> None:
+    """Run a row in the forked process, and end it."""
+    os.setpgid(0, 0)
+    os.dup2(log.fileno(), 1)
+    os.dup2(log.fileno(), 2)
+    faulthandler.enable(file=sys.stderr, all_threads=False)
+    if memory:
+        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    code = 1
+    try:
+        torch.manual_seed(0)
+        suite.run_row(row, subject, recorder)
+        recorder.send({"event": "done"})
+        code = 0
+    except BaseException:  # the process ends here: its parent counts the row as crashed and keeps this message
+        sys.excepthook(*sys.exc_info())
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def run_row(suite: Suite, subject: Subject, job: dict[str, Any]) -> RowResult:
+    """Run a row to its end, in as many processes as it takes."""
+    result = RowResult(suite.name, job["row"], subject.name)
+    started = time.monotonic()
+    deadline = started + job["row_timeout"]
+    first_case, restarts = 0, 0
+    while True:
+        attempt = Attempt(suite, job["row"], subject, first_case, job["memory"])
+        timed_out = not follow(attempt, result, deadline, job["case_timeout"])
+        status = attempt.end()
+        if attempt.finished:
+            break
+        index = record_death(attempt, result, timed_out, status)
+        restarts += 1
+        out_of_time = time.monotonic() >= deadline
+        if index is None or job["case_timeout"] is None or out_of_time or restarts > MAX_RESTARTS:
+            break
+        first_case = index + 1
+    result.seconds = time.monotonic() - started
+    return result
+
+
+def follow(attempt: Attempt, result: RowResult, deadline: float, case_timeout: float | None) -> bool:
+    """Read a process's events into the result until it ends (True) or passes a limit (False)."""
+    while True:
+        events = attempt.events(deadline, case_timeout)
+        if not events:
+            return events is not None
+        for event in events:
+            kind = event.pop("event")
+            if kind == "begin":
+                attempt.case, attempt.case_began = event, time.monotonic()
+            elif kind == "end":
+                attempt.case, attempt.case_began = None, time.monotonic()
+                result.add(Outcome.from_json(event))
+            elif kind == "note":
+                result.notes.update(event["notes"])
+            elif kind == "done":
+                attempt.finished = True
+
+
+def record_death(attempt: Attempt, result: RowResult, timed_out: bool, status: int) -> int | None:
+    """Count the case that was running when a process died; its index, or None when there was none."""
+    seconds = time.monotonic() - attempt.case_began
+    running = attempt.case or {"phase": "build", "case": "(between cases)", "index": None}
+    if timed_out:
+        outcome = Outcome(running["phase"], running["case"], Status.TIMEOUT, seconds, message=f"after {seconds:.0f} s")
+    else:
+        outcome = Outcome(running["phase"], running["case"], Status.CRASH, seconds)
+        outcome.error_class, outcome.message = cause_of_death(attempt.log_tail(), status)
+    result.add(outcome)
+    return running["index"]
+
+
+def cause_of_death(log: str, status: int) -> tuple[str, str]:
+    """Name of the signal or exit code, and the line of the log that says most."""
+    if os.WIFSIGNALED(status):
+        name = signal.Signals(os.WTERMSIG(status)).name
+    else:
+        name = f"exit code {os.waitstatus_to_exitcode(status)}"
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    fatal = next((line for line in lines if "Fatal Python error" in line), None)
+    frame = next((line for line in lines if line.startswith("File ")), None)
+    said = " ".join(part for part in (fatal, frame) if part) or (lines[-1] if lines else "")
+    return name, said[:600]
+
+
+def serve(suite: Suite, subject: Subject, requests: IO[str], answers: IO[str]) -> None:
+    """Answer requests until there are no more."""
+    for line in requests:
+        result = run_row(suite, subject, json.loads(line))
+        answers.write(json.dumps(result.to_json()) + "\n")
+        answers.flush()
+
+
+def versions_of(packages: tuple[str, ...]) -> dict[str, str]:
+    """Installed versions of distributions."""
+    return {package: metadata.version(package) for package in packages}
+
+
+def main(arguments: list[str]) -> None:
+    """Warm up, then list rows or serve."""
+    suite, subject = suite_named(arguments[0]), subject_named(arguments[1])
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever a library prints must not get between the answers
+    if "--list" in arguments:
+        answers.write(json.dumps(list(suite.row_names())) + "\n")
+        answers.flush()
+        return
+    torch.set_num_threads(1)
+    suite.warm()
+    subject.warm()
+    limits = {"row_timeout": suite.row_timeout, "case_timeout": suite.case_timeout}
+    answers.write(json.dumps({"ready": True, **limits, "versions": versions_of(suite.packages)}) + "\n")
+    answers.flush()
+    serve(suite, subject, sys.stdin, answers)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

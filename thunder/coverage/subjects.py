@@ -1,0 +1,97 @@
+"""The things under test: each turns a function or module into a compiled one.
+
+Input: a callable. Output: a callable that should behave exactly as the first. `eager` returns it unchanged, which
+tests the harness itself: whatever fails there is a fault of a suite, not of a compiler.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from thunder.coverage.errors import UnknownSubject
+
+
+class Subject(ABC):
+    """A compiler under test."""
+
+    name: str
+
+    def warm(self) -> None:
+        """Import the compiler; runs once in the process that rows are forked from."""
+
+    @abstractmethod
+    def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The compiled form of a function or module."""
+
+    def reset(self) -> None:
+        """Forget what was compiled, so that cases of one process do not touch each other."""
+
+
+class Eager(Subject):
+    """Plain PyTorch."""
+
+    name = "eager"
+
+    def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        return function
+
+
+class Dynamo(Subject):
+    """`torch.compile(fullgraph=True, backend="eager")`: the peer that acquires graphs in another way."""
+
+    name = "dynamo"
+
+    def warm(self) -> None:
+        self.reset()
+
+    def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        return torch.compile(function, fullgraph=True, backend="eager")
+
+    def reset(self) -> None:
+        torch.compiler.reset()
+
+
+class Thunder(Subject):
+    """`thunder.jit`, with a given list of executors or the default one."""
+
+    def __init__(self, name: str, executors: list[str] | None) -> None:
+        self.name = name
+        self.executors = executors
+
+    def warm(self) -> None:
+        import_thunder()
+
+    def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        jit = import_thunder().jit
+        if self.executors is None:
+            return jit(function)
+        return jit(function, executors=self.executors)
+
+
+def import_thunder() -> Any:
+    """The package under test, imported only by the process that runs it."""
+    import thunder
+
+    return thunder
+
+
+SUBJECTS: dict[str, Subject] = {
+    subject.name: subject
+    for subject in (
+        Eager(),
+        Dynamo(),
+        Thunder("thunder", None),
+        Thunder("thunder-eager", ["eager"]),
+    )
+}
+
+
+def subject_named(name: str) -> Subject:
+    """Look a subject up; an unknown name lists the known ones."""
+    if name not in SUBJECTS:
+        raise UnknownSubject(name, sorted(SUBJECTS))
+    return SUBJECTS[name]

@@ -1,0 +1,228 @@
+"""Shrink a transformers configuration until its model has a few hundred thousand parameters.
+
+Input: a configuration class. Output: an instance whose widths, depths, vocabularies, expert counts and images are
+tiny, with the architecture otherwise as its defaults say: every kind of layer stays, sub-configurations shrink in
+the same way, and sizes that must agree agree because equal rules give them.
+
+Rules look at a field's name and default value. What rules cannot know stands in `configuration_overrides`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+WIDTH = 64
+HEADS = 4
+HEAD_WIDTH = WIDTH // HEADS
+VOCABULARY = 128
+FIRST_SPECIAL_TOKEN = 100
+"""Placeholder tokens (image, audio, ...) get identities from here on; random text stays below."""
+MAX_LAYERS_FOR_KINDS = 8
+
+Rule = Callable[[int], int]
+
+
+def at_most(limit: int) -> Rule:
+    """Cap a size."""
+    return lambda default: min(default, limit)
+
+
+def width(default: int) -> int:
+    """A model width; small defaults are left alone, since they are often kernel sizes or feature counts."""
+    return default if default < WIDTH else WIDTH
+
+
+def doubled_width(default: int) -> int:
+    """The inner width of a feed-forward block."""
+    return default if default < 2 * WIDTH else 2 * WIDTH
+
+
+SIZE_RULES: tuple[tuple[str, Rule], ...] = (
+    (r"num_key_value_groups|num_attention_groups|pretraining_tp|chunk_size_feed_forward|n_groups?$", at_most(1)),
+    (r"(num_)?(key_value|kv)_(attention_)?heads|num_kv_heads|multi_query_group_num", at_most(2)),
+    (r"(num_)?(attention_|attn_|self_attn_)?heads?$|n_heads?$|_heads$|num_.*_heads$", at_most(HEADS)),
+    (r"(num_)?experts_per_tok(en)?|moe_top_?k|top_k_experts|moe_k$|num_selected_experts|n_activated", at_most(2)),
+    (r"topk_group|top_k_group", at_most(1)),
+    (r"(num_|n_)?(routed_|local_)?experts?$|moe_num_experts|num_moe_experts|zero_expert_num|n_expert", at_most(4)),
+    (r"first_k_dense_replace|num_dense_layers|moe_layer_start_index|num_nextn_predict_layers|num_mtp_layers", at_most(1)),
+    (
+        r"(num|n)_(hidden_|encoder_|decoder_)?layers?$|_layers$|num_hidden_groups|^layers$|^[lxr]_layers$"
+        r"|(^|_)depth$|num_encoder_blocks|num_stacks|num_self_attends_per_block|num_hidden_blocks",
+        at_most(2),
+    ),
+    (r"vocab(ulary)?_size|vocab$|num_embeddings$|codebook_size|num_embeds$|vocab_size_base|n_vocab|buckets$", at_most(VOCABULARY)),
+    (r"head_out_channels|num_bpe_labels|num_wordpiece_labels|num_(qa|object|attr)_labels", at_most(VOCABULARY)),
+    (r"max_.*position_embeddings|n_positions|n_ctx|max_(source|target|speech|text)_positions|max_seq_len", at_most(512)),
+    (r"sliding_window(_size)?$|attention_chunk_size|index_topk|keep_window_size|local_attention$", at_most(16)),
+    (
+        r"(^|_)(intermediate|ffn|feed_?forward|mlp)(_hidden)?_(size|dim)$|ffn_dim$|_ff$|^d_?ff$|d_inner|dim_feedforward"
+        r"|n_inner|mlp_dim|linear_units|.*intermediate_size.*|feedforward_dim",
+        doubled_width,
+    ),
+    (r"q_lora_rank|kv_lora_rank|o_lora_rank|hc_lowrank|.*_rank$", at_most(HEAD_WIDTH)),
+    (r"(^|_)(head_dim|d_kv|d_head|dim_head|head_size|attention_head_size|kv_channels|key_dim|v_head_dim)$", at_most(HEAD_WIDTH)),
+    (r"qk_(rope|nope)_head_dim|(linear|swa|global|cross|index|mamba)_.*head_dim", at_most(HEAD_WIDTH)),
+    (
+        r"hidden_size|(^|_)d_model|n_embd|embed(ding)?_(dim|size)|emb_dim|emb_size|hidden_dim(ension)?$|project(ion|or)?_(dim|size)"
+        r"|(^|_)dim$|_hidden_(size|dim)|out_hidden_size|output_dim|input_dim|width$|descriptor_dim|in_dim$|out_dim$"
+        r"|units$|cross_attention_dim|query_pre_attn_scalar|decoder_dim|lru_width|latent_dim|codevector_dim|tdnn_dim",
+        width,
+    ),
+    (r"num_(object_)?queries|num_query_tokens|num_latents|n_latents|two_stage_num_proposals", at_most(16)),
+    (r"num_(labels|classes)$", at_most(10)),
+)
+"""The first rule whose pattern is found in a field's name decides."""
+
+DEPTH_LIST = re.compile(r"^(depths|num_block_repeats|n_attn_blocks|stage_num_blocks|block_sizes|stage_numb_of_layers)$")
+KEPT_NAMES = re.compile(r"id2label|label2id|num_channels|in_channels|num_channel|spatial_merge|temporal_patch|_depth_bins")
+TOKEN_NAME = re.compile(r"(token|pad|bos|eos|sep|cls|mask|unk|start|end|newline|patch)_(id|index|token_index)$|_token_ids?$")
+LAYER_KIND_FIELDS = ("layer_types", "layers_block_type", "block_types", "attn_layers", "mlp_layer_types")
+
+
+def tiny_configuration(
+    configuration_class: type[PreTrainedConfig], overrides: Mapping[str, Any], keep_widths: bool = False
+) -> PreTrainedConfig:
+    """A small instance of a configuration class.
+
+    `overrides` are field values that win; a nested mapping goes to the sub-configuration of that name.
+    `keep_widths` shrinks only depths, vocabularies and images, for classes whose widths depend on each other.
+    """
+    return shrink(configuration_class(**construction_arguments(overrides)), overrides, keep_widths)
+
+
+def construction_arguments(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Overrides that the default instance needs as well: whole sub-configurations of another type."""
+    return {name: value for name, value in overrides.items() if isinstance(value, PreTrainedConfig)}
+
+
+def shrink(default: PreTrainedConfig, overrides: Mapping[str, Any], keep_widths: bool) -> PreTrainedConfig:
+    """A small instance of the class of `default`, starting from its values."""
+    special_tokens = iter(range(FIRST_SPECIAL_TOKEN, VOCABULARY))
+    arguments: dict[str, Any] = {}
+    for field in dataclasses.fields(default):
+        value = attribute(default, field.name)
+        override = overrides.get(field.name)
+        if isinstance(value, PreTrainedConfig):
+            if isinstance(override, PreTrainedConfig):
+                arguments[field.name] = override
+            else:
+                arguments[field.name] = shrink(value, override or {}, keep_widths)
+        elif field.name in overrides:
+            arguments[field.name] = override
+        elif is_set_by_class(field, value):
+            arguments[field.name] = shrink_value(field.name, value, special_tokens, keep_widths)
+    arguments.update(layer_kinds(default, arguments, overrides))
+    keep_equal_heads(default, arguments, overrides)
+    if "image_size" in arguments and "image_size" not in overrides:
+        arguments["image_size"] = tiny_image_size(arguments["image_size"], arguments.get("patch_size"))
+    extra = {name: value for name, value in overrides.items() if name not in arguments and not isinstance(value, Mapping)}
+    return type(default)(**arguments, **extra)
+
+
+def attribute(configuration: PreTrainedConfig, name: str) -> Any:
+    """A field's value; None for one that differs between layers, which the class then derives again."""
+    try:
+        return getattr(configuration, name, None)
+    except RuntimeError:
+        return None
+
+
+def keep_equal_heads(default: PreTrainedConfig, arguments: dict[str, Any], overrides: Mapping[str, Any]) -> None:
+    """Where keys have as many heads as queries, they still do."""
+    for keys, queries in (("num_key_value_heads", "num_attention_heads"), ("swa_num_key_value_heads", "swa_num_attention_heads")):
+        same = attribute(default, keys) == attribute(default, queries)
+        if same and keys in arguments and keys not in overrides and isinstance(arguments.get(queries), int):
+            arguments[keys] = arguments[queries]
+
+
+def is_set_by_class(field: dataclasses.Field[Any], value: Any) -> bool:
+    """False for values that the class derives when they are left out, and for fields that say nothing of size."""
+    if KEPT_NAMES.search(field.name) or field.name in ("dtype", "architectures", "transformers_version"):
+        return False
+    if field.default is None and not isinstance(value, PreTrainedConfig):
+        return isinstance(value, dict) or bool(TOKEN_NAME.search(field.name))
+    return value is not None and not isinstance(value, bool)
+
+
+def shrink_value(name: str, value: Any, special_tokens: Any, keep_widths: bool) -> Any:
+    """The small form of one field's value."""
+    if TOKEN_NAME.search(name):
+        return shrink_tokens(value, special_tokens)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return shrink_size(name, value, keep_widths)
+    if DEPTH_LIST.search(name) and isinstance(value, Sequence):
+        return type(value)(min(depth, 1) if isinstance(depth, int) else depth for depth in value)
+    if isinstance(value, dict):
+        return {
+            key: shrink_sections(item)
+            if key == "mrope_section" and not keep_widths
+            else shrink_value(str(key), item, special_tokens, keep_widths)
+            if not isinstance(item, bool | float | str)
+            else item
+            for key, item in value.items()
+        }
+    return value
+
+
+def shrink_size(name: str, value: int, keep_widths: bool) -> int:
+    """Apply the first rule that knows the name."""
+    for pattern, rule in SIZE_RULES:
+        if re.search(pattern, name):
+            changes_width = rule in (width, doubled_width) or "head" in pattern or "rank" in pattern
+            return value if keep_widths and changes_width else rule(value)
+    return value
+
+
+def shrink_tokens(value: Any, special_tokens: Any) -> Any:
+    """Token identities inside the tiny vocabulary; large ones become distinct special tokens."""
+    if isinstance(value, list | tuple):
+        return type(value)(shrink_tokens(item, special_tokens) for item in value)
+    if isinstance(value, int) and value >= FIRST_SPECIAL_TOKEN:
+        return next(special_tokens)
+    return value
+
+
+def shrink_sections(sections: Sequence[int]) -> list[int]:
+    """Rotary sections of a multimodal model: their sum must be half the head's width."""
+    total = HEAD_WIDTH // 2
+    small = [max(1, section * total // sum(sections)) for section in sections]
+    small[-1] += total - sum(small)
+    return small
+
+
+def tiny_image_size(default: Any, patch_size: Any) -> Any:
+    """Four patches a side, or 64 pixels; a pair stays a pair."""
+    if isinstance(default, list | tuple):
+        return type(default)(tiny_image_size(size, patch_size) for size in default)
+    if isinstance(patch_size, list | tuple):
+        patch_size = patch_size[0]
+    if not isinstance(default, int) or default <= 64:
+        return default
+    return 4 * patch_size if isinstance(patch_size, int) and patch_size >= 8 else 64
+
+
+def layer_kinds(default: PreTrainedConfig, arguments: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Keep every kind of layer of a hybrid model: as many layers as it takes, and their kinds listed."""
+    listed = {name: list(getattr(default, name, None) or ()) for name in LAYER_KIND_FIELDS if name not in overrides}
+    listed = {name: kinds for name, kinds in listed.items() if kinds}
+    depth_field = next((name for name in ("num_hidden_layers", "n_layer", "num_layers") if name in arguments), None)
+    if not listed or depth_field is None or depth_field in overrides:
+        return {}
+    length = min(len(kinds) for kinds in listed.values())
+    combinations = [tuple(kinds[index] for kinds in listed.values()) for index in range(length)]
+    firsts = [index for index, combination in enumerate(combinations) if combination not in combinations[:index]]
+    if firsts[-1] < MAX_LAYERS_FOR_KINDS:
+        chosen = list(range(min(length, max(firsts[-1] + 1, 2))))
+    else:
+        chosen = firsts
+    changed: dict[str, Any] = {depth_field: len(chosen)}
+    declared = {field.name for field in dataclasses.fields(default)}
+    for name, kinds in listed.items():
+        if name in declared:
+            changed[name] = type(getattr(default, name))(kinds[index] for index in chosen)
+    return changed
