@@ -38,11 +38,23 @@ class Var:
         value: example value; a fake tensor for tensors.
     """
 
-    __slots__ = ("name", "value")
+    __slots__ = ("name", "_value", "_make_value")
 
-    def __init__(self, name: str, value: Any) -> None:
+    def __init__(self, name: str, value: Any = None, make_value: Callable[[], Any] | None = None) -> None:
+        """`make_value`, when given, makes the example value at its first use."""
         self.name = name
-        self.value = value
+        self._value = value
+        self._make_value = make_value
+
+    @property
+    def value(self) -> Any:
+        if self._make_value is not None:
+            self._value, self._make_value = self._make_value(), None
+        return self._value
+
+    @value.setter
+    def value(self, value: Any) -> None:
+        self._value, self._make_value = value, None
 
     @property
     def is_tensor(self) -> bool:

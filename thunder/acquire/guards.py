@@ -1,0 +1,278 @@
+"""Guards: what the program relied on, and the prologue that checks it.
+
+Input: reads of the user's state, reported during acquisition as (source, value).  Output: the source text of a
+function body that reaches every source again, checks it, and binds the tensors that the computation takes.
+Invariants: a guard never runs user code; comparing never changes state; a failed or impossible read (missing key,
+shorter list) is a failed guard, not an error.
+
+Guards are emitted in the order of discovery, so a container is checked before its items are read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from thunder.acquire.sources import (
+    ATTRIBUTE,
+    CELL,
+    CLOSURE,
+    CONSTANT,
+    GRAD,
+    INSTANCE_DICT,
+    ITEM,
+    KEY,
+    ROOT,
+    Source,
+)
+
+VALUE_TYPES: frozenset[type] = frozenset(
+    {
+        int, float, bool, str, bytes, type(None), complex, type(Ellipsis), type(NotImplemented), range,
+        torch.dtype, torch.device, torch.layout, torch.memory_format, torch.Size,
+    }
+)  # fmt: skip
+"""Immutable types whose objects are compared by value."""
+
+
+def is_plain(value: Any) -> bool:
+    """True for values compared by value: the immutable types above, and tuples, slices, frozensets of them."""
+    kind = type(value)
+    if kind in VALUE_TYPES:
+        return True
+    if kind is tuple or kind is frozenset:
+        return all(is_plain(item) for item in value)
+    if kind is slice:
+        return is_plain(value.start) and is_plain(value.stop) and is_plain(value.step)
+    return False
+
+
+def same_value(a: Any, b: Any) -> bool:
+    """Equality that tells 1, 1.0 and True apart, 0.0 from -0.0, and takes NaN as equal to itself."""
+    if a is b:
+        return True
+    kind = type(a)
+    if kind is not type(b):
+        return False
+    if kind is float:
+        if a == b:
+            return a != 0.0 or math.copysign(1.0, a) == math.copysign(1.0, b)
+        return a != a and b != b
+    if kind is complex:
+        return same_value(a.real, b.real) and same_value(a.imag, b.imag)
+    if kind is tuple or kind is list:
+        return len(a) == len(b) and all(map(same_value, a, b))
+    if kind is slice:
+        return same_value((a.start, a.stop, a.step), (b.start, b.stop, b.step))
+    if kind is frozenset or kind is set:
+        return len(a) == len(b) and sorted(map(_typed, a)) == sorted(map(_typed, b))
+    return kind in VALUE_TYPES and a == b
+
+
+def _typed(value: Any) -> tuple[str, str]:
+    return type(value).__qualname__, repr(value)
+
+
+def type_lookup(kind: type, name: str) -> Any:
+    """The attribute `name` as found in the classes of `kind`'s MRO, no descriptor called; `_absent` if none."""
+    for owner in kind.__mro__:
+        found = owner.__dict__.get(name, _absent)
+        if found is not _absent:
+            return found
+    return _absent
+
+
+class _Absent:
+    def __repr__(self) -> str:
+        return "absent"
+
+
+_absent = _Absent()
+absent = _absent
+
+
+class Prologue:
+    """Collects guards and writes the prologue.
+
+    Attributes:
+        lines: statements of the prologue so far.
+        namespace: constants that they name.
+        descriptions: for every check (by index), what it means to the user.
+    """
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.namespace: dict[str, Any] = {"_same": same_value, "_type_lookup": type_lookup, "_absent": _absent}
+        self.checks: list[tuple[str, str]] = []
+        self._names: dict[int, str] = {}
+        self._constants: dict[int, str] = {}
+        self._keep: list[Any] = []
+
+    # Names ------------------------------------------------------------------------------------------------------
+    def bind(self, obj: Any, stem: str = "c") -> str:
+        """The name of a constant in the prologue's namespace."""
+        if obj is None or obj is True or obj is False or obj is Ellipsis:
+            return repr(obj) if obj is not Ellipsis else "..."
+        name = self._constants.get(id(obj))
+        if name is None:
+            name = f"_{stem}{len(self._constants)}"
+            self._constants[id(obj)] = name
+            self.namespace[name] = obj
+            self._keep.append(obj)
+        return name
+
+    def literal(self, value: Any) -> str:
+        """A value as an expression: a literal where that is exact, else a bound constant."""
+        if type(value) in (int, str, bool, bytes, type(None)):
+            return repr(value)
+        return self.bind(value)
+
+    def expression(self, source: Source) -> str:
+        """The name that holds the value at `source`, reading it first where that is not done yet."""
+        name = self._names.get(id(source))
+        if name is not None:
+            return name
+        if source.kind == CONSTANT:
+            name = self.bind(source.constant, "c")
+        elif source.kind == ROOT:
+            name = source.key
+        else:
+            text = self.read(source)
+            name = f"v{len(self._names)}"
+            self.lines.append(f"{name} = {text}")
+        self._names[id(source)] = name
+        self._keep.append(source)
+        return name
+
+    def read(self, source: Source) -> str:
+        """The expression that reads `source` from its parent."""
+        parent = source.parent
+        assert parent is not None
+        if parent.kind == INSTANCE_DICT and parent.parent is not None and parent.parent.stable:
+            # The instance's dict is held itself: one look-up less at every call.
+            owner = self.bind(parent.parent.value.__dict__, "d")
+        else:
+            owner = self.expression(parent)
+        if source.kind == ITEM:
+            return f"{owner}[{self.literal(source.key)}]"
+        if source.kind == KEY:
+            return f"list({owner})[{source.key}]"
+        if source.kind == INSTANCE_DICT:
+            return f"{owner}.__dict__"
+        if source.kind == CELL:
+            return f"{owner}.cell_contents"
+        if source.kind == CLOSURE:
+            return f"{owner}.__closure__[{source.key}]"
+        if source.kind == GRAD:
+            return f"{owner}.grad"
+        assert source.kind == ATTRIBUTE
+        return f"{owner}.{source.key}"
+
+    def peek(self, source: Source) -> str:
+        """An expression for one use: the bound name if there is one, else the read itself."""
+        return self._names.get(id(source)) or (
+            self.expression(source) if source.kind in (CONSTANT, ROOT) else self.read(source)
+        )
+
+    # Guards -----------------------------------------------------------------------------------------------------
+    def check(self, condition: str, description: str) -> None:
+        """Adds a condition that must hold; `description` says so in the user's terms."""
+        self.lines.append(f"if not ({condition}): return {len(self.checks)}")
+        self.checks.append((condition, description))
+
+    def value(self, source: Source, value: Any) -> None:
+        """The value at `source` is this plain value."""
+        described = f"{source.describe()} == {value!r}"
+        if value is None or value is True or value is False:
+            self.check(f"{self.peek(source)} is {value!r}", described)
+            return
+        name = self.bind(value)
+        reading = self.peek(source)
+        self.lines.append(f"v = {reading}")
+        kind = type(value)
+        if kind in (int, str, torch.dtype, torch.device):
+            self.check(f"v is {name} or (type(v) is {self.bind(kind)} and v == {name})", described)
+        else:
+            self.check(f"v is {name} or _same(v, {name})", described)
+
+    def identical(self, source: Source, obj: Any) -> None:
+        """The value at `source` is this very object."""
+        self.check(f"{self.peek(source)} is {self.bind(obj)}", f"{source.describe()} is the same object")
+
+    def same_place(self, source: Source, other: Source) -> None:
+        """Two places hold the same object."""
+        self.check(
+            f"{self.expression(source)} is {self.expression(other)}",
+            f"{source.describe()} is {other.describe()}",
+        )
+
+    def has_type(self, source: Source, kind: type) -> None:
+        """The class of the value at `source` is exactly `kind`."""
+        self.check(
+            f"type({self.expression(source)}) is {self.bind(kind)}",
+            f"type of {source.describe()} is {kind.__qualname__}",
+        )
+
+    def length(self, source: Source, length: int) -> None:
+        self.check(f"len({self.expression(source)}) == {length}", f"len({source.describe()}) == {length}")
+
+    def plain_items(self, source: Source, items: list[Any]) -> None:
+        """The container at `source` holds these plain values in this order."""
+        self.check(
+            f"_same(list({self.expression(source)}), {self.bind(list(items))})",
+            f"items of {source.describe()} are unchanged",
+        )
+
+    def has_key(self, source: Source, key: Any, present: bool) -> None:
+        """`key in container`, for a dict or an instance's dict."""
+        if source.kind == INSTANCE_DICT and source.parent is not None and source.parent.stable:
+            owner = self.bind(source.parent.value.__dict__, "d")
+        else:
+            owner = self.expression(source)
+        word = "in" if present else "not in"
+        self.check(f"{self.literal(key)} {word} {owner}", f"{key!r} {word} {source.describe()}")
+
+    def type_attribute(self, kind: type, name: str, found: Any) -> None:
+        """The classes of `kind` give `found` (or nothing) for the attribute `name`."""
+        described = f"{kind.__qualname__}.{name} is unchanged"
+        plain = found is _absent or isinstance(found, (type(_function), property))
+        if plain and type(kind) is type:
+            # getattr on a class goes through CPython's type cache and gives functions and properties themselves.
+            self.check(f"getattr({self.bind(kind)}, {name!r}, _absent) is {self.bind(found)}", described)
+        else:
+            self.check(f"_type_lookup({self.bind(kind)}, {name!r}) is {self.bind(found)}", described)
+
+    def tensor(self, source: Source, tensor: torch.Tensor) -> None:
+        """Class, dtype, device, sizes, strides and requires_grad of the tensor at `source`."""
+        name = self.expression(source)
+        if source.stable:
+            # Identity is established: only what can change in place is left (module.to, .data, requires_grad_).
+            condition = ""
+        else:
+            condition = f"type({name}) is {self.bind(type(tensor))} and "
+        condition += (
+            f"{name}.dtype is {self.bind(tensor.dtype)} and {name}.shape == {self.bind(tensor.shape)}"
+            f" and {name}.requires_grad is {tensor.requires_grad}"
+        )
+        if tensor.layout is torch.strided:
+            condition += f" and {name}.stride() == {self.bind(tensor.stride())}"
+        else:
+            condition += f" and {name}.layout is {self.bind(tensor.layout)}"
+        condition += f" and {name}.device == {self.bind(tensor.device)}"
+        facts = f"{tensor.dtype} {tuple(tensor.shape)} on {tensor.device}, requires_grad={tensor.requires_grad}"
+        self.check(condition, f"{source.describe()} is a tensor {facts}")
+
+    def call(self, function: Callable[..., Any], arguments: list[Any], result: Any, description: str) -> None:
+        """A pure function of constants still returns `result` (e.g. `torch.is_grad_enabled()`)."""
+        listed = ", ".join(self.literal(argument) for argument in arguments)
+        reading = f"{self.bind(function)}({listed})"
+        if result is None or result is True or result is False:
+            self.check(f"{reading} is {result!r}", description)
+        else:
+            self.check(f"_same({reading}, {self.bind(result)})", description)
+
+
+def _function() -> None: ...
