@@ -139,6 +139,8 @@ def largest_difference(actual: torch.Tensor, expected: torch.Tensor) -> float:
         actual, expected = actual.to_dense(), expected.to_dense()
     if actual.is_meta:
         return 0.0
+    if expected.dtype is torch.complex32:
+        actual, expected = actual.to(torch.complex64), expected.to(torch.complex64)
     if torch.equal(actual, expected):
         return 0.0
     if not (expected.is_floating_point() or expected.is_complex()):

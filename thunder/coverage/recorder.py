@@ -41,6 +41,7 @@ class Case:
 
     def __init__(self) -> None:
         self.passed = False
+        self.not_runnable = False
 
 
 class Recorder:
@@ -84,6 +85,7 @@ class Recorder:
             if os.environ.get("THUNDER_COVERAGE_TRACEBACK"):
                 traceback.print_exc()
         case.passed = outcome.status is Status.OK
+        case.not_runnable = outcome.status is Status.NOT_RUNNABLE
         outcome.seconds = time.perf_counter() - started
         self.send({"event": "end", **outcome.to_json()})
 

@@ -172,9 +172,11 @@ def cause_of_death(log: str, status: int) -> tuple[str, str]:
     else:
         name = f"exit code {os.waitstatus_to_exitcode(status)}"
     lines = [line.strip() for line in log.splitlines() if line.strip()]
-    fatal = next((line for line in lines if "Fatal Python error" in line), None)
-    frame = next((line for line in lines if line.startswith("File ")), None)
-    said = " ".join(part for part in (fatal, frame) if part) or (lines[-1] if lines else "")
+    fatal = [line for line in lines if "Fatal Python error" in line][:1]
+    if fatal:
+        said = " ".join(fatal + [line for line in lines if line.startswith("File ")][:1])
+    else:
+        said = lines[-1] if lines else ""
     return name, said[:600]
 
 

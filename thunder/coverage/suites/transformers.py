@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gc
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 import transformers
@@ -143,13 +143,6 @@ def generation_inputs(model: PreTrainedModel, inputs: Inputs) -> Inputs | None:
     model.generation_config.bos_token_id = 1
     model.generation_config.decoder_start_token_id = 1
     return {name: value for name, value in inputs.items() if name != "decoder_input_ids"}
-
-
-def all_classes() -> Iterator[tuple[str, str]]:
-    """Every (model type, class name) of the installed transformers."""
-    for model_type in SUITE.row_names():
-        for name in class_names(model_type):
-            yield model_type, name
 
 
 SUITE = TransformersSuite()
