@@ -1,0 +1,28 @@
+"""Puts the commands together: a command is one module of this package with a function `command`."""
+
+from __future__ import annotations
+
+import typer
+
+from thunder.cli import bench, demo, doctor, inspect
+
+COMMANDS = (demo, bench, inspect, doctor)
+
+
+def build_app() -> typer.Typer:
+    """The application; every module in `COMMANDS` becomes the command of its own name."""
+    app = typer.Typer(
+        name="thunder",
+        help="Compile PyTorch programs, and look at every step.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_show_locals=False,
+    )
+    for module in COMMANDS:
+        app.command(name=module.__name__.rpartition(".")[2])(module.command)
+    return app
+
+
+def main() -> None:
+    """Entry point of the script `thunder`."""
+    build_app()()

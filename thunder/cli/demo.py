@@ -1,0 +1,286 @@
+"""`thunder demo`: compiles real models with thunder, beside eager PyTorch and torch.compile.
+
+For every workload: the time of the first call, the time of later calls (in turns, median), and the distance
+of the results from the same computation in float64. Compilers are loaded before the first workload, so a
+first call is compilation and one step. A row fails when thunder raises, when its result is further from
+float64 than `measurement.allowed_error` says, or when generated tokens differ from eager's; then the exit
+status is 1. A peer that fails is shown, and does not count.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Table
+
+from thunder.cli.contenders import EAGER, THUNDER, TORCH_COMPILE
+from thunder.cli.inspection import Listing, show_listings
+from thunder.cli.machine import describe_machine, describe_versions
+from thunder.cli.measurement import Timing, allowed_error, relative_error, time_in_turns
+from thunder.cli.texts import format_error, format_ratio, format_seconds
+from thunder.cli.worker import ContenderError, Worker
+from thunder.cli.workloads import DEMONSTRATION, Workload, select_workloads
+
+ROUNDS = 7
+TRACED_WORKLOAD = "mlp"
+
+
+@dataclass
+class Outcome:
+    """What one contender did on one workload; times in seconds, the error relative to float64."""
+
+    contender: str
+    first_call: float | None = None
+    timing: Timing | None = None
+    error: float | None = None
+    failure: str = ""
+    details: str = ""
+
+    @property
+    def seconds_a_call(self) -> float | None:
+        return self.timing.median if self.timing else None
+
+    def fail(self, error: ContenderError) -> None:
+        self.failure, self.details = str(error), error.details
+
+
+@dataclass
+class Row:
+    """A workload and its contenders' outcomes."""
+
+    workload: Workload
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    description: str = ""
+
+    @property
+    def failed(self) -> bool:
+        return any(self.outcomes[name].failure for name in (EAGER.name, THUNDER.name))
+
+
+class Cast:
+    """The contenders' processes; one that died is started again for the next workload."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.workers: dict[str, Worker] = {}
+        self.started = 0
+
+    def __getitem__(self, contender: str) -> Worker:
+        worker = self.workers.get(contender)
+        if worker is None or not worker.alive:
+            self.started += 1
+            worker = Worker(contender, self.directory / str(self.started))
+            self.workers[contender] = worker
+        return worker
+
+    def close(self) -> None:
+        for worker in self.workers.values():
+            worker.close()
+
+
+@contextmanager
+def cast() -> Iterator[Cast]:
+    """The contenders' processes, ended when the block ends; their caches go with them."""
+    with tempfile.TemporaryDirectory(prefix="thunder-demo-", ignore_cleanup_errors=True) as directory:
+        members = Cast(Path(directory))
+        try:
+            yield members
+        finally:
+            members.close()
+
+
+def contenders_of(workload: Workload) -> list[str]:
+    """Generation is compared with eager alone: torch.compile takes minutes over it."""
+    if workload.kind == "generation":
+        return [EAGER.name, THUNDER.name]
+    return [EAGER.name, TORCH_COMPILE.name, THUNDER.name]
+
+
+def steps_of(workload: Workload) -> int:
+    """How often `run_workload` reports progress."""
+    return 2 + len(contenders_of(workload))
+
+
+def run_workload(workload: Workload, members: Cast, rounds: int, report: Callable[[str], None]) -> Row:
+    """Measures one workload with all of its contenders."""
+    row = Row(workload)
+    expected = None
+    report("in float64")
+    members[EAGER.name].ask("build", workload.name, "cpu")
+    if workload.kind != "generation":
+        expected = members[EAGER.name].ask("truth")
+    for name in contenders_of(workload):
+        report(f"{name}, first call")
+        outcome = row.outcomes[name] = Outcome(name)
+        try:
+            members[name].ask("build", workload.name, "cpu")
+            first = members[name].ask("first_call")
+        except ContenderError as error:
+            outcome.fail(error)
+            continue
+        if name == EAGER.name:
+            row.description = workload.describe(first.results)
+            expected = first.results if expected is None else expected
+        outcome.first_call = first.seconds
+        if expected is not None:
+            outcome.error = relative_error(first.results, expected)
+    report("timing in turns")
+    running = {name: members[name] for name, outcome in row.outcomes.items() if not outcome.failure}
+    for name, timing in time_in_turns(running, 3 if workload.kind == "generation" else rounds).items():
+        if isinstance(timing, ContenderError):
+            row.outcomes[name].fail(timing)
+        else:
+            row.outcomes[name].timing = timing
+    judge(row)
+    return row
+
+
+def judge(row: Row) -> None:
+    """Fails the compiled outcomes that are further from the truth than eager's allows."""
+    error_of_eager = row.outcomes[EAGER.name].error
+    if error_of_eager is None:
+        return
+    for outcome in row.outcomes.values():
+        if outcome.failure or outcome.error is None:
+            continue
+        if row.workload.kind == "generation":
+            if outcome.error > 0:
+                outcome.failure = "the tokens differ from eager's"
+        elif outcome.error > allowed_error(error_of_eager):
+            outcome.failure = f"error {outcome.error:.1e} (eager {error_of_eager:.1e})"
+
+
+def result_table(rows: list[Row]) -> Table:
+    """The final table: a block a workload, headed by its title; a line a contender."""
+    table = Table(title="thunder beside eager PyTorch and torch.compile", box=SIMPLE, padding=(0, 1))
+    table.add_column("work, run by", ratio=1)
+    for heading in ("first call", "per call", "x eager", "error"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for row in rows:
+        eager = row.outcomes[EAGER.name].seconds_a_call
+        table.add_row(f"[bold]{escape(row.workload.title)}[/]")
+        if row.description:
+            table.add_row(f"[dim]{escape(row.description)}[/]")
+        for outcome in row.outcomes.values():
+            table.add_row(
+                f"  {outcome.contender}",
+                format_seconds(outcome.first_call),
+                format_seconds(outcome.seconds_a_call),
+                format_ratio(outcome.seconds_a_call, eager),
+                _accuracy(row, outcome),
+                "[red]failed[/]" if outcome.failure else "[green]ok[/]",
+            )
+            if outcome.failure:
+                table.add_row(f"  [red]{escape(outcome.failure)}[/]")
+        table.add_section()
+    return table
+
+
+def _accuracy(row: Row, outcome: Outcome) -> str:
+    """The error against float64; for generation, whether the tokens are eager's."""
+    if row.workload.kind != "generation" or outcome.error is None or outcome.contender == EAGER.name:
+        return format_error(outcome.error)
+    return "equal" if outcome.error == 0 else "differ"
+
+
+def as_json(rows: list[Row], seconds: float) -> dict[str, Any]:
+    """The table with the machine and the versions, for a file."""
+    return {
+        "machine": describe_machine(),
+        "versions": describe_versions(),
+        "seconds": seconds,
+        "rows": [
+            {
+                "workload": row.workload.name,
+                "title": row.workload.title,
+                "contender": outcome.contender,
+                "first_call_seconds": outcome.first_call,
+                "call_seconds": outcome.seconds_a_call,
+                "relative_error": outcome.error,
+                "failure": outcome.failure or None,
+            }
+            for row in rows
+            for outcome in row.outcomes.values()
+        ],
+    }
+
+
+def command(
+    only: Annotated[
+        list[str] | None, typer.Option(help="Run only this workload; may be given several times.")
+    ] = None,
+    traces: Annotated[bool, typer.Option(help="Print the stages of one workload's program.")] = True,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each contender is timed, in turns.")] = ROUNDS,
+    json_path: Annotated[Path | None, typer.Option("--json", help="Write the results to this file.")] = None,
+) -> None:
+    """Compile real models beside eager PyTorch and torch.compile: times, and errors against float64."""
+    console = Console()
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    workloads = select_workloads(DEMONSTRATION, only)
+    start = time.perf_counter()
+    rows: list[Row] = []
+    programs: list[Listing] = []
+    progress = Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+    )
+    with cast() as members, progress:
+        bar = progress.add_task("starting", total=3 + sum(map(steps_of, workloads)))
+        for contender in (EAGER, TORCH_COMPILE, THUNDER):
+            progress.update(bar, advance=1, description=f"starting: {contender.name}")
+            try:
+                members[contender.name].ask("warm_up")
+            except ContenderError as error:
+                console.print(f"{contender.name} does not compile a trivial module: {error}")
+        for workload in workloads:
+
+            def report(text: str, title: str = workload.title) -> None:
+                progress.update(bar, advance=1, description=f"{title}: {text}")
+
+            row = run_workload(workload, members, rounds, report)
+            rows.append(row)
+            if traces and workload.name == TRACED_WORKLOAD and not row.outcomes[THUNDER.name].failure:
+                programs = members[THUNDER.name].ask("listings")
+    seconds = time.perf_counter() - start
+    if programs:
+        console.print(f"\nWhat thunder made of the workload {TRACED_WORKLOAD!r}, stage by stage:\n")
+        show_listings(console, programs)
+    console.print()
+    console.print(result_table(rows))
+    if json_path is not None:
+        json_path.write_text(json.dumps(as_json(rows, seconds), indent=2) + "\n")
+    failures = [(row, outcome) for row in rows for outcome in row.outcomes.values() if outcome.failure]
+    for row, outcome in failures:
+        heading = f"{row.workload.name}, {outcome.contender}: {outcome.failure}"
+        console.rule(escape(heading), style="red", align="left")
+        console.print(outcome.details, markup=False, highlight=False)
+    good = sum(not row.failed for row in rows)
+    console.print(f"{good} of {len(rows)} workloads agree, in {seconds:.0f} s on {describe_machine()}.")
+    if good < len(rows):
+        raise typer.Exit(1)
