@@ -105,7 +105,11 @@ class Prologue:
 
     def __init__(self) -> None:
         self.lines: list[str] = []
-        self.namespace: dict[str, Any] = {"_same": same_value, "_type_lookup": type_lookup, "_absent": _absent}
+        self.namespace: dict[str, Any] = {
+            "_same": same_value,
+            "_type_lookup": type_lookup,
+            "_absent": _absent,
+        }
         self.checks: list[tuple[str, str]] = []
         self._names: dict[int, str] = {}
         self._constants: dict[int, str] = {}
@@ -262,7 +266,9 @@ class Prologue:
         else:
             condition += f" and {name}.layout is {self.bind(tensor.layout)}"
         condition += f" and {name}.device == {self.bind(tensor.device)}"
-        facts = f"{tensor.dtype} {tuple(tensor.shape)} on {tensor.device}, requires_grad={tensor.requires_grad}"
+        facts = (
+            f"{tensor.dtype} {tuple(tensor.shape)} on {tensor.device}, requires_grad={tensor.requires_grad}"
+        )
         self.check(condition, f"{source.describe()} is a tensor {facts}")
 
     def call(self, function: Callable[..., Any], arguments: list[Any], result: Any, description: str) -> None:

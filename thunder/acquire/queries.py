@@ -76,7 +76,10 @@ VALUE_READS: dict[str, tuple[bool, str]] = {
     "argwhere": (False, "use torch.where with three arguments: the size of this result depends on values"),
     "unique": (False, "compute it outside: the size of this result depends on values"),
     "masked_select": (False, "use torch.where: the size of this result depends on values"),
-    "__getitem__": (False, "index with integers, or use torch.where: the size of this result depends on values"),
+    "__getitem__": (
+        False,
+        "index with integers, or use torch.where: the size of this result depends on values",
+    ),
 }
 """Calls that read values: (always an error on a shadow, what to do instead)."""
 

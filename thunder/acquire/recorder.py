@@ -29,7 +29,7 @@ from thunder.trace import Namer, Op, Region, Trace, Var
 _CPU = torch.device("cpu")
 _META = torch.device("meta")
 _PLAIN = frozenset({int, float, bool, str, type(None), torch.dtype, torch.device, torch.Size, type(Ellipsis)})
-_CONTEXT_CALLS = frozenset({"_enter_autocast", "_enter_inference_mode"})
+_CONTEXT_CALLS = frozenset({"_enter_autocast", "_exit_autocast"})
 _STATE_CALLS = frozenset({torch._C._set_grad_enabled})
 _CALL_ERRORS = (
     RuntimeError, TypeError, ValueError, IndexError, AttributeError, KeyError, NotImplementedError, AssertionError,
@@ -64,10 +64,13 @@ class Recorder(TorchFunctionMode):
         self._keep: list[Any] = []
 
     # Values -----------------------------------------------------------------------------------------------------
-    def new_var(self, shadow: torch.Tensor, device: torch.device, stem: str = "t", *, numbered: bool = True) -> Var:
+    def new_var(
+        self, shadow: torch.Tensor, device: torch.device, stem: str = "t", *, numbered: bool = True
+    ) -> Var:
         """Names a shadow for the first time."""
         var = Var(
-            self.namer.fresh(stem, numbered=numbered), make_value=lambda: self._fake(shadow.detach(), shadow, device)
+            self.namer.fresh(stem, numbered=numbered),
+            make_value=lambda: self._fake(shadow.detach(), shadow, device),
         )
         key = id(shadow)
         self._vars[key] = var
@@ -187,9 +190,13 @@ class Recorder(TorchFunctionMode):
             if known is not None:
                 return known[0]
             if VALUE_READS[name][0]:
-                raise self._data_dependent(func)
-        if func in _STATE_CALLS:
+                raise self.data_dependent(func)
+        if func in _STATE_CALLS or name in _CONTEXT_CALLS:
             result = func(*run_args, **run_kwargs)
+        elif func is torch.autograd.grad:
+            result = self._gradients(run_args, run_kwargs)
+        elif func is torch.Tensor.backward or func is torch.autograd.backward:
+            result = None
         else:
             result = self._infer(func, run_args, run_kwargs, shadows, key)
         structure, holds_tensor = self._result(result)
@@ -219,6 +226,16 @@ class Recorder(TorchFunctionMode):
             items = [self._result(item) for item in value]
             return tuple(item[0] for item in items), any(item[1] for item in items)
         return None, False
+
+    def _gradients(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+        """Results of `torch.autograd.grad`: one like each input (unused inputs are an error when it runs)."""
+        inputs = args[1] if len(args) > 1 else kwargs["inputs"]
+        create = bool(kwargs.get("create_graph", args[4] if len(args) > 4 else False))
+        inputs = [inputs] if isinstance(inputs, torch.Tensor) else inputs
+        return tuple(
+            self._new_shadow((x.shape, x.stride(), x.dtype, self._devices[id(x)], create, False))
+            for x in inputs
+        )
 
     # Working out results ----------------------------------------------------------------------------------------
     def _infer(
@@ -257,7 +274,11 @@ class Recorder(TorchFunctionMode):
         return result
 
     def _on_shadows(
-        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], shadows: list[torch.Tensor]
+        self,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        shadows: list[torch.Tensor],
     ) -> Any:
         """Makes a view or an in-place call on the shadows themselves."""
         if kwargs.get("device") is not None:
@@ -291,7 +312,9 @@ class Recorder(TorchFunctionMode):
             if not is_leaf:
                 # The cheapest way to a tensor that autograd takes for the result of a call.
                 with torch.enable_grad():
-                    shadow = torch._C._functions.DelayedError("thunder: acquisition has no gradients", 1)(shadow)
+                    shadow = torch._C._functions.DelayedError("thunder: acquisition has no gradients", 1)(
+                        shadow
+                    )
         self.new_var(shadow, device)
         return shadow
 
@@ -322,7 +345,11 @@ class Recorder(TorchFunctionMode):
         return None
 
     def _run_fake(
-        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], shadows: list[torch.Tensor]
+        self,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        shadows: list[torch.Tensor],
     ) -> tuple[Any, bool]:
         """(result as new shadows, whether it aliases or changes an argument), worked out on fake tensors."""
         fakes = {id(shadow): self._fake_argument(shadow) for shadow in shadows if id(shadow) in self._devices}
@@ -375,11 +402,20 @@ class Recorder(TorchFunctionMode):
                 return known, False
             if value.layout is not torch.strided:
                 raise UnsupportedError(
-                    f"a tensor of layout {value.layout} is made here", self.location(), "compile the code around it"
+                    f"a tensor of layout {value.layout} is made here",
+                    self.location(),
+                    "compile the code around it",
                 )
             if value.untyped_storage()._cdata in storages:
                 return None, True
-            specification = (value.shape, value.stride(), value.dtype, value.device, value.requires_grad, value.is_leaf)
+            specification = (
+                value.shape,
+                value.stride(),
+                value.dtype,
+                value.device,
+                value.requires_grad,
+                value.is_leaf,
+            )
             back[id(value)] = shadow = self._new_shadow(specification)
             storages.add(value.untyped_storage()._cdata)
             self._keep.append(value)
@@ -411,11 +447,13 @@ class Recorder(TorchFunctionMode):
             if id(shadow) in self._constants and shadow._version > 0:
                 del self._constants[id(shadow)]
 
-    def _data_dependent(self, func: Callable[..., Any]) -> DataDependentError:
+    def data_dependent(self, func: Callable[..., Any]) -> DataDependentError:
         name = call_name(func)
         remedy = VALUE_READS.get(name, (False, "make its size or outcome independent of the values"))[1]
         return DataDependentError(
-            f"the program needs the values of a tensor, through {name}", self.location(), f"{remedy}; {BREAK_REMEDY}"
+            f"the program needs the values of a tensor, through {name}",
+            self.location(),
+            f"{remedy}; {BREAK_REMEDY}",
         )
 
     def _explain(
@@ -458,7 +496,7 @@ class Recorder(TorchFunctionMode):
         finally:
             torch.set_rng_state(state)
         if _depends_on_values(error):
-            raise self._data_dependent(func) from error
+            raise self.data_dependent(func) from error
         add_location_note(error, location)
         raise error
 
@@ -500,7 +538,8 @@ def _depends_on_values(error: Exception) -> bool:
     """True for the ways in which meta and fake kernels say that they would need data."""
     text = str(error)
     return (
-        type(error).__name__ in ("DataDependentOutputException", "DynamicOutputShapeException", "GuardOnDataDependentSymNode")
+        type(error).__name__
+        in ("DataDependentOutputException", "DynamicOutputShapeException", "GuardOnDataDependentSymNode")
         or "data-dependent" in text
         or "data-independent implementation does not exist" in text
         or "no fake impl or Meta kernel" in text

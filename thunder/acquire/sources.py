@@ -24,11 +24,26 @@ class Source:
         constant: for constants, the object itself.
         seen: whether a guard for the value at this place exists.
         value: the value found there during acquisition.
+        written: whether the program has changed it since.
+        label: the user's name for it, where there is one (a parameter).
     """
 
-    __slots__ = ("parent", "kind", "key", "constant", "stable", "children", "seen", "value", "written")
+    __slots__ = (
+        "parent",
+        "kind",
+        "key",
+        "constant",
+        "stable",
+        "children",
+        "seen",
+        "value",
+        "written",
+        "label",
+    )
 
-    def __init__(self, kind: str, parent: Source | None = None, key: Any = None, constant: Any = None) -> None:
+    def __init__(
+        self, kind: str, parent: Source | None = None, key: Any = None, constant: Any = None
+    ) -> None:
         self.kind = kind
         self.parent = parent
         self.key = key
@@ -38,6 +53,7 @@ class Source:
         self.seen = False
         self.value: Any = None
         self.written = False
+        self.label: str | None = None
 
     def child(self, kind: str, key: Any = None) -> Source:
         """The place reached from here by `kind` and `key`."""
@@ -49,6 +65,8 @@ class Source:
 
     def describe(self) -> str:
         """The place as a user would write it: `args[0].layers[2].weight`, `model.eps`."""
+        if self.label is not None:
+            return self.label
         if self.kind == ROOT:
             return str(self.key)
         if self.kind == CONSTANT:

@@ -16,7 +16,9 @@ from thunder.errors import TraceVerificationError
 from thunder.trace.trace import Trace
 from thunder.trace.verify import verify
 
-_disabled: contextvars.ContextVar[frozenset[str]] = contextvars.ContextVar("disabled_passes", default=frozenset())
+_disabled: contextvars.ContextVar[frozenset[str]] = contextvars.ContextVar(
+    "disabled_passes", default=frozenset()
+)
 
 
 @contextmanager
@@ -56,5 +58,3 @@ def trace_pass(function: Callable[..., Trace]) -> Callable[..., Trace]:
         return run_pass(function, trace, *args, **kwargs)
 
     return wrapper
-
-

@@ -49,7 +49,11 @@ def _find_path(obj: Any) -> str | None:
     if isinstance(obj, torch._ops.OpOverloadPacket):
         return "torch.ops." + obj._qualified_op_name.replace("::", ".")
     candidates: list[str] = []
-    if type(obj).__name__ == "method-wrapper" and getattr(obj, "__name__", "") in ("__get__", "__set__", "__delete__"):
+    if type(obj).__name__ == "method-wrapper" and getattr(obj, "__name__", "") in (
+        "__get__",
+        "__set__",
+        "__delete__",
+    ):
         owner = _find_path(obj.__self__)  # a property of torch.Tensor: torch.Tensor.real.__get__
         return f"{owner}.{obj.__name__}" if owner else None
     if callable(obj) or type(obj).__name__ == "getset_descriptor":
@@ -129,7 +133,11 @@ class _Writer:
         if kind is list:
             return "[" + ", ".join([self.expression(item) for item in value]) + "]"
         if kind is dict:
-            return "{" + ", ".join([f"{self.expression(k)}: {self.expression(v)}" for k, v in value.items()]) + "}"
+            return (
+                "{"
+                + ", ".join([f"{self.expression(k)}: {self.expression(v)}" for k, v in value.items()])
+                + "}"
+            )
         if kind is slice:
             return f"slice({', '.join(self.expression(p) for p in (value.start, value.stop, value.step))})"
         if kind is complex:

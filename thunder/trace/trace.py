@@ -43,7 +43,11 @@ class Trace:
     def replace(self, **changes: Any) -> Trace:
         """A copy with some attributes changed; the Vars and Ops are shared."""
         attributes = dict(
-            name=self.name, inputs=list(self.inputs), ops=list(self.ops), output=self.output, history=self.history
+            name=self.name,
+            inputs=list(self.inputs),
+            ops=list(self.ops),
+            output=self.output,
+            history=self.history,
         )
         attributes.update(changes)
         return Trace(**attributes)

@@ -35,7 +35,8 @@ def verify(trace: Trace, made_by: str = "") -> None:
         where = f"in {op!r}" if op is not None else "in the output"
         if defined.get(var.name) is not var:
             raise TraceVerificationError(
-                f"{trace.name}{blame}: {var.name} is used {where} before it is defined", op.location if op else None
+                f"{trace.name}{blame}: {var.name} is used {where} before it is defined",
+                op.location if op else None,
             )
         if var.name in deleted:
             raise TraceVerificationError(

@@ -1,0 +1,315 @@
+"""Acquisition: a callable and example arguments to a `Program`.
+
+The user's Python runs once under the interpreter, with shadows for tensors.  What it read becomes the prologue,
+what it computed the computation trace, what it changed and returned the epilogue.  Afterwards every object is as
+it was before.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+import types
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from thunder.acquire.epilogue import Epilogue
+from thunder.acquire.guards import Prologue, absent
+from thunder.acquire.heap import Heap
+from thunder.acquire.lookasides import Lookasides, is_opaque, is_user_file
+from thunder.acquire.program import Program
+from thunder.acquire.recorder import Recorder
+from thunder.acquire.sources import ITEM, ROOT, Source
+from thunder.acquire.tracker import AcquisitionTracker
+from thunder.errors import Location
+from thunder.interpreter import Interpreter
+from thunder.trace import Trace
+
+
+
+class AcquisitionState:
+    """Whether a program is being acquired, and by which thread.
+
+    Attributes:
+        lock: held meanwhile, because the user's objects really change.
+        thread: identifier of the acquiring thread, 0 when there is none.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.thread = 0
+
+
+acquisition = AcquisitionState()
+
+
+def acquire(
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    sharp_edges: str = "allow",
+    unstable: frozenset[str] = frozenset(),
+    lookasides: dict[Any, Callable[..., Any]] | None = None,
+) -> Program:
+    """Runs `function(*args, **kwargs)` under the interpreter and writes down what it did.
+
+    Args:
+        function: a function, method or module.
+        args, kwargs: real arguments; their tensors are only asked for their metadata.
+        sharp_edges: what Python that cannot be replayed leads to: "allow", "warn" or "error".
+        unstable: places whose containers are another object at every call.
+        lookasides: further callables to replace, `{callable: replacement(interp, *args, **kwargs)}`.
+
+    Returns:
+        The program; nothing of the user's has changed.
+
+    Raises:
+        DataDependentError, UnsupportedError, SharpEdgeError: with the user's line and what to do.
+        Any error of the user's program or of PyTorch: with a note of the user's line.
+    """
+    with acquisition.lock:
+        outer, acquisition.thread = acquisition.thread, threading.get_ident()
+        try:
+            return _Acquisition(function, args, kwargs, sharp_edges, unstable, lookasides or {}).run()
+        finally:
+            acquisition.thread = outer
+
+
+class _Acquisition:
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        sharp_edges: str,
+        unstable: frozenset[str],
+        lookasides: dict[Any, Callable[..., Any]],
+    ) -> None:
+        self.function, self.args, self.kwargs = function, args, kwargs
+        self.prologue = Prologue()
+        self.heap = Heap()
+        self.tracker = AcquisitionTracker(self.prologue, self.heap, unstable)
+        self.recorder = Recorder(self.tracker.shadow_of, self.location)
+        self.tracker.recorder = self.recorder
+        names: dict[int, str] = {}
+        if isinstance(function, torch.nn.Module):
+            names = {id(module): name for name, module in function.named_modules(remove_duplicate=False)}
+            for name, tensor in [*function.named_parameters(), *function.named_buffers()]:
+                self.tracker.input_names[id(tensor)] = name
+        table = Lookasides(self.tracker, self.recorder, names, sharp_edges).table()
+        self.interpreter = Interpreter(
+            tracker=self.tracker, lookasides={**table, **lookasides}, is_opaque=is_opaque
+        )
+
+    def location(self) -> Location | None:
+        """The innermost line of the user's program that runs now."""
+        frame = self.interpreter.frame
+        innermost = None
+        while frame is not None:
+            code = frame.code
+            if is_user_file(code.co_filename):
+                return Location(code.co_filename, frame.lineno(), code.co_name)
+            innermost = innermost or frame
+            frame = frame.back
+        return None
+
+    def run(self) -> Program:
+        guard_torch_state(self.prologue)
+        flags = (torch.is_grad_enabled(), torch.get_default_dtype(), torch.compiler._is_compiling_flag)
+        try:
+            args, kwargs = self._bind_arguments()
+            with self.recorder:
+                torch.compiler._is_compiling_flag = True  # type: ignore[attr-defined]
+                result = self.interpreter.call(self.function, *args, **kwargs)
+            return self._program(result)
+        finally:
+            self.heap.restore()
+            torch._C._set_grad_enabled(flags[0])
+            torch.set_default_dtype(flags[1])
+            torch.compiler._is_compiling_flag = flags[2]  # type: ignore[attr-defined]
+
+    def _bind_arguments(self) -> tuple[list[Any], dict[str, Any]]:
+        """Guards the arguments and exchanges their tensors for shadows."""
+        prologue, tracker = self.prologue, self.tracker
+        names = _parameter_names(self.function, len(self.args))
+        prologue.check(f"len(args) == {len(self.args)}", f"{len(self.args)} positional arguments")
+        prologue.check(f"tuple(kwargs) == {tuple(self.kwargs)!r}", f"keyword arguments {list(self.kwargs)}")
+        positional, keyword = Source(ROOT, key="args"), Source(ROOT, key="kwargs")
+        for index, value in enumerate(self.args):
+            tracker.input_names.setdefault(id(value), names[index])
+        bound = []
+        for index, value in enumerate(self.args):
+            bound.append(tracker.read(_named(positional.child(ITEM, index), names[index]), value))
+        named = {
+            key: tracker.read(_named(keyword.child(ITEM, key), key), value)
+            for key, value in self.kwargs.items()
+        }
+        return bound, named
+
+    def _program(self, result: Any) -> Program:
+        prologue, tracker, recorder = self.prologue, self.tracker, self.recorder
+        outputs: dict[int, int] = {}
+        output_vars = []
+
+        def tensor_expression(shadow: torch.Tensor) -> str | None:
+            known = tracker.input_of(shadow)
+            if known is not None:
+                return prologue.expression(known[0])
+            found = tracker.known.get(id(shadow))
+            if found is not None:  # a real tensor that the program passes on without a call
+                return prologue.expression(found)
+            var = recorder.var_of(shadow)
+            if var is None:
+                return None
+            if id(var) not in outputs:
+                outputs[id(var)] = len(output_vars)
+                output_vars.append(var)
+            return f"o{outputs[id(var)]}"
+
+        epilogue = Epilogue(prologue, tracker.known, tensor_expression, _definition(self.function))
+        changes = self.heap.changes()
+        epilogue.count_uses(result)
+        for container, _, after in changes:
+            if id(container) in tracker.known:
+                for item in (
+                    [part for pair in after for part in pair] if isinstance(container, dict) else [after]
+                ):
+                    epilogue.count_uses(item)
+        for container, before, after in changes:
+            if _needs_whole_content(container, before, after):
+                tracker.touch(container)
+        owners = {
+            id(container): prologue.expression(tracker.known[id(container)])
+            for container, _, _ in changes
+            if id(container) in tracker.known
+        }
+        returned = epilogue.expression(result)
+        epilogue.replay(self.heap, owners)
+        for obj, name, before in self.heap.slot_changes():
+            setter = prologue.bind(type.__setattr__ if isinstance(obj, type) else object.__setattr__)
+            deleter = prologue.bind(type.__delattr__ if isinstance(obj, type) else object.__delattr__)
+            owner = prologue.expression(tracker.known[id(obj)])
+            after = obj.__dict__.get(name, absent) if isinstance(obj, type) else getattr(obj, name, absent)
+            if after is absent:
+                epilogue.lines.append(f"{deleter}({owner}, {name!r})")
+            elif after is not before:
+                epilogue.lines.append(f"{setter}({owner}, {name!r}, {epilogue.expression(after)})")
+
+        used = {id(var) for op in recorder.ops for var in op.inputs()}
+        inputs = []
+        for source, real, shadow in tracker.inputs:
+            var = recorder.var_of(shadow)
+            assert var is not None
+            if id(var) in used:
+                inputs.append((var, prologue.expression(source), real))
+        computation = Trace("computation", [var for var, _, _ in inputs], recorder.ops, tuple(output_vars))
+        computation.history = (f"acquired from {_name(self.function)}, {len(recorder.ops)} ops",)
+        mutated = self._guard_storages(
+            computation, [real for _, _, real in inputs], [e for _, e, _ in inputs]
+        )
+        return Program(
+            prologue=prologue,
+            computation=computation,
+            arguments=[expression for _, expression, _ in inputs],
+            epilogue=epilogue.lines,
+            returned=returned,
+            output_count=len(output_vars),
+            shares_storage=mutated,
+            identity_checks=tracker.identity_checks,
+        )
+
+    def _guard_storages(self, computation: Trace, reals: list[torch.Tensor], expressions: list[str]) -> bool:
+        """Whether inputs share storage.  When the program changes an input, that must stay as it is."""
+        storages: dict[int, int] = {}
+        shared = False
+        for real in reals:
+            key = real.untyped_storage()._cdata
+            shared = shared or key in storages
+            storages[key] = storages.get(key, 0) + 1
+        changed = [
+            var for var in computation.inputs for shadow in [self._shadow_of_var(var)]
+            if shadow is not None and shadow._version > 0
+        ]  # fmt: skip
+        if changed and len(reals) > 1 and not shared:
+            listed = ", ".join(expressions)
+            check = self.prologue.bind(storages_are_distinct)
+            self.prologue.check(
+                f"{check}({listed})", "tensors that are changed in place share no storage with others"
+            )
+        return shared
+
+    def _shadow_of_var(self, var: Any) -> torch.Tensor | None:
+        for _, _, shadow in self.tracker.inputs:
+            if self.recorder.var_of(shadow) is var:
+                return shadow
+        return None
+
+
+def storages_are_distinct(*tensors: torch.Tensor) -> bool:
+    """Whether no two of the tensors share their storage."""
+    return len({tensor.untyped_storage()._cdata for tensor in tensors}) == len(tensors)
+
+
+def guard_torch_state(prologue: Prologue) -> None:
+    """Torch's global state that decides what calls do."""
+
+    def unchanged(function: Callable[..., Any], *args: Any) -> None:
+        listed = ", ".join(map(repr, args))
+        description = f"torch.{function.__name__}({listed}) is unchanged"
+        prologue.call(function, list(args), function(*args), description)
+
+    unchanged(torch.is_grad_enabled)
+    unchanged(torch.is_inference_mode_enabled)
+    unchanged(torch._C._is_any_autocast_enabled)
+    for kind in ("cpu", "cuda"):
+        if torch.is_autocast_enabled(kind):
+            unchanged(torch.is_autocast_enabled, kind)
+            unchanged(torch.get_autocast_dtype, kind)
+    unchanged(torch.get_default_dtype)
+    unchanged(torch._C._len_torch_function_stack)
+
+
+def _named(source: Source, name: str) -> Source:
+    source.label = name
+    return source
+
+
+def _parameter_names(function: Callable[..., Any], count: int) -> list[str]:
+    """Names of the positional parameters, for the names of inputs."""
+    target: Any = function.forward if isinstance(function, torch.nn.Module) else function
+    try:
+        parameters = list(inspect.signature(target).parameters.values())
+    except (TypeError, ValueError):
+        parameters = []
+    plain = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    names = [parameter.name for parameter in parameters if parameter.kind in plain]
+    return [names[index] if index < len(names) else f"args_{index}" for index in range(count)]
+
+
+def _name(function: Callable[..., Any]) -> str:
+    return getattr(function, "__qualname__", None) or type(function).__qualname__
+
+
+def _definition(function: Callable[..., Any]) -> Location | None:
+    target: Any = (
+        type(function).forward if isinstance(function, torch.nn.Module) else inspect.unwrap(function)
+    )
+    code = getattr(getattr(target, "__func__", target), "__code__", None)
+    return (
+        Location(code.co_filename, code.co_firstlineno, code.co_name)
+        if isinstance(code, types.CodeType)
+        else None
+    )
+
+
+def _needs_whole_content(container: Any, before: Any, after: Any) -> bool:
+    """Whether replaying a change writes the whole container, so that its former content must be guarded."""
+    if isinstance(container, list):
+        return len(after) < len(before) or any(a is not b for a, b in zip(before, after))
+    if isinstance(container, dict):
+        old, new = dict(before), dict(after)
+        return [key for key in old if key in new] + [key for key in new if key not in old] != list(new)
+    return not isinstance(container, (set, types.CellType))

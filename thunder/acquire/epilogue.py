@@ -1,0 +1,290 @@
+"""The epilogue: builds what the call returns and replays what the program changed.
+
+Input: the result of the acquired call and the changes of the heap, with shadows where tensors will be.  Output:
+statements that make the same objects anew from the computation's results.  An object that existed before the call
+is named (a constant, or read from the arguments by the prologue); one that the call made is made again, once,
+however often it is referred to.  No user code runs: instances are made by `object.__new__` and filled.
+"""
+
+from __future__ import annotations
+
+import collections
+import copyreg
+import functools
+import types
+from typing import Any
+
+import torch
+
+from thunder.acquire.guards import Prologue, is_plain
+from thunder.acquire.heap import EMPTY_CELL, Heap
+from thunder.acquire.sources import Source
+from thunder.errors import Location, UnsupportedError
+
+_CONSTANT_TYPES = (
+    type, types.ModuleType, types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType,
+    types.GetSetDescriptorType, types.MemberDescriptorType, types.CodeType, property, torch.nn.Module,
+)  # fmt: skip
+_ITERATORS = (types.GeneratorType, types.CoroutineType, types.AsyncGeneratorType, type(iter([])), type(iter(())),
+              map, filter, zip, enumerate, type(iter({}.items())), type(iter({}.values())), type(iter({})))  # fmt: skip
+
+
+class Epilogue:
+    """Writes the statements after the computation.
+
+    Args:
+        prologue: names constants and arguments.
+        known: sources of objects that existed before the call, by id.
+        tensors: expression for a shadow, or None when the object is no tensor of the program.
+        location: the line of the call, for errors.
+    """
+
+    def __init__(
+        self, prologue: Prologue, known: dict[int, Source], tensors: Any, location: Location | None = None
+    ) -> None:
+        self.prologue = prologue
+        self.lines: list[str] = []
+        self._known = known
+        self._tensor = tensors
+        self._location = location
+        self._made: dict[int, str] = {}
+        self._keep: list[Any] = []
+        self._uses: collections.Counter[int] = collections.Counter()
+
+    # Expressions ------------------------------------------------------------------------------------------------
+    def count_uses(self, value: Any) -> None:
+        """Finds the objects that are referred to more than once: they are made in a statement of their own."""
+        if is_plain(value) or isinstance(value, torch.Tensor) or id(value) in self._known:
+            return
+        self._uses[id(value)] += 1
+        if self._uses[id(value)] > 1:
+            return
+        if isinstance(value, dict):
+            for key, item in dict.items(value):
+                self.count_uses(key)
+                self.count_uses(item)
+        elif isinstance(value, (list, tuple, set, frozenset, collections.deque)):
+            for item in list(value):
+                self.count_uses(item)
+
+    def expression(self, value: Any) -> str:
+        """An expression that makes, or names, `value`."""
+        if isinstance(value, torch.Tensor):
+            name = self._tensor(value)
+            if name is None:
+                raise UnsupportedError(
+                    "a tensor leaves the program that thunder did not record", self._location,
+                    "make it with torch calls inside of the compiled function",
+                )  # fmt: skip
+            return str(name)
+        made = self._made.get(id(value))
+        if made is not None:
+            return made
+        source = self._known.get(id(value))
+        if source is not None:
+            return self.prologue.expression(source)
+        if is_plain(value):
+            return self.prologue.literal(value)
+        kind = type(value)
+        once = self._uses[id(value)] <= 1
+        if kind is tuple:
+            inner = ", ".join([self.expression(item) for item in value])
+            return self._bind(value, f"({inner},)" if len(value) == 1 else f"({inner})", once)
+        if once and kind is list:
+            return "[" + ", ".join([self.expression(item) for item in value]) + "]"
+        if once and kind is dict:
+            return (
+                "{"
+                + ", ".join([f"{self.expression(k)}: {self.expression(v)}" for k, v in value.items()])
+                + "}"
+            )
+        return self._make(value, kind)
+
+    def _bind(self, value: Any, text: str, once: bool = False) -> str:
+        if once:
+            return text
+        name = f"m{len(self._made)}"
+        self._made[id(value)] = name
+        self._keep.append(value)
+        self.lines.append(f"{name} = {text}")
+        return name
+
+    def _make(self, value: Any, kind: type) -> str:
+        """Makes a new object in statements; a container is named before it is filled, so cycles are no trouble."""
+        const = self.prologue.bind
+        if isinstance(value, tuple) and hasattr(kind, "_fields"):
+            inner = ", ".join(self.expression(item) for item in value)
+            return self._bind(
+                value, f"tuple.__new__({const(kind)}, ({inner}{',' if len(value) == 1 else ''}))"
+            )
+        if kind.__module__ == "torch.return_types":
+            return self._bind(value, f"{const(kind)}(({', '.join(self.expression(item) for item in value)}))")
+        if kind is list or kind is dict:
+            name = self._bind(value, "[]" if kind is list else "{}")
+            if kind is list:
+                self.lines += [f"{name}.append({self.expression(item)})" for item in value]
+            else:
+                self.lines += [
+                    f"{name}[{self.expression(k)}] = {self.expression(v)}" for k, v in value.items()
+                ]
+            return name
+        if kind in (set, frozenset, collections.deque):
+            items = ", ".join(self.expression(item) for item in value)
+            if kind is collections.deque:
+                return self._bind(value, f"{const(kind)}([{items}], {value.maxlen!r})")
+            return self._bind(value, f"{kind.__name__}([{items}])")
+        if isinstance(value, _ITERATORS):
+            raise UnsupportedError(
+                f"the program returns or stores a {kind.__qualname__} that it made", self._location,
+                "return a list or tuple instead",
+            )  # fmt: skip
+        if isinstance(value, types.FunctionType):
+            return self._make_function(value)
+        if isinstance(value, types.MethodType):
+            return self._bind(
+                value,
+                f"{const(types.MethodType)}({self.expression(value.__func__)}, {self.expression(value.__self__)})",
+            )
+        if isinstance(value, types.CellType):
+            name = self._bind(value, f"{const(types.CellType)}()")
+            self.lines.append(f"{name}.cell_contents = {self.expression(value.cell_contents)}")
+            return name
+        if isinstance(value, functools.partial):
+            arguments = [self.expression(item) for item in value.args]
+            arguments += [f"**{self.expression(dict(value.keywords))}"] if value.keywords else []
+            return self._bind(value, f"{const(kind)}({', '.join([self.expression(value.func), *arguments])})")
+        if isinstance(value, slice):
+            parts = ", ".join(self.expression(part) for part in (value.start, value.stop, value.step))
+            return self._bind(value, f"slice({parts})")
+        if isinstance(value, _CONSTANT_TYPES) or not self._holds_state(value):
+            return const(value)
+        return self._make_instance(value, kind)
+
+    def _holds_state(self, value: Any) -> bool:
+        """Whether a fresh copy has to be made: only objects with attributes or items can hold tensors."""
+        return (
+            hasattr(value, "__dict__")
+            or isinstance(value, (dict, list, set))
+            or bool(_slot_names(type(value)))
+        )
+
+    def _make_instance(self, value: Any, kind: type) -> str:
+        const = self.prologue.bind
+        base = next(
+            (
+                b
+                for b in (collections.OrderedDict, collections.defaultdict, dict, list, set)
+                if issubclass(kind, b)
+            ),
+            object,
+        )
+        if base is object and kind.__new__ is not object.__new__ and kind.__flags__ & (1 << 8):
+            return const(value)  # an immutable or C type that is not made by object.__new__
+        name = self._bind(value, f"{const(base)}.__new__({const(kind)})")
+        if base is collections.defaultdict and value.default_factory is not None:
+            self.lines.append(f"{name}.default_factory = {self.expression(value.default_factory)}")
+        if issubclass(base, dict):
+            setter = const(base.__setitem__)
+            for key, item in base.items(value):
+                self.lines.append(f"{setter}({name}, {self.expression(key)}, {self.expression(item)})")
+        elif base is list:
+            self.lines.append(
+                f"list.extend({name}, [{', '.join(self.expression(item) for item in list.__iter__(value))}])"
+            )
+        elif base is set:
+            self.lines.append(
+                f"set.update({name}, [{', '.join(self.expression(item) for item in set.__iter__(value))}])"
+            )
+        attributes = getattr(value, "__dict__", None)
+        if attributes:
+            for key, item in list(attributes.items()):
+                self.lines.append(f"{name}.__dict__[{key!r}] = {self.expression(item)}")
+        for slot in _slot_names(kind):
+            try:
+                item = object.__getattribute__(value, slot)
+            except AttributeError:
+                continue
+            self.lines.append(f"{const(object.__setattr__)}({name}, {slot!r}, {self.expression(item)})")
+        return name
+
+    def _make_function(self, value: types.FunctionType) -> str:
+        const = self.prologue.bind
+        cells = [self.expression(cell) for cell in value.__closure__ or ()]
+        closure = f"({', '.join(cells)},)" if cells else "None"
+        defaults = self.expression(value.__defaults__)
+        name = self._bind(
+            value,
+            f"{const(types.FunctionType)}({const(value.__code__)}, {const(value.__globals__)}, "
+            f"{value.__name__!r}, {defaults}, {closure})",
+        )
+        if value.__kwdefaults__:
+            self.lines.append(f"{name}.__kwdefaults__ = {self.expression(value.__kwdefaults__)}")
+        if value.__dict__:
+            for key, item in value.__dict__.items():
+                self.lines.append(f"{name}.__dict__[{key!r}] = {self.expression(item)}")
+        if value.__qualname__ != value.__name__:
+            self.lines.append(f"{name}.__qualname__ = {value.__qualname__!r}")
+        return name
+
+    # Effects ----------------------------------------------------------------------------------------------------
+    def replay(self, heap: Heap, owners: dict[int, str]) -> None:
+        """Statements that make the changes of the heap.
+
+        Args:
+            owners: the expression for each changed container, by id; containers that the program made itself and
+                that nothing outside refers to are missing and need no replay.
+        """
+        for container, before, after in heap.changes():
+            owner = owners.get(id(container))
+            if owner is None:
+                continue
+            if isinstance(container, dict):
+                self._replay_dict(owner, container, before, after)
+            elif isinstance(container, list):
+                kept = len(before)
+                if len(after) >= kept and all(a is b for a, b in zip(before, after)):
+                    for item in after[kept:]:
+                        self.lines.append(f"list.append({owner}, {self.expression(item)})")
+                else:
+                    self.lines.append(f"list.__setitem__({owner}, slice(None), {self._listed(after)})")
+            elif isinstance(container, set):
+                for item in before - after:
+                    self.lines.append(f"set.discard({owner}, {self.expression(item)})")
+                for item in after - before:
+                    self.lines.append(f"set.add({owner}, {self.expression(item)})")
+            elif isinstance(container, types.CellType):
+                if after is EMPTY_CELL:
+                    self.lines.append(f"del {owner}.cell_contents")
+                else:
+                    self.lines.append(f"{owner}.cell_contents = {self.expression(after)}")
+            elif isinstance(container, bytearray):
+                self.lines.append(f"{owner}[:] = {bytes(after)!r}")
+            else:
+                self.lines.append(f"{owner}.clear(); {owner}.extend({self._listed(after)})")
+
+    def _listed(self, items: list[Any]) -> str:
+        return "[" + ", ".join([self.expression(item) for item in items]) + "]"
+
+    def _replay_dict(self, owner: str, container: Any, before: list[Any], after: list[Any]) -> None:
+        base = collections.OrderedDict if isinstance(container, collections.OrderedDict) else dict
+        setter = f"{self.prologue.bind(base.__setitem__)}({owner}, "
+        old, new = dict(before), dict(after)
+        kept = [key for key in old if key in new]
+        order = kept + [key for key in new if key not in old]
+        if order != list(new):
+            self.lines.append(f"{self.prologue.bind(base.clear)}({owner})")
+            old = {}
+        for key in old:
+            if key not in new:
+                self.lines.append(f"{self.prologue.bind(base.__delitem__)}({owner}, {self.expression(key)})")
+        for key, value in new.items():
+            if key not in old or old[key] is not value:
+                self.lines.append(f"{setter}{self.expression(key)}, {self.expression(value)})")
+
+
+def _slot_names(kind: type) -> list[str]:
+    try:
+        names = copyreg._slotnames(kind)  # type: ignore[attr-defined]
+    except (AttributeError, TypeError):
+        return []
+    return [name for name in names or [] if name not in ("__dict__", "__weakref__")]

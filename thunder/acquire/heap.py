@@ -1,0 +1,143 @@
+"""Changes to the user's objects during acquisition: done for real, undone afterwards, and replayed by the epilogue.
+
+While a program is acquired, its Python really changes lists, dicts and attributes, so that everything that reads
+them sees what plain Python would.  Before an object that existed before the call is changed, its content is
+remembered (`before_change`).  At the end `restore` puts every object back as it was -- a failed acquisition
+leaves nothing behind -- and `changes` tells what the epilogue has to do at every call.
+
+An object is followed as its underlying container: the dict of an instance, the cell of a closure.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Callable
+from types import CellType
+from typing import Any
+
+EMPTY_CELL = object()
+"""Content of a cell that has none."""
+
+
+def _dict_base(obj: dict[Any, Any]) -> type:
+    """The C class whose methods change `obj` without running user code."""
+    return collections.OrderedDict if isinstance(obj, collections.OrderedDict) else dict
+
+
+def content_of(obj: Any) -> Any:
+    """A shallow copy of what a container holds, by the methods of its C class."""
+    if isinstance(obj, dict):
+        return list(dict.items(obj)) if _dict_base(obj) is dict else list(collections.OrderedDict.items(obj))
+    if isinstance(obj, list):
+        return list.copy(obj)
+    if isinstance(obj, (set, bytearray)):
+        return type(obj).copy(obj)
+    if isinstance(obj, collections.deque):
+        return list(collections.deque.__iter__(obj))
+    if isinstance(obj, CellType):
+        try:
+            return obj.cell_contents
+        except ValueError:
+            return EMPTY_CELL
+    raise TypeError(f"no container: {type(obj).__qualname__}")
+
+
+def set_content(obj: Any, content: Any) -> None:
+    """Makes `obj` hold `content`, as `content_of` gave it."""
+    if isinstance(obj, dict):
+        base = _dict_base(obj)
+        base.clear(obj)
+        for key, value in content:
+            base.__setitem__(obj, key, value)
+    elif isinstance(obj, list):
+        list.__setitem__(obj, slice(None), content)
+    elif isinstance(obj, set):
+        set.clear(obj)
+        set.update(obj, content)
+    elif isinstance(obj, bytearray):
+        obj[:] = content
+    elif isinstance(obj, collections.deque):
+        collections.deque.clear(obj)
+        collections.deque.extend(obj, content)
+    elif isinstance(obj, CellType):
+        if content is EMPTY_CELL:
+            del obj.cell_contents
+        else:
+            obj.cell_contents = content
+
+
+def is_container(obj: Any) -> bool:
+    """True for objects whose content `content_of` can copy."""
+    return isinstance(obj, (dict, list, set, collections.deque, CellType, bytearray))
+
+
+def same_content(before: Any, after: Any) -> bool:
+    """Whether two contents hold the very same objects in the same order."""
+    if isinstance(before, (set, bytearray)):
+        return type(after) is type(before) and before == after
+    if isinstance(before, list):
+        if not isinstance(after, list) or len(before) != len(after):
+            return False
+        for a, b in zip(before, after):
+            if a is b:
+                continue
+            if (
+                type(a) is tuple
+                and type(b) is tuple
+                and len(a) == len(b) == 2
+                and a[0] is b[0]
+                and a[1] is b[1]
+            ):
+                continue
+            return False
+        return True
+    return before is after
+
+
+class Heap:
+    """Remembers contents before they change.
+
+    `undo_setters` undo what is no container: slots and attributes of classes.
+    """
+
+    def __init__(self) -> None:
+        self._before: dict[int, tuple[Any, Any]] = {}
+        self._slots: dict[tuple[int, str], tuple[Any, str, Callable[[], None], Any]] = {}
+
+    def before_change(self, container: Any) -> None:
+        """Called before `container`, which existed before the call, is changed."""
+        if id(container) not in self._before:
+            self._before[id(container)] = (container, content_of(container))
+
+    def before_slot_change(self, obj: Any, name: str, undo: Callable[[], None], before: Any) -> None:
+        """Called before a value outside of containers is changed (slot, class attribute)."""
+        self._slots.setdefault((id(obj), name), (obj, name, undo, before))
+
+    def was_changed(self, container: Any) -> bool:
+        return id(container) in self._before
+
+    def content_before(self, container: Any) -> Any:
+        """What the container held before the call."""
+        found = self._before.get(id(container))
+        return content_of(container) if found is None else found[1]
+
+    def changes(self) -> list[tuple[Any, Any, Any]]:
+        """(container, content before, content now) of all that differ, in the order of their first change."""
+        found = []
+        for container, before in self._before.values():
+            after = content_of(container)
+            if not same_content(before, after):
+                found.append((container, before, after))
+        return found
+
+    def slot_changes(self) -> list[tuple[Any, str, Any]]:
+        """(object, attribute, value before) of changed slots and class attributes."""
+        return [(obj, name, before) for obj, name, _, before in self._slots.values()]
+
+    def restore(self) -> None:
+        """Puts everything back as it was before the call."""
+        for container, before in self._before.values():
+            if not same_content(before, content_of(container)):
+                set_content(container, before)
+        for _, _, undo, _ in self._slots.values():
+            undo()

@@ -1,0 +1,302 @@
+"""Python that acquisition runs otherwise than by interpreting it, and the functions that it does not interpret.
+
+A look-aside replaces a callable: `replacement(interp, *args, **kwargs)`.  Four groups: attribute builtins (so that
+guards see them), module calls (which carry the scope), torch's functions of functions (checkpoint, autograd
+Functions, functorch), and impure functions, whose results cannot be replayed (`sharp_edges`).
+"""
+
+from __future__ import annotations
+
+import builtins
+import os
+import random
+import sys
+import sysconfig
+import time
+import types
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.utils.checkpoint
+
+from thunder.acquire.recorder import Recorder
+from thunder.acquire.sources import INSTANCE_DICT, ITEM
+from thunder.acquire.tracker import AcquisitionTracker
+from thunder.errors import SharpEdgeError, SharpEdgeWarning
+from thunder.trace import Op
+
+_TORCH = os.path.dirname(torch.__file__) + os.sep
+_INTERPRETED_TORCH = tuple(
+    _TORCH + part.replace("/", os.sep)
+    for part in ("nn/modules/", "utils/_contextlib.py", "utils/checkpoint.py", "nn/utils/parametrize.py")
+)
+_STDLIB = sysconfig.get_paths()["stdlib"] + os.sep
+_OPAQUE_STDLIB = frozenset(
+    """logging warnings re sre_compile sre_parse inspect importlib typing threading traceback linecache tokenize json
+    pprint string textwrap ast dis types random statistics decimal fractions numbers asyncio concurrent unittest
+    multiprocessing subprocess socket ssl http urllib email xml pickle copyreg struct tempfile shutil pathlib
+    ctypes weakref queue selectors signal platform locale gettext""".split()
+)
+_THUNDER = os.path.dirname(os.path.dirname(__file__)) + os.sep
+_MISSING = object()
+
+
+def is_opaque(function: types.FunctionType) -> bool:
+    """Whether a Python function is called as it is: torch's own (its tensors record), and what touches no tensor."""
+    filename = function.__code__.co_filename
+    if filename.startswith(_TORCH):
+        return not filename.startswith(_INTERPRETED_TORCH)
+    if filename.startswith(_THUNDER) or "numpy" in filename:
+        return True
+    if filename.startswith(_STDLIB) and not filename.startswith(_STDLIB + "site-packages"):
+        module = filename[len(_STDLIB) :].split(os.sep)[0].removesuffix(".py")
+        return module in _OPAQUE_STDLIB
+    return filename.startswith("<frozen importlib")
+
+
+def is_user_file(filename: str) -> bool:
+    """Whether errors and traces should point into this file."""
+    return not filename.startswith(
+        (_TORCH, _THUNDER, _STDLIB + "contextlib", _STDLIB + "functools", "<frozen")
+    )
+
+
+class Lookasides:
+    """The look-asides of one acquisition.
+
+    Args:
+        tracker, recorder: of that acquisition.
+        module_names: names of the root's submodules, by id, for scopes.
+        sharp_edges: what an impure call leads to: "allow", "warn" or "error".
+    """
+
+    def __init__(
+        self,
+        tracker: AcquisitionTracker,
+        recorder: Recorder,
+        module_names: dict[int, str],
+        sharp_edges: str,
+    ) -> None:
+        self.tracker = tracker
+        self.recorder = recorder
+        self.module_names = module_names
+        self.sharp_edges = sharp_edges
+        self._regions = 0
+
+    def table(self) -> dict[Any, Callable[..., Any]]:
+        """The look-asides by the callable that each replaces."""
+        table: dict[Any, Callable[..., Any]] = {
+            getattr: self.getattr,
+            hasattr: self.hasattr,
+            setattr: lambda interp, obj, name, value: self.tracker.store_attr(obj, name, value),
+            delattr: lambda interp, obj, name: self.tracker.delete_attr(obj, name),
+            vars: self.vars,
+            len: self.len,
+            object.__getattribute__: lambda interp, obj, name: self.tracker.load_generic(obj, name),
+            object.__setattr__: lambda interp, obj, name, value: self.tracker.store_generic(obj, name, value),
+            object.__delattr__: lambda interp, obj, name: self.tracker.delete_generic(obj, name),
+            torch.nn.Module._wrapped_call_impl: self.call_module,
+            torch.utils.checkpoint.checkpoint: self.checkpoint,
+            torch.autograd.Function.apply.__func__: self.apply_function,  # type: ignore[attr-defined]
+            torch.inference_mode.__enter__: self.enter_inference_mode,
+            torch.inference_mode.__exit__: self.exit_inference_mode,
+            torch.manual_seed: lambda interp, seed: self.statement(torch.manual_seed, seed),
+            torch.cuda.manual_seed: lambda interp, seed: self.statement(torch.cuda.manual_seed, seed),
+            torch.cuda.manual_seed_all: lambda interp, seed: self.statement(torch.cuda.manual_seed_all, seed),
+            torch.set_default_dtype: self.set_default_dtype,
+            torch._functorch.apis.vmap: self.functorch(torch._functorch.apis.vmap),
+            torch._functorch.apis.grad: self.functorch(torch._functorch.apis.grad),
+        }
+        for name in (
+            "vmap",
+            "grad",
+            "grad_and_value",
+            "vjp",
+            "jvp",
+            "jacrev",
+            "jacfwd",
+            "hessian",
+            "functional_call",
+        ):
+            if name not in ("vjp", "jvp", "functional_call"):
+                table[getattr(torch.func, name)] = self.functorch(getattr(torch.func, name))
+        for function in _impure_functions():
+            table[function] = self.impure(function)
+        return table
+
+    # Builtins ---------------------------------------------------------------------------------------------------
+    def getattr(self, interp: Any, obj: Any, name: str, default: Any = _MISSING) -> Any:
+        if default is _MISSING:
+            return self.tracker.load_attr(obj, name)
+        try:
+            return self.tracker.load_attr(obj, name)
+        except AttributeError:
+            return default
+
+    def hasattr(self, interp: Any, obj: Any, name: str) -> bool:
+        try:
+            self.tracker.load_attr(obj, name)
+        except AttributeError:
+            return False
+        return True
+
+    def vars(self, interp: Any, *objects: Any) -> Any:
+        if not objects:
+            return interp.frame.f_locals
+        return self.tracker.load_attr(objects[0], "__dict__")
+
+    def len(self, interp: Any, obj: Any) -> int:
+        if type(obj) in self.tracker.container_types:
+            self.tracker.length(obj)
+            return len(obj)
+        method = getattr(type(obj), "__len__", None)
+        if isinstance(method, types.FunctionType):
+            return len(range(interp.call(method, obj)))  # range checks the number as len does
+        return len(obj)
+
+    # Modules ----------------------------------------------------------------------------------------------------
+    def call_module(self, interp: Any, module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+        """`module(*args, **kwargs)`: without hooks its forward is called directly, under the module's scope."""
+        recorder = self.recorder
+        outer = recorder.scope
+        name = self.module_names.get(id(module))
+        recorder.scope = name if name is not None else f"{outer}.{type(module).__name__}".lstrip(".")
+        try:
+            if self._has_hooks(module):
+                return interp.call(torch.nn.Module._call_impl, module, *args, **kwargs)
+            return interp.call(self.tracker.load_attr(module, "forward"), *args, **kwargs)
+        finally:
+            recorder.scope = outer
+
+    def _has_hooks(self, module: torch.nn.Module) -> bool:
+        """Reads the hook dicts as `_call_impl` does, with a guard for each."""
+        tracker = self.tracker
+        found = False
+        source = tracker.known.get(id(module))
+        attributes = module.__dict__
+        for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
+            hooks = attributes[name]
+            if source is not None:
+                hooks = tracker.read(source.child(INSTANCE_DICT).child(ITEM, name), hooks)
+                tracker.length(hooks)
+            found = found or bool(hooks)
+        if not found:
+            shared = torch.nn.modules.module.__dict__
+            for name in ("_global_backward_pre_hooks", "_global_backward_hooks", "_global_forward_hooks",
+                         "_global_forward_pre_hooks"):  # fmt: skip
+                hooks = tracker.load_global(shared, builtins.__dict__, name)
+                tracker.length(hooks)
+                found = found or bool(hooks)
+        return found
+
+    # Functions of functions -------------------------------------------------------------------------------------
+    def checkpoint(
+        self, interp: Any, function: Any, *args: Any, use_reentrant: bool | None = None, context_fn: Any = None,
+        determinism_check: str = "default", debug: bool = False, early_stop: bool = True, **kwargs: Any,
+    ) -> Any:  # fmt: skip
+        """`torch.utils.checkpoint.checkpoint`: the function becomes a region, recomputed in backward.
+
+        The reentrant variant is acquired as the other one, which has the same values and gradients.
+        """
+        preserve = kwargs.pop("preserve_rng_state", True)
+        name = f"checkpointed_{self._regions}"
+        self._regions += 1
+        location = self.recorder.location()
+        region, taken, result = self.recorder.subtrace(name, lambda: interp.call(function, *args, **kwargs))
+        made = [var for var in dict.fromkeys(region.trace.output_vars()) if var not in set(taken)]
+        region.trace.output = tuple(made)
+        options = {"use_reentrant": False, "preserve_rng_state": preserve}
+        self.recorder.ops.append(
+            Op(
+                torch.utils.checkpoint.checkpoint,
+                (region, *taken),
+                options,
+                tuple(made),
+                location,
+                self.recorder.scope,
+            )
+        )
+        return result
+
+    def apply_function(
+        self, interp: Any, cls: type[torch.autograd.Function], *args: Any, **kwargs: Any
+    ) -> Any:
+        """`MyFunction.apply(...)` is one operation: it runs as it is, with its own backward."""
+        return self.recorder.call(cls.apply, args, kwargs)
+
+    def functorch(self, transform: Callable[..., Any]) -> Callable[..., Any]:
+        """`torch.func.grad(f)` and its like: the transformed function is one operation when it is called."""
+
+        def replacement(interp: Any, *args: Any, **kwargs: Any) -> Callable[..., Any]:
+            transformed = transform(*args, **kwargs)
+
+            def call(*inner_args: Any, **inner_kwargs: Any) -> Any:
+                return self.recorder.call(transformed, inner_args, inner_kwargs)
+
+            return call
+
+        return replacement
+
+    # State ------------------------------------------------------------------------------------------------------
+    def statement(self, function: Callable[..., Any], *args: Any) -> None:
+        """A call for its effect on torch's state: only written down."""
+        self.recorder.ops.append(Op(function, args, {}, None, self.recorder.location(), self.recorder.scope))
+
+    def set_default_dtype(self, interp: Any, dtype: torch.dtype) -> None:
+        torch.set_default_dtype(dtype)
+        self.statement(torch.set_default_dtype, dtype)
+
+    def enter_inference_mode(self, interp: Any, context: torch.inference_mode) -> None:
+        """Written down as it is; acquisition itself only switches gradients off."""
+        enter = torch.autograd.grad_mode._enter_inference_mode
+        key = object()
+        var = self.recorder.name_object(key, "context")
+        self.recorder.ops.append(
+            Op(enter, (context.mode,), {}, var, self.recorder.location(), self.recorder.scope)
+        )
+        context._thunder = (var, torch.is_grad_enabled())  # type: ignore[attr-defined]
+        with torch._C.DisableTorchFunction():
+            torch._C._set_grad_enabled(torch.is_grad_enabled() and not context.mode)
+
+    def exit_inference_mode(self, interp: Any, context: torch.inference_mode, *exception: Any) -> None:
+        var, before = context._thunder  # type: ignore[attr-defined]
+        self.statement(torch.autograd.grad_mode._exit_inference_mode, var)
+        with torch._C.DisableTorchFunction():
+            torch._C._set_grad_enabled(before)
+
+    # Impure functions -------------------------------------------------------------------------------------------
+    def impure(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A call whose effect or result cannot be replayed."""
+
+        def replacement(interp: Any, *args: Any, **kwargs: Any) -> Any:
+            self.sharp_edge(
+                f"{function.__name__}() runs once, while the program is acquired, and not at later calls"
+            )
+            for argument in args:
+                if isinstance(argument, torch.Tensor):
+                    raise self.recorder.data_dependent(function)
+            return function(*args, **kwargs)
+
+        return replacement
+
+    def sharp_edge(self, what: str) -> None:
+        """Reports Python that cannot be replayed, as `sharp_edges` says."""
+        if self.sharp_edges == "allow":
+            return
+        location = self.recorder.location()
+        if self.sharp_edges == "error":
+            raise SharpEdgeError(
+                what, location, "move it out of the compiled function, or use sharp_edges='allow'"
+            )
+        warnings.warn(f"{what}\n  at {location}", SharpEdgeWarning, stacklevel=2)
+
+
+def _impure_functions() -> list[Callable[..., Any]]:
+    """Functions with effects outside of the program, or whose results differ from call to call."""
+    names: list[Any] = [print, input, open, sys.stdout.write, time.time, time.perf_counter, time.monotonic,
+                        time.time_ns, time.perf_counter_ns, time.sleep, os.urandom, os.getpid]  # fmt: skip
+    for name in ("random", "randint", "uniform", "choice", "shuffle", "gauss", "seed", "sample", "randrange"):
+        names.append(getattr(random, name))
+    return names

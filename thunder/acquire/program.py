@@ -1,0 +1,89 @@
+"""A program: what acquisition makes of one call, ready to be compiled and linked.
+
+`Program.link(run)` joins prologue, compiled computation and epilogue to one Python function
+`call(args, kwargs)`: it answers `(result,)`, or the number of the guard that failed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from thunder.acquire.guards import Prologue
+from thunder.trace import Trace, compile_source
+
+_GUARD_ERRORS = (LookupError, AttributeError, TypeError, ValueError)
+
+
+@dataclass
+class Program:
+    """The three parts of an acquired call.
+
+    Attributes:
+        prologue: guards and reads.
+        computation: the tensor program, public torch calls.
+        arguments: expressions of the computation's inputs, in order, in terms of the prologue.
+        epilogue: statements after the computation, in terms of the prologue and the outputs `o0`, `o1`, ...
+        returned: expression of the call's result.
+        shares_storage: inputs share storage with each other.
+        identity_checks: for guards on identity, by number, the place that they are about.
+    """
+
+    prologue: Prologue
+    computation: Trace
+    arguments: list[str]
+    epilogue: list[str]
+    returned: str
+    output_count: int
+    shares_storage: bool
+    identity_checks: dict[int, str] = field(default_factory=dict)
+
+    def prologue_source(self) -> str:
+        """The prologue as readable Python."""
+        lines = ["def prologue(args, kwargs):"]
+        number = 0
+        for line in self.prologue.lines:
+            if line.startswith("if not"):
+                lines.append(f"    {line}  # {self.prologue.checks[number][1]}")
+                number += 1
+            else:
+                lines.append(f"    {line}")
+        return "\n".join(
+            [*lines, f"    return ({', '.join(self.arguments)},)" if self.arguments else "    return ()", ""]
+        )
+
+    def epilogue_source(self) -> str:
+        """The epilogue as readable Python; names that it does not define are the prologue's."""
+        outputs = "".join(f", o{index}" for index in range(self.output_count))
+        lines = [f"def epilogue(args, kwargs{outputs}):", *(f"    {line}" for line in self.epilogue)]
+        return "\n".join([*lines, f"    return {self.returned}", ""])
+
+    def link(self, run: Callable[..., tuple[Any, ...]], *, check: bool = True) -> Callable[..., Any]:
+        """One function for a call: guards, computation, effects.
+
+        Args:
+            run: the compiled computation.
+            check: False leaves the guards out (`cache="same input"`).
+        """
+        prologue = [line for line in self.prologue.lines if check or not line.startswith("if not")]
+        lines = [
+            "def call(args, kwargs):",
+            "    try:",
+            *(f"        {line}" for line in prologue),
+            "        pass",
+        ]
+        lines += ["    except _guard_errors:", "        return -1"]
+        outputs = "".join(f"o{index}, " for index in range(self.output_count))
+        call = f"_run({', '.join(self.arguments)})"
+        lines.append(f"    {outputs}= {call}" if outputs else f"    {call}")
+        lines += [f"    {line}" for line in self.epilogue]
+        lines.append(f"    return ({self.returned},)")
+        namespace = {**self.prologue.namespace, "_run": run, "_guard_errors": _GUARD_ERRORS}
+        return compile_source("\n".join(lines) + "\n", "call", namespace)
+
+    def describe_guard(self, number: int) -> str:
+        """What a failed guard says, in the user's terms."""
+        if number < 0:
+            return "something that the program reads is missing"
+        return self.prologue.checks[number][1]

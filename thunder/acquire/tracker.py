@@ -1,0 +1,824 @@
+"""Reads and writes of the user's state during acquisition: guards, shadows and the heap.
+
+The interpreter reports every read of state.  Values are followed by identity: `known` maps the id of an object that
+existed before the call to its `Source`.  Reading from a known object gives a guard and makes the value known;
+objects that the program makes itself are unknown and cost nothing.  By induction the program takes the same path at
+every call in which all guards pass: its first read gives the same value, therefore its second, and so on.
+
+Real tensors never reach the program: where one is read it becomes an input, and the program sees its shadow.
+"""
+
+from __future__ import annotations
+
+import collections
+import types
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from thunder.acquire.guards import Prologue, absent, is_plain, type_lookup
+from thunder.acquire.heap import Heap, is_container
+from thunder.acquire.recorder import Recorder
+from thunder.acquire.sources import (
+    ATTRIBUTE,
+    CELL,
+    CLOSURE,
+    GRAD,
+    INSTANCE_DICT,
+    ITEM,
+    KEY,
+    Source,
+    constant,
+)
+from thunder.errors import UnsupportedError
+from thunder.interpreter import Tracker
+
+_IMMUTABLE_TYPE = 1 << 8  # Py_TPFLAGS_IMMUTABLETYPE
+_CONTAINERS = frozenset(
+    {list, dict, tuple, set, frozenset, collections.OrderedDict, collections.defaultdict, collections.deque,
+     collections.Counter, types.MappingProxyType}
+)  # fmt: skip
+_IDENTITY_TYPES = (type, types.ModuleType, types.BuiltinFunctionType, types.MethodDescriptorType, torch.nn.Module,
+                   types.WrapperDescriptorType, types.CodeType, property, staticmethod, classmethod)  # fmt: skip
+_INTEGRAL_GETATTRIBUTE = frozenset(
+    {object.__getattribute__, types.ModuleType.__getattribute__, type.__getattribute__, dict.__getattribute__}
+)
+_UNSET = object()
+
+
+class AcquisitionTracker(Tracker):
+    """Turns reads into guards and inputs, and remembers what is about to change.
+
+    Args:
+        prologue: receives the guards.
+        heap: is told of changes before they happen.
+        unstable: descriptions of places whose containers are another object at every call; they are followed by
+            path instead of by identity.
+    """
+
+    container_types = _CONTAINERS
+    wrapped_types = frozenset({torch.Tensor, torch.nn.Parameter})
+
+    def __init__(self, prologue: Prologue, heap: Heap, unstable: frozenset[str] = frozenset()) -> None:
+        self.prologue = prologue
+        self.heap = heap
+        self.unstable = unstable
+        self.recorder: Recorder
+        self.known: dict[int, Source] = {}
+        self.shadows: dict[int, torch.Tensor] = {}
+        self.inputs: list[tuple[Source, torch.Tensor, torch.Tensor]] = []  # (source, real, shadow)
+        self.input_names: dict[int, str] = {}
+        self.identity_checks: dict[int, str] = {}
+        self._input_of_shadow: dict[int, tuple[Source, torch.Tensor]] = {}
+        self._plans: dict[tuple[type, str], Callable[[Any, str, Source | None], Any]] = {}
+        self._globals_seen: dict[tuple[int, str], Any] = {}
+        self._new: set[int] = set()
+        self._entered: set[int] = set()
+        self._touched: set[int] = set()
+        self._keep: list[Any] = []
+
+    # Values -----------------------------------------------------------------------------------------------------
+    def make_known(self, obj: Any, source: Source) -> Source:
+        """Remembers where an object that existed before the call comes from."""
+        self.known[id(obj)] = source
+        self._keep.append(obj)
+        return source
+
+    def source_of(self, obj: Any) -> Source:
+        """The source of an object; one without is taken as a constant."""
+        found = self.known.get(id(obj))
+        return found if found is not None else self.make_known(obj, constant(obj))
+
+    def read(self, source: Source, value: Any) -> Any:
+        """`value` was read at `source`: guards it, and answers what the program is to see."""
+        if source.seen or source.written:
+            if source.value is value and not source.written:
+                return self.shadows.get(id(value), value)
+            source.written = True
+            return self.wrap(value) if isinstance(value, torch.Tensor) else value
+        source.seen, source.value = True, value
+        if is_plain(value):
+            self.prologue.value(source, value)
+            return value
+        known = self.known.get(id(value))
+        if known is not None:
+            if known is not source:
+                self._same_object(source, known, value)
+            return self.shadows.get(id(value), value)
+        if isinstance(value, torch.Tensor):
+            return self._new_input(source, value)
+        self._new_object(source, value)
+        return value
+
+    def _same_object(self, source: Source, known: Source, value: Any) -> None:
+        if known.stable:
+            self.prologue.identical(source, value)
+        else:
+            self.prologue.same_place(source, known)
+
+    def _new_object(self, source: Source, value: Any) -> None:
+        """An object is seen for the first time: by identity where that is stable, else by class and path."""
+        parent_stable = source.parent is not None and _stable_owner(source.parent)
+        by_path = isinstance(value, types.FunctionType) and not parent_stable
+        if isinstance(value, _IDENTITY_TYPES) or (parent_stable and source.describe() not in self.unstable):
+            self.identity_checks[len(self.prologue.checks)] = source.describe()
+            self.prologue.identical(source, value)
+            self.make_known(value, constant(value))
+            return
+        if (
+            by_path
+            or type(value) in _CONTAINERS
+            or hasattr(value, "__dict__")
+            or type(value).__flags__ & (1 << 9)
+        ):
+            self.prologue.has_type(source, type(value))
+            self.make_known(value, source)
+            if isinstance(value, types.MethodType):
+                self.prologue.check(
+                    f"{self.prologue.expression(source)}.__func__ is {self.prologue.bind(value.__func__)}",
+                    f"{source.describe()} is the same method",
+                )
+                self.read(source.child(ATTRIBUTE, "__self__"), value.__self__)
+            return
+        self.prologue.identical(source, value)
+        self.make_known(value, constant(value))
+
+    # Tensors ----------------------------------------------------------------------------------------------------
+    def _new_input(self, source: Source, real: torch.Tensor) -> torch.Tensor:
+        """A real tensor becomes an input of the computation; the answer is its shadow."""
+        if id(real) in self._new or self.recorder.var_of(real) is not None:
+            return real
+        if (
+            source.parent is not None
+            and _stable_owner(source.parent)
+            and source.describe() not in self.unstable
+        ):
+            self.identity_checks[len(self.prologue.checks)] = source.describe()
+            self.prologue.identical(source, real)
+            stem = self.input_names.get(id(real)) or source.describe()
+            source = constant(real)
+        else:
+            stem = source.describe()
+        self.prologue.tensor(source, real)
+        shadow = self._make_shadow(real, source)
+        stem = "".join(c if c.isalnum() else "_" for c in stem).strip("_")
+        stem = stem if stem[:1].isalpha() else f"x_{stem}"
+        self.recorder.new_var(shadow, real.device, stem, numbered=False)
+        self.make_known(real, source)
+        self.shadows[id(real)] = shadow
+        self._input_of_shadow[id(shadow)] = (source, real)
+        self.inputs.append((source, real, shadow))
+        return shadow
+
+    def _make_shadow(self, real: torch.Tensor, source: Source) -> torch.Tensor:
+        with torch._C.DisableTorchFunction():
+            if type(real).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__ and not isinstance(
+                real, torch._subclasses.FakeTensor
+            ):
+                raise UnsupportedError(
+                    f"{source.describe()} is a {type(real).__qualname__}, a tensor subclass that computes in Python",
+                    self.recorder.location(),
+                    "convert it to a plain tensor, or use torch.compile(backend='thunder')",
+                )
+            if real.layout is not torch.strided or real.is_quantized:
+                kind = "quantized" if real.is_quantized else str(real.layout).removeprefix("torch.")
+                raise UnsupportedError(
+                    f"{source.describe()} is a {kind} tensor",
+                    self.recorder.location(),
+                    "convert it to a dense one",
+                )
+            shadow = torch.empty_strided(real.shape, real.stride(), dtype=real.dtype, device="meta")
+            if real.is_conj():
+                shadow = torch.conj(shadow.resolve_conj())
+            if isinstance(real, torch.nn.Parameter):
+                shadow = torch.nn.Parameter(shadow, requires_grad=real.requires_grad)
+            elif real.requires_grad:
+                shadow.requires_grad_(True)
+                if not real.is_leaf:
+                    with torch.enable_grad():
+                        shadow = torch._C._functions.DelayedError("thunder: acquisition has no gradients", 1)(
+                            shadow
+                        )
+        return shadow
+
+    def shadow_of(self, real: torch.Tensor) -> torch.Tensor:
+        """The shadow of a real tensor that turned up as an argument of a torch call."""
+        shadow = self.shadows.get(id(real))
+        if shadow is not None:
+            return shadow
+        if real.is_meta:
+            raise UnsupportedError(
+                "a tensor was made by code that thunder cannot record",
+                self.recorder.location(),
+                "make it with torch calls, or wrap that code in a torch.library custom op",
+            )
+        return self._new_input(constant(real), real)
+
+    def wrap(self, value: Any) -> Any:
+        """A tensor that comes out of a container or an opaque call is exchanged for its shadow."""
+        if self.recorder.var_of(value) is not None or not isinstance(value, torch.Tensor):
+            return value
+        if torch._C._functorch.is_functorch_wrapped_tensor(value):
+            return value
+        return self.shadow_of(value)
+
+    def input_of(self, shadow: torch.Tensor) -> tuple[Source, torch.Tensor] | None:
+        """(source, real tensor) of an input's shadow."""
+        return self._input_of_shadow.get(id(shadow))
+
+    # Variables --------------------------------------------------------------------------------------------------
+    def load_global(self, global_names: dict[str, Any], builtins: dict[str, Any], name: str) -> Any:
+        key = (id(global_names), name)
+        if key in self._globals_seen:
+            value = global_names.get(name, _UNSET)
+            if value is _UNSET:
+                value = builtins.get(name, _UNSET)
+            if value is _UNSET:
+                return super().load_global(global_names, builtins, name)
+            return self.wrap(value) if isinstance(value, torch.Tensor) else value
+        self._globals_seen[key] = None
+        if id(global_names) in self._new:
+            return super().load_global(global_names, builtins, name)
+        source = self.source_of(global_names)
+        if name in global_names:
+            return self.read(source.child(ITEM, name), global_names[name])
+        value = super().load_global(global_names, builtins, name)
+        self.prologue.has_key(source, name, False)
+        return self.read(self.source_of(builtins).child(ITEM, name), value)
+
+    def store_global(self, global_names: dict[str, Any], name: str, value: Any) -> None:
+        self._change_item(global_names, name)
+        global_names[name] = value
+
+    def delete_global(self, global_names: dict[str, Any], name: str) -> None:
+        self._change_item(global_names, name)
+        super().delete_global(global_names, name)
+
+    def load_cell(self, cell: types.CellType, name: str) -> Any:
+        value = super().load_cell(cell, name)
+        if id(cell) in self._new:
+            return value
+        return self.read(self.source_of(cell).child(CELL, name), value)
+
+    def store_cell(self, cell: types.CellType, value: Any, name: str) -> None:
+        if id(cell) not in self._new:
+            self.heap.before_change(cell)
+            self.source_of(cell).child(CELL, name).written = True
+        cell.cell_contents = value
+
+    def delete_cell(self, cell: types.CellType, name: str) -> None:
+        if id(cell) not in self._new:
+            self.heap.before_change(cell)
+            self.source_of(cell).child(CELL, name).written = True
+        super().delete_cell(cell, name)
+
+    def new_cell(self, cell: types.CellType) -> None:
+        self._new.add(id(cell))
+        self._keep.append(cell)
+
+    def new_function(self, function: types.FunctionType) -> None:
+        self._new.add(id(function))
+        self._keep.append(function)
+
+    def enter_function(self, function: types.FunctionType) -> None:
+        if id(function) in self._new or id(function) in self._entered:
+            return
+        self._entered.add(id(function))
+        source = self.source_of(function)
+        name, bind = self.prologue.expression(source), self.prologue.bind
+        defaults, keyword_defaults = function.__defaults__, function.__kwdefaults__
+        if not source.stable:
+            self.prologue.check(
+                f"{name}.__code__ is {bind(function.__code__)}", f"code of {source.describe()}"
+            )
+            for index, cell in enumerate(function.__closure__ or ()):
+                self.make_known(cell, source.child(CLOSURE, index))
+            if defaults:
+                self.read(source.child(ATTRIBUTE, "__defaults__"), defaults)
+                self.touch(defaults)
+            if keyword_defaults:
+                self.read(source.child(ATTRIBUTE, "__kwdefaults__"), keyword_defaults)
+                self.touch(keyword_defaults)
+            return
+        condition = f"{name}.__code__ is {bind(function.__code__)}"
+        condition += f" and {name}.__defaults__ is {bind(defaults)}"
+        condition += f" and {name}.__kwdefaults__ is {bind(keyword_defaults)}"
+        self.prologue.check(condition, f"code and defaults of {source.describe()} are unchanged")
+        for value in defaults or ():
+            if not is_plain(value) and id(value) not in self.known and not isinstance(value, torch.Tensor):
+                self.make_known(value, constant(value))
+        if keyword_defaults:
+            self.source_of(keyword_defaults)
+            self.touch(keyword_defaults)
+
+    # Attributes -------------------------------------------------------------------------------------------------
+    def load_attr(self, obj: Any, name: str) -> Any:
+        kind = type(obj)
+        source = self.known.get(id(obj))
+        plan = self._plans.get((kind, name))
+        if plan is None:
+            plan = self._plans[kind, name] = self._make_plan(obj, kind, name)
+        return plan(obj, name, source)
+
+    def load_generic(self, obj: Any, name: str) -> Any:
+        """`object.__getattribute__(obj, name)`: attribute look-up that skips a Python `__getattribute__`."""
+        kind = type(obj)
+        plan = self._make_plan(obj, kind, name, generic=True)
+        return plan(obj, name, self.known.get(id(obj)))
+
+    def _make_plan(
+        self, obj: Any, kind: type, name: str, *, generic: bool = False
+    ) -> Callable[[Any, str, Source | None], Any]:
+        """How the attribute `name` of objects of this class is found; guards the class's part of it once."""
+        if issubclass(kind, torch.Tensor):
+            return self._load_from_tensor
+        if issubclass(kind, type):
+            return self._load_from_class
+        if not generic:
+            lookup = type_lookup(kind, "__getattribute__")
+            if not kind.__flags__ & _IMMUTABLE_TYPE and isinstance(lookup, types.FunctionType):
+                self.prologue.type_attribute(kind, "__getattribute__", lookup)
+                return lambda obj, name, source: self.interp.getattr(obj, name)
+            if lookup not in _INTEGRAL_GETATTRIBUTE:
+                return lambda obj, name, source: self.interp.getattr(obj, name)
+        found = type_lookup(kind, name)
+        if not kind.__flags__ & _IMMUTABLE_TYPE:
+            self.prologue.type_attribute(kind, name, found)
+        elif found is not absent and not issubclass(kind, types.ModuleType):
+            return lambda obj, name, source: self._load_from_builtin(obj, name, source)
+        if isinstance(found, property):
+            return lambda obj, name, source: (
+                self.interp.call(found.fget, obj) if found.fget else getattr(obj, name)
+            )
+        if isinstance(found, types.MemberDescriptorType):
+            return self._load_slot
+        if isinstance(found, types.GetSetDescriptorType):
+            return self._load_builtin_attribute
+        if isinstance(found, types.FunctionType):
+            return lambda obj, name, source: self._load_instance(
+                obj, name, source, lambda: types.MethodType(found, obj)
+            )
+        if found is absent:
+            fallback = type_lookup(kind, "__getattr__")
+            if fallback is absent:
+                return lambda obj, name, source: self._load_instance(
+                    obj, name, source, lambda: getattr(obj, name)
+                )
+            if fallback is torch.nn.Module.__getattr__:
+                return self._load_from_module
+            return lambda obj, name, source: self._load_instance(
+                obj, name, source, lambda: self.interp.getattr(obj, name)
+            )
+        if (
+            isinstance(found, (staticmethod, classmethod))
+            or type(found).__flags__ & _IMMUTABLE_TYPE
+            and hasattr(type(found), "__get__")
+        ):
+            return lambda obj, name, source: self._load_instance(
+                obj, name, source, lambda: getattr(obj, name)
+            )
+        if hasattr(type(found), "__get__"):
+            return lambda obj, name, source: self.interp.getattr(obj, name)
+        return lambda obj, name, source: self._load_instance(
+            obj, name, source, lambda: self._class_value(found)
+        )
+
+    def _class_value(self, value: Any) -> Any:
+        """A value kept in a class: the guard on the class's attribute has established its identity."""
+        if isinstance(value, torch.Tensor):
+            return self.wrap(value)
+        if not is_plain(value) and id(value) not in self.known:
+            self.make_known(value, constant(value))
+        return value
+
+    def _load_instance(self, obj: Any, name: str, source: Source | None, otherwise: Callable[[], Any]) -> Any:
+        """Reads the instance's own dict first, then what the class has."""
+        attributes = _instance_dict(obj)
+        if attributes is None:
+            return otherwise()
+        if name in attributes:
+            value = attributes[name]
+            if source is None:
+                return self.wrap(value) if isinstance(value, torch.Tensor) else value
+            return self.read(source.child(INSTANCE_DICT).child(ITEM, name), value)
+        if source is not None:
+            self._guard_absent(source.child(INSTANCE_DICT), name)
+        return otherwise()
+
+    def _guard_absent(self, holder: Source, name: Any) -> None:
+        place = holder.child(ITEM, name)
+        if not place.seen and not place.written:
+            place.seen, place.value = True, absent
+            self.prologue.has_key(holder, name, False)
+
+    def _load_from_module(self, obj: Any, name: str, source: Source | None) -> Any:
+        """`nn.Module.__getattr__`: parameters, buffers and submodules, without interpreting it."""
+        attributes = obj.__dict__
+        if name in attributes:
+            return self._load_instance(obj, name, source, lambda: None)
+        for group in ("_parameters", "_buffers", "_modules"):
+            members = attributes.get(group)
+            if members is not None and name in members:
+                if source is None:
+                    value = members[name]
+                    return self.wrap(value) if isinstance(value, torch.Tensor) else value
+                self._guard_absent(source.child(INSTANCE_DICT), name)
+                members = self.read(source.child(INSTANCE_DICT).child(ITEM, group), members)
+                return self.read(self.source_of(members).child(ITEM, name), members[name])
+        return self._load_instance(obj, name, source, lambda: self._module_fallback(obj, name, source))
+
+    def _module_fallback(self, obj: Any, name: str, source: Source | None) -> Any:
+        if source is not None:
+            for group in ("_parameters", "_buffers", "_modules"):
+                members = obj.__dict__.get(group)
+                if members is not None:
+                    members = self.read(source.child(INSTANCE_DICT).child(ITEM, group), members)
+                    self._guard_absent(self.source_of(members), name)
+        return self.interp.call(torch.nn.Module.__getattr__, obj, name)
+
+    def _load_slot(self, obj: Any, name: str, source: Source | None) -> Any:
+        value = getattr(obj, name)
+        if source is None:
+            return self.wrap(value) if isinstance(value, torch.Tensor) else value
+        return self.read(source.child(ATTRIBUTE, name), value)
+
+    def _load_builtin_attribute(self, obj: Any, name: str, source: Source | None) -> Any:
+        """An attribute that C code computes: `__dict__`, `__class__`, `__code__`, ..."""
+        value = getattr(obj, name)
+        if source is None:
+            return value
+        if name == "__dict__":
+            return value if id(value) in self.known else self._known_dict(value, source)
+        if name in ("__class__",):
+            return value
+        if is_plain(value) or is_container(value) or isinstance(value, types.FunctionType):
+            return self.read(source.child(ATTRIBUTE, name), value)
+        return value
+
+    def _known_dict(self, attributes: dict[str, Any], source: Source) -> dict[str, Any]:
+        self.make_known(attributes, source.child(INSTANCE_DICT))
+        return attributes
+
+    def _load_from_builtin(self, obj: Any, name: str, source: Source | None) -> Any:
+        """An attribute of an object of a C type."""
+        value = getattr(obj, name)
+        if source is None or isinstance(value, (types.BuiltinMethodType, types.MethodWrapperType)):
+            return self.wrap(value) if isinstance(value, torch.Tensor) else value
+        if isinstance(obj, types.FunctionType) and name == "__dict__":
+            return self._known_dict(value, source) if id(value) not in self.known else value
+        if name in ("__class__", "__doc__", "__module__") or type(obj) in (types.CodeType, slice, range):
+            return value
+        return self.read(source.child(ATTRIBUTE, name), value)
+
+    def _load_from_class(self, obj: type, name: str, source: Source | None) -> Any:
+        """An attribute of a class."""
+        if id(obj) in self._new:
+            return self.interp.getattr(obj, name)
+        found = type_lookup(obj, name)
+        if not obj.__flags__ & _IMMUTABLE_TYPE and source is not None:
+            place = source.child(ATTRIBUTE, name)
+            if not place.seen and not place.written:
+                place.seen = True
+                self.prologue.type_attribute(obj, name, found)
+        value = self.interp.getattr(obj, name)
+        return self._class_value(value) if value is found else value
+
+    def _load_from_tensor(self, obj: torch.Tensor, name: str, source: Source | None) -> Any:
+        """An attribute of a tensor: torch's own through the recorder, the user's own from the real tensor."""
+        found = self._input_of_shadow.get(id(obj))
+        if found is not None:
+            place, real = found
+            if name == "grad":
+                child = place.child(GRAD, "grad")
+                if child.written:
+                    return obj.grad
+                with torch._C.DisableTorchFunction():
+                    gradient = real.grad
+                return self.read(child, gradient)
+            if name in real.__dict__ and name not in obj.__dict__:
+                return self.read(place.child(INSTANCE_DICT).child(ITEM, name), real.__dict__[name])
+        return getattr(obj, name)
+
+    def store_attr(self, obj: Any, name: str, value: Any) -> None:
+        kind = type(obj)
+        if isinstance(obj, torch.Tensor):
+            self._store_on_tensor(obj, name, value)
+            return
+        if isinstance(obj, type):
+            self._store_on_class(obj, name, lambda: self.interp.setattr(obj, name, value))
+            return
+        setter = type_lookup(kind, "__setattr__")
+        descriptor = type_lookup(kind, name)
+        plain = setter in (object.__setattr__, types.ModuleType.__setattr__) or setter is absent
+        if plain and (descriptor is absent or not hasattr(type(descriptor), "__set__")):
+            self.store_generic(obj, name, value)
+        elif plain and isinstance(descriptor, types.MemberDescriptorType):
+            self.store_generic(obj, name, value)
+        else:
+            self.interp.setattr(obj, name, value)
+
+    def store_generic(self, obj: Any, name: str, value: Any) -> None:
+        """`object.__setattr__(obj, name, value)`."""
+        self._before_attribute_change(obj, name)
+        if isinstance(obj, torch.Tensor):
+            setattr(obj, name, value)
+        else:
+            object.__setattr__(obj, name, value)
+
+    def delete_attr(self, obj: Any, name: str) -> None:
+        kind = type(obj)
+        if isinstance(obj, type):
+            self._store_on_class(obj, name, lambda: delattr(obj, name))
+        elif type_lookup(kind, "__delattr__") in (object.__delattr__, absent):
+            self.delete_generic(obj, name)
+        else:
+            self.interp.delattr(obj, name)
+
+    def delete_generic(self, obj: Any, name: str) -> None:
+        """`object.__delattr__(obj, name)`."""
+        self.load_attr(obj, name)
+        self._before_attribute_change(obj, name)
+        object.__delattr__(obj, name)
+
+    def _before_attribute_change(self, obj: Any, name: str) -> None:
+        source = self.known.get(id(obj))
+        if source is None:
+            return
+        descriptor = type_lookup(type(obj), name)
+        if isinstance(descriptor, types.MemberDescriptorType):
+            try:
+                before = descriptor.__get__(obj)
+                undo: Callable[[], None] = lambda: descriptor.__set__(obj, before)  # noqa: E731
+            except AttributeError:
+                before, undo = absent, lambda: descriptor.__delete__(obj)
+            self.heap.before_slot_change(obj, name, undo, before)
+            source.child(ATTRIBUTE, name).written = True
+            return
+        attributes = _instance_dict(obj)
+        if attributes is not None:
+            holder = source.child(INSTANCE_DICT)
+            self.known.setdefault(id(attributes), holder)
+            self.heap.before_change(attributes)
+            holder.child(ITEM, name).written = True
+
+    def _store_on_class(self, obj: type, name: str, store: Callable[[], None]) -> None:
+        if id(obj) not in self._new:
+            before = obj.__dict__.get(name, absent)
+
+            def undo() -> None:
+                if before is absent:
+                    type.__delattr__(obj, name)
+                else:
+                    type.__setattr__(obj, name, before)
+
+            self.source_of(obj).child(ATTRIBUTE, name).written = True
+            self.heap.before_slot_change(obj, name, undo, before)
+        store()
+
+    def _store_on_tensor(self, obj: torch.Tensor, name: str, value: Any) -> None:
+        found = self._input_of_shadow.get(id(obj))
+        if found is None or hasattr(torch.Tensor, name):
+            if found is not None and name == "grad":
+                found[0].child(GRAD, "grad").written = True
+            setattr(obj, name, value)
+            return
+        place, real = found
+        attributes = real.__dict__
+        self.known.setdefault(id(attributes), place.child(INSTANCE_DICT))
+        self.heap.before_change(attributes)
+        place.child(INSTANCE_DICT).child(ITEM, name).written = True
+        attributes[name] = value
+
+    # Containers -------------------------------------------------------------------------------------------------
+    def load_item(self, obj: Any, key: Any) -> Any:
+        source = self.known.get(id(obj))
+        if source is None:
+            value = self.interp.getitem(obj, key)
+            return self.wrap(value) if isinstance(value, torch.Tensor) else value
+        kind = type(obj)
+        if kind is list or kind is tuple:
+            if type(key) is int and not self.heap.was_changed(obj):
+                index = key
+                if -len(obj) <= index < 0:
+                    # Counted from the end: which one it is depends on the length.
+                    self._guard_length(source, obj)
+                    index += len(obj)
+                if 0 <= index < len(obj):
+                    return self.read(source.child(ITEM, index), obj[index])
+            self.touch(obj)
+            return self._wrap_all(obj[key])
+        if isinstance(obj, dict) and type(obj).__getitem__ in _DICT_GETITEM and is_plain(key):
+            if key in obj:
+                return self.read(source.child(ITEM, _typed_key(key)), obj[key])
+            if type_lookup(kind, "__missing__") is absent:
+                self._guard_absent(source, key)
+        elif kind in _CONTAINERS:
+            self.touch(obj)
+        return self._wrap_all(self.interp.getitem(obj, key))
+
+    def _wrap_all(self, value: Any) -> Any:
+        """Exchanges tensors for shadows in a value, or a list or tuple of values, that a read has just made."""
+        if isinstance(value, torch.Tensor):
+            return self.wrap(value)
+        if type(value) in (list, tuple) and any(isinstance(item, torch.Tensor) for item in value):
+            return type(value)(self.wrap(item) if isinstance(item, torch.Tensor) else item for item in value)
+        return value
+
+    def store_item(self, obj: Any, key: Any, value: Any) -> None:
+        if id(obj) in self.known and is_container(obj):
+            self._change_item(obj, key)
+        self.interp.setitem(obj, key, value)
+
+    def delete_item(self, obj: Any, key: Any) -> None:
+        if id(obj) in self.known and is_container(obj):
+            self.load_item(obj, key)
+            self._change_item(obj, key)
+        self.interp.delitem(obj, key)
+
+    def _change_item(self, obj: Any, key: Any) -> None:
+        source = self.source_of(obj)
+        self.heap.before_change(obj)
+        if isinstance(obj, dict) and is_plain(key):
+            source.child(ITEM, _typed_key(key)).written = True
+        elif not isinstance(obj, dict):
+            self.touch(obj)
+
+    def _guard_length(self, source: Source, obj: Any) -> None:
+        place = source.child(KEY, "len")
+        if not place.seen and id(obj) not in self._touched:
+            place.seen = True
+            self.prologue.length(source, len(obj))
+
+    def length(self, obj: Any) -> None:
+        """`len(obj)` or its truth value is read."""
+        source = self.known.get(id(obj))
+        if source is None or type(obj) not in _CONTAINERS:
+            return
+        if self.heap.was_changed(obj):
+            self.touch(obj)
+        else:
+            self._guard_length(source, obj)
+
+    def touch(self, obj: Any) -> None:
+        """The whole content of a container is read."""
+        source = self.known.get(id(obj))
+        if source is None or id(obj) in self._touched:
+            return
+        self._touched.add(id(obj))
+        if isinstance(obj, types.MappingProxyType):
+            return
+        if isinstance(obj, dict):
+            self._touch_dict(source, obj)
+        elif isinstance(obj, (set, frozenset)):
+            content = self.heap.content_before(obj) if isinstance(obj, set) else obj
+            self.prologue.check(
+                f"{self.prologue.expression(source)} == {self.prologue.bind(frozenset(content))}",
+                f"{source.describe()} holds the same items",
+            )
+            for item in content:
+                if not is_plain(item) and id(item) not in self.known and not isinstance(item, torch.Tensor):
+                    self.make_known(item, constant(item))
+        elif isinstance(obj, (list, tuple, collections.deque)):
+            content = list(obj) if isinstance(obj, tuple) else self.heap.content_before(obj)
+            if all(is_plain(item) for item in content):
+                self.prologue.plain_items(source, content)
+                return
+            self.prologue.length(source, len(content))
+            for index, item in enumerate(content):
+                self.read(source.child(ITEM, index), item)
+
+    def _touch_dict(self, source: Source, obj: dict[Any, Any]) -> None:
+        content = self.heap.content_before(obj)
+        keys = [key for key, _ in content]
+        if all(is_plain(key) for key in keys):
+            self.prologue.plain_items(source, keys)
+            for key, value in content:
+                place = source.child(ITEM, _typed_key(key))
+                if place.written:
+                    # It was changed before it was read: the guard is on the value that it had.
+                    place = Source(ITEM, source, key)
+                self.read(place, value)
+            return
+        self.prologue.length(source, len(content))
+        for index, (key, value) in enumerate(content):
+            self.read(source.child(KEY, index), key)
+            if not is_plain(value):
+                self.prologue.check(
+                    f"{self.prologue.expression(source)}[{self.prologue.bind(key)}] is {self.prologue.bind(value)}",
+                    f"item {index} of {source.describe()} is unchanged",
+                )
+                if not isinstance(value, torch.Tensor):
+                    self.source_of(value)
+                else:
+                    self.shadow_of(value)
+            else:
+                self.read(Source(ITEM, source, key), value)
+
+    def identity(self, left: Any, right: Any) -> bool:
+        result = left is right
+        if left is None or right is None:
+            return result
+        first, second = self._source_for_identity(left), self._source_for_identity(right)
+        if first is not None and second is not None and not result and not (first.stable and second.stable):
+            self.prologue.check(
+                f"{self.prologue.expression(first)} is not {self.prologue.expression(second)}",
+                f"{first.describe()} is not {second.describe()}",
+            )
+        return result
+
+    def _source_for_identity(self, obj: Any) -> Source | None:
+        found = self._input_of_shadow.get(id(obj))
+        return found[0] if found is not None else self.known.get(id(obj))
+
+    def truth(self, obj: Any) -> bool:
+        if type(obj) in _CONTAINERS:
+            self.length(obj)
+            return bool(obj)
+        if isinstance(obj, torch.Tensor):
+            return bool(obj)
+        return self.interp.truth(obj)
+
+    # Opaque calls -----------------------------------------------------------------------------------------------
+    def call_opaque(self, function: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+        known = self.known
+        for argument in arguments:
+            if type(argument) in _CONTAINERS and id(argument) in known:
+                self.touch(argument)
+        for argument in keywords.values():
+            if type(argument) in _CONTAINERS and id(argument) in known:
+                self.touch(argument)
+        owner = getattr(function, "__self__", None)
+        if owner is not None and id(owner) in known and is_container(owner):
+            self._before_method(owner, function.__name__, arguments)
+        return self._wrap_all(function(*arguments, **keywords))
+
+    def _before_method(self, owner: Any, name: str, arguments: tuple[Any, ...]) -> None:
+        """A method of a known container is about to run: guards what it reads, remembers what it changes."""
+        if name in _ITEM_READERS and isinstance(owner, dict) and arguments and is_plain(arguments[0]):
+            key = arguments[0]
+            source = self.known[id(owner)]
+            if key in owner:
+                self.read(source.child(ITEM, _typed_key(key)), owner[key])
+            else:
+                self._guard_absent(source, key)
+            if name in ("pop", "setdefault"):
+                self.heap.before_change(owner)
+                source.child(ITEM, _typed_key(key)).written = True
+            return
+        if name in _BLIND_WRITERS:
+            self.heap.before_change(owner)
+            if isinstance(owner, dict):
+                self._mark_written(owner, arguments)
+            return
+        if name == "__len__":
+            self.length(owner)
+            return
+        self.touch(owner)
+        if name not in _READERS:
+            self.heap.before_change(owner)
+            if isinstance(owner, dict):
+                self._mark_written(owner, arguments)
+
+    def _mark_written(self, owner: dict[Any, Any], arguments: tuple[Any, ...]) -> None:
+        source = self.known[id(owner)]
+        keys = set(owner)
+        for argument in arguments:
+            if isinstance(argument, dict):
+                keys |= set(argument)
+            elif is_plain(argument):
+                keys.add(argument)
+        for key in keys:
+            if is_plain(key):
+                source.child(ITEM, _typed_key(key)).written = True
+
+
+_DICT_GETITEM = frozenset(
+    {dict.__getitem__, collections.OrderedDict.__getitem__, collections.defaultdict.__getitem__}
+)
+_ITEM_READERS = frozenset({"get", "__contains__", "__getitem__", "pop", "setdefault"})
+_BLIND_WRITERS = frozenset({"append", "extend", "add", "__setitem__", "update", "__ior__", "__iadd__"})
+_READERS = frozenset(
+    {"keys", "values", "items", "copy", "index", "count", "__iter__", "__contains__", "__eq__", "__ne__", "get",
+     "__getitem__", "union", "intersection", "difference", "issubset", "issuperset", "isdisjoint", "__reversed__",
+     "symmetric_difference", "__add__", "__mul__", "__lt__", "__le__", "__gt__", "__ge__", "__or__", "__repr__"}
+)  # fmt: skip
+
+
+def _typed_key(key: Any) -> Any:
+    return key
+
+
+def _instance_dict(obj: Any) -> dict[str, Any] | None:
+    """The instance's own dict, without calling a `__dict__` property of the user's."""
+    try:
+        return object.__getattribute__(obj, "__dict__")  # type: ignore[no-any-return]
+    except AttributeError:
+        return None
+
+
+def _stable_owner(source: Source) -> bool:
+    """Whether the object that a place belongs to is the very same at every call."""
+    while source.kind == INSTANCE_DICT and source.parent is not None:
+        source = source.parent
+    return source.stable

@@ -1,0 +1,234 @@
+"""Compiled callables: specialisations, their guards, and what happens when none fits.
+
+A `CompiledFunction` holds entries, each a program linked with its compiled computation.  A call tries them in order
+of their last use; the first whose guards pass answers.  When none does, the call is acquired and compiled anew.
+Acquisition holds a lock, because the user's objects really change while it runs; calls of other threads wait.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from thunder.acquire import Program, acquire, acquisition
+from thunder.errors import (
+    DataDependentError,
+    OptionError,
+    RecompileWarning,
+    SharpEdgeWarning,
+    UnsupportedError,
+    unknown_name,
+)
+from thunder.executors import CompiledComputation, Executor, compile_computation, resolve_executors
+
+CACHE_MODES = ("constant values", "same input", "no caching")
+SHARP_EDGES = ("allow", "warn", "error")
+ON_BREAK = ("error", "eager")
+DEFAULT_EXECUTORS: tuple[str, ...] = ("inductor", "eager")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a callable is compiled.
+
+    Attributes:
+        transforms: user passes `Trace -> Trace`, applied in order.
+        executors: in order of preference.
+        cache: "constant values" guards everything that was read; "same input" takes the first program for every
+            call; "no caching" acquires every call anew.
+        sharp_edges: what Python that cannot be replayed leads to.
+        on_break: what a program that cannot be acquired leads to: its error, or a call in plain Python.
+        recompile_limit: specialisations of one callable before further calls run in plain Python.
+    """
+
+    transforms: tuple[Callable[..., Any], ...] = ()
+    executors: tuple[Executor, ...] = ()
+    cache: str = "constant values"
+    sharp_edges: str = "allow"
+    on_break: str = "error"
+    recompile_limit: int = 16
+
+    def __post_init__(self) -> None:
+        for name, known in (("cache", CACHE_MODES), ("sharp_edges", SHARP_EDGES), ("on_break", ON_BREAK)):
+            value = getattr(self, name)
+            if value not in known:
+                raise unknown_name(f"value of {name}:", value, list(known))
+        for transform in self.transforms:
+            if not callable(transform):
+                raise OptionError(
+                    f"the transform {transform!r} is not callable", remedy="pass functions Trace -> Trace"
+                )
+
+
+def make_options(
+    *,
+    transforms: Sequence[Callable[..., Any]] | None = None,
+    executors: Sequence[str | Executor] | None = None,
+    **others: Any,
+) -> Options:
+    """Options from what users write: names of executors, None for defaults."""
+    resolved = resolve_executors(DEFAULT_EXECUTORS if executors is None else executors)
+    return Options(transforms=tuple(transforms or ()), executors=tuple(resolved), **others)
+
+
+@dataclass
+class Entry:
+    """One specialisation: `call(args, kwargs)` answers `(result,)` or the number of the guard that failed."""
+
+    call: Callable[..., Any]
+    program: Program
+    computation: CompiledComputation
+
+
+@dataclass
+class Statistics:
+    """Counts and times of one compiled callable; see `thunder.compile_stats`."""
+
+    cache_hits: int = 0
+    cache_misses: int = 0
+    acquire_seconds: list[float] = field(default_factory=list)
+    compile_seconds: list[float] = field(default_factory=list)
+    failed_guards: list[str] = field(default_factory=list)
+    plain_calls: int = 0
+    notes: list[str] = field(default_factory=list)
+
+
+class CompiledFunction:
+    """A callable that runs as a compiled program.
+
+    Args:
+        function: a function, a method or an `nn.Module`.
+        options: how it is compiled.
+    """
+
+    def __init__(self, function: Callable[..., Any], options: Options) -> None:
+        self.function = function
+        self.options = options
+        self.entries: list[Entry] = []
+        self.last: Entry | None = None
+        self.statistics = Statistics()
+        self._unstable: frozenset[str] = frozenset()
+        self._gave_up: str | None = None
+        if not isinstance(function, torch.nn.Module):
+            functools.update_wrapper(self, function)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if acquisition.thread:
+            if acquisition.thread == threading.get_ident():
+                return self.function(*args, **kwargs)  # called by code that is not interpreted
+            with acquisition.lock:
+                pass
+        entries = self.entries
+        for entry in entries:
+            answer = entry.call(args, kwargs)
+            if type(answer) is tuple:
+                self.statistics.cache_hits += 1
+                if entry is not entries[0]:
+                    self._to_front(entry)
+                return answer[0]
+        return self._compile_and_call(args, kwargs)
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        """A compiled function in a class binds as any function does."""
+        return self if instance is None else functools.partial(self, instance)
+
+    def __repr__(self) -> str:
+        return f"<thunder {getattr(self.function, '__qualname__', self.function)!s}>"
+
+    def _to_front(self, entry: Entry) -> None:
+        # A new list: another thread may be iterating over the old one.
+        self.entries = [entry, *(other for other in self.entries if other is not entry)]
+
+    def _compile_and_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self._gave_up is not None:
+            self.statistics.plain_calls += 1
+            return self.function(*args, **kwargs)
+        with acquisition.lock:
+            for entry in self.entries:  # another thread may have compiled it meanwhile
+                answer = entry.call(args, kwargs)
+                if type(answer) is tuple:
+                    self.statistics.cache_hits += 1
+                    return answer[0]
+                self._note_failure(entry, answer)
+            self.statistics.cache_misses += 1
+            if len(self.entries) >= self.options.recompile_limit:
+                self._give_up()
+                self.statistics.plain_calls += 1
+                return self.function(*args, **kwargs)
+            try:
+                entry = self.compile(args, kwargs)
+            except (DataDependentError, UnsupportedError) as error:
+                if self.options.on_break == "error":
+                    raise
+                self._gave_up = str(error)
+                warnings.warn(f"runs in plain Python: {error}", SharpEdgeWarning, stacklevel=3)
+                return self.function(*args, **kwargs)
+            if self.options.cache != "no caching":
+                self.entries = [entry, *self.entries]
+        answer = entry.call(args, kwargs)
+        if type(answer) is tuple:
+            return answer[0]
+        # The program changed what it depends on between acquisition and this call (another thread did).
+        return self.function(*args, **kwargs)
+
+    def compile(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Entry:
+        """Acquires and compiles the program for one call."""
+        options = self.options
+        start = time.perf_counter()
+        program = acquire(
+            self.function,
+            args,
+            kwargs,
+            sharp_edges=options.sharp_edges,
+            unstable=self._unstable,
+            lookasides=module_lookasides,
+        )
+        acquired = time.perf_counter()
+        executors = options.executors
+        if program.shares_storage:
+            executors = tuple(resolve_executors(["eager"]))
+        computation = compile_computation(
+            program.computation,
+            executors=executors,
+            transforms=options.transforms,
+            grad_enabled=torch.is_grad_enabled(),
+        )
+        call = program.link(computation.run, check=options.cache == "constant values")
+        finished = time.perf_counter()
+        self.statistics.acquire_seconds.append(acquired - start)
+        self.statistics.compile_seconds.append(finished - acquired)
+        self.statistics.notes += computation.notes
+        self.last = Entry(call, program, computation)
+        return self.last
+
+    def _note_failure(self, entry: Entry, number: int) -> None:
+        self.statistics.failed_guards.append(entry.program.describe_guard(number))
+        place = entry.program.identity_checks.get(number)
+        if place is not None:
+            # The object at this place is another one now: from here on it is followed by path.
+            self._unstable |= {place}
+
+    def _give_up(self) -> None:
+        guard = self.statistics.failed_guards[-1]
+        self._gave_up = f"{len(self.entries)} specialisations; the last guard to fail: {guard}"
+        warnings.warn(
+            f"{self!r} was compiled {len(self.entries)} times and this call fits none of the programs; calls that "
+            f"fit none run in plain Python from now on. The guard that keeps failing: {guard}",
+            RecompileWarning,
+            stacklevel=4,
+        )
+
+
+module_lookasides: dict[Any, Callable[..., Any]] = {
+    CompiledFunction.__call__: lambda interp, compiled, *args, **kwargs: interp.call(
+        compiled.function, *args, **kwargs
+    )
+}
+"""Compiled callables that an acquired program calls are acquired with it."""

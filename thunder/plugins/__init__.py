@@ -1,0 +1,6 @@
+"""Plugins: named changes to how a model is compiled."""
+
+from thunder.plugins.debug import DebugPlugin
+from thunder.plugins.plugin import Choices, Plugin, plugin_names, register_plugin, resolve_plugins
+
+__all__ = ["Choices", "DebugPlugin", "Plugin", "plugin_names", "register_plugin", "resolve_plugins"]

@@ -1,0 +1,71 @@
+"""What a plugin is, and the registry of plugins by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from thunder.errors import OptionError, unknown_name
+
+
+@dataclass
+class Choices:
+    """What `thunder.compile` hands to `thunder.jit`.
+
+    Attributes:
+        transforms: passes `Trace -> Trace`.
+        executors: names or instances in order of preference; None for the defaults.
+        options: further arguments of `thunder.jit`.
+    """
+
+    transforms: list[Callable[..., Any]] = field(default_factory=list)
+    executors: list[Any] | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+class Plugin:
+    """Changes the choices for a model; subclass and override `apply`.
+
+    Attributes:
+        name: the name in `thunder.compile(model, plugins=...)`.
+    """
+
+    name = ""
+
+    def apply(self, choices: Choices, target: Callable[..., Any]) -> Choices:
+        """The changed choices for `target`, a model or function."""
+        raise NotImplementedError(f"{type(self).__qualname__} does not override `apply`")
+
+
+_registry: dict[str, Callable[[], Plugin]] = {}
+
+
+def register_plugin(plugin: type[Plugin]) -> type[Plugin]:
+    """Makes a plugin class known by its name; usable as a decorator."""
+    if not plugin.name:
+        raise OptionError(f"{plugin.__qualname__} has no name", remedy="set the class attribute `name`")
+    _registry[plugin.name] = plugin
+    return plugin
+
+
+def plugin_names() -> list[str]:
+    return sorted(_registry)
+
+
+def resolve_plugins(plugins: str | Plugin | Sequence[str | Plugin] | None) -> list[Plugin]:
+    """Names and instances to instances, in order."""
+    if plugins is None:
+        return []
+    listed = [plugins] if isinstance(plugins, (str, Plugin)) else list(plugins)
+    resolved = []
+    for plugin in listed:
+        if isinstance(plugin, Plugin):
+            resolved.append(plugin)
+        elif isinstance(plugin, type) and issubclass(plugin, Plugin):
+            resolved.append(plugin())
+        elif plugin in _registry:
+            resolved.append(_registry[plugin]())
+        else:
+            raise unknown_name("plugin", plugin, plugin_names())
+    return resolved

@@ -1,0 +1,40 @@
+"""`thunder.compile`: a recipe and plugins, applied to a model or function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from thunder.frontend import jit
+from thunder.plugins import Plugin, resolve_plugins
+from thunder.recipes.recipe import Recipe, get_recipe
+
+
+def compile(
+    model_or_fn: Callable[..., Any],
+    recipe: str | Recipe = "auto",
+    plugins: str | Plugin | Sequence[str | Plugin] | None = None,
+) -> Any:
+    """Compiles a model or function; the work is done at its first call.
+
+    Args:
+        model_or_fn: an `nn.Module` or a function.
+        recipe: a name or a `Recipe`; "auto" chooses by the model and the machine.
+        plugins: one or several names or `Plugin`s, applied in order.
+
+    Returns:
+        A module that shares the model's state, or a callable.
+
+    Raises:
+        OptionError: for an unknown name, listing the known ones.
+
+    Example:
+        >>> import torch, thunder
+        >>> model = thunder.compile(torch.nn.Linear(4, 2))
+        >>> model(torch.ones(3, 4)).shape
+        torch.Size([3, 2])
+    """
+    choices = get_recipe(recipe).choices(model_or_fn)
+    for plugin in resolve_plugins(plugins):
+        choices = plugin.apply(choices, model_or_fn)
+    return jit(model_or_fn, transforms=choices.transforms, executors=choices.executors, **choices.options)
