@@ -28,7 +28,6 @@ from thunder.interpreter import Interpreter
 from thunder.trace import Trace
 
 
-
 class AcquisitionState:
     """Whether a program is being acquired, and by which thread.
 
@@ -100,9 +99,7 @@ class _Acquisition:
             for name, tensor in [*function.named_parameters(), *function.named_buffers()]:
                 self.tracker.input_names[id(tensor)] = name
         table = Lookasides(self.tracker, self.recorder, names, sharp_edges).table()
-        self.interpreter = Interpreter(
-            tracker=self.tracker, lookasides={**table, **lookasides}, is_opaque=is_opaque
-        )
+        self.interpreter = Interpreter(tracker=self.tracker, lookasides={**table, **lookasides}, is_opaque=is_opaque)
 
     def location(self) -> Location | None:
         """The innermost line of the user's program that runs now."""
@@ -143,10 +140,7 @@ class _Acquisition:
         bound = []
         for index, value in enumerate(self.args):
             bound.append(tracker.read(_named(positional.child(ITEM, index), names[index]), value))
-        named = {
-            key: tracker.read(_named(keyword.child(ITEM, key), key), value)
-            for key, value in self.kwargs.items()
-        }
+        named = {key: tracker.read(_named(keyword.child(ITEM, key), key), value) for key, value in self.kwargs.items()}
         return bound, named
 
     def _program(self, result: Any) -> Program:
@@ -174,9 +168,7 @@ class _Acquisition:
         epilogue.count_uses(result)
         for container, _, after in changes:
             if id(container) in tracker.known:
-                for item in (
-                    [part for pair in after for part in pair] if isinstance(container, dict) else [after]
-                ):
+                for item in [part for pair in after for part in pair] if isinstance(container, dict) else [after]:
                     epilogue.count_uses(item)
         for container, before, after in changes:
             if _needs_whole_content(container, before, after):
@@ -207,9 +199,7 @@ class _Acquisition:
                 inputs.append((var, prologue.expression(source), real))
         computation = Trace("computation", [var for var, _, _ in inputs], recorder.ops, tuple(output_vars))
         computation.history = (f"acquired from {_name(self.function)}, {len(recorder.ops)} ops",)
-        mutated = self._guard_storages(
-            computation, [real for _, _, real in inputs], [e for _, e, _ in inputs]
-        )
+        mutated = self._guard_storages(computation, [real for _, _, real in inputs], [e for _, e, _ in inputs])
         return Program(
             prologue=prologue,
             computation=computation,
@@ -236,9 +226,7 @@ class _Acquisition:
         if changed and len(reals) > 1 and not shared:
             listed = ", ".join(expressions)
             check = self.prologue.bind(storages_are_distinct)
-            self.prologue.check(
-                f"{check}({listed})", "tensors that are changed in place share no storage with others"
-            )
+            self.prologue.check(f"{check}({listed})", "tensors that are changed in place share no storage with others")
         return shared
 
     def _shadow_of_var(self, var: Any) -> torch.Tensor | None:
@@ -294,15 +282,9 @@ def _name(function: Callable[..., Any]) -> str:
 
 
 def _definition(function: Callable[..., Any]) -> Location | None:
-    target: Any = (
-        type(function).forward if isinstance(function, torch.nn.Module) else inspect.unwrap(function)
-    )
+    target: Any = type(function).forward if isinstance(function, torch.nn.Module) else inspect.unwrap(function)
     code = getattr(getattr(target, "__func__", target), "__code__", None)
-    return (
-        Location(code.co_filename, code.co_firstlineno, code.co_name)
-        if isinstance(code, types.CodeType)
-        else None
-    )
+    return Location(code.co_filename, code.co_firstlineno, code.co_name) if isinstance(code, types.CodeType) else None
 
 
 def _needs_whole_content(container: Any, before: Any, after: Any) -> bool:

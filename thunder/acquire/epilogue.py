@@ -93,11 +93,7 @@ class Epilogue:
         if once and kind is list:
             return "[" + ", ".join([self.expression(item) for item in value]) + "]"
         if once and kind is dict:
-            return (
-                "{"
-                + ", ".join([f"{self.expression(k)}: {self.expression(v)}" for k, v in value.items()])
-                + "}"
-            )
+            return "{" + ", ".join([f"{self.expression(k)}: {self.expression(v)}" for k, v in value.items()]) + "}"
         return self._make(value, kind)
 
     def _bind(self, value: Any, text: str, once: bool = False) -> str:
@@ -114,9 +110,7 @@ class Epilogue:
         const = self.prologue.bind
         if isinstance(value, tuple) and hasattr(kind, "_fields"):
             inner = ", ".join(self.expression(item) for item in value)
-            return self._bind(
-                value, f"tuple.__new__({const(kind)}, ({inner}{',' if len(value) == 1 else ''}))"
-            )
+            return self._bind(value, f"tuple.__new__({const(kind)}, ({inner}{',' if len(value) == 1 else ''}))")
         if kind.__module__ == "torch.return_types":
             return self._bind(value, f"{const(kind)}(({', '.join(self.expression(item) for item in value)}))")
         if kind is list or kind is dict:
@@ -124,9 +118,7 @@ class Epilogue:
             if kind is list:
                 self.lines += [f"{name}.append({self.expression(item)})" for item in value]
             else:
-                self.lines += [
-                    f"{name}[{self.expression(k)}] = {self.expression(v)}" for k, v in value.items()
-                ]
+                self.lines += [f"{name}[{self.expression(k)}] = {self.expression(v)}" for k, v in value.items()]
             return name
         if kind in (set, frozenset, collections.deque):
             items = ", ".join(self.expression(item) for item in value)
@@ -162,20 +154,12 @@ class Epilogue:
 
     def _holds_state(self, value: Any) -> bool:
         """Whether a fresh copy has to be made: only objects with attributes or items can hold tensors."""
-        return (
-            hasattr(value, "__dict__")
-            or isinstance(value, (dict, list, set))
-            or bool(_slot_names(type(value)))
-        )
+        return hasattr(value, "__dict__") or isinstance(value, (dict, list, set)) or bool(_slot_names(type(value)))
 
     def _make_instance(self, value: Any, kind: type) -> str:
         const = self.prologue.bind
         base = next(
-            (
-                b
-                for b in (collections.OrderedDict, collections.defaultdict, dict, list, set)
-                if issubclass(kind, b)
-            ),
+            (b for b in (collections.OrderedDict, collections.defaultdict, dict, list, set) if issubclass(kind, b)),
             object,
         )
         if base is object and kind.__new__ is not object.__new__ and kind.__flags__ & (1 << 8):

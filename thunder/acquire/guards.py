@@ -266,9 +266,7 @@ class Prologue:
         else:
             condition += f" and {name}.layout is {self.bind(tensor.layout)}"
         condition += f" and {name}.device == {self.bind(tensor.device)}"
-        facts = (
-            f"{tensor.dtype} {tuple(tensor.shape)} on {tensor.device}, requires_grad={tensor.requires_grad}"
-        )
+        facts = f"{tensor.dtype} {tuple(tensor.shape)} on {tensor.device}, requires_grad={tensor.requires_grad}"
         self.check(condition, f"{source.describe()} is a tensor {facts}")
 
     def call(self, function: Callable[..., Any], arguments: list[Any], result: Any, description: str) -> None:

@@ -81,13 +81,7 @@ def same_content(before: Any, after: Any) -> bool:
         for a, b in zip(before, after):
             if a is b:
                 continue
-            if (
-                type(a) is tuple
-                and type(b) is tuple
-                and len(a) == len(b) == 2
-                and a[0] is b[0]
-                and a[1] is b[1]
-            ):
+            if type(a) is tuple and type(b) is tuple and len(a) == len(b) == 2 and a[0] is b[0] and a[1] is b[1]:
                 continue
             return False
         return True

@@ -58,9 +58,7 @@ def is_opaque(function: types.FunctionType) -> bool:
 
 def is_user_file(filename: str) -> bool:
     """Whether errors and traces should point into this file."""
-    return not filename.startswith(
-        (_TORCH, _THUNDER, _STDLIB + "contextlib", _STDLIB + "functools", "<frozen")
-    )
+    return not filename.startswith((_TORCH, _THUNDER, _STDLIB + "contextlib", _STDLIB + "functools", "<frozen"))
 
 
 class Lookasides:
@@ -220,9 +218,7 @@ class Lookasides:
         )
         return result
 
-    def apply_function(
-        self, interp: Any, cls: type[torch.autograd.Function], *args: Any, **kwargs: Any
-    ) -> Any:
+    def apply_function(self, interp: Any, cls: type[torch.autograd.Function], *args: Any, **kwargs: Any) -> Any:
         """`MyFunction.apply(...)` is one operation: it runs as it is, with its own backward."""
         return self.recorder.call(cls.apply, args, kwargs)
 
@@ -253,9 +249,7 @@ class Lookasides:
         enter = torch.autograd.grad_mode._enter_inference_mode
         key = object()
         var = self.recorder.name_object(key, "context")
-        self.recorder.ops.append(
-            Op(enter, (context.mode,), {}, var, self.recorder.location(), self.recorder.scope)
-        )
+        self.recorder.ops.append(Op(enter, (context.mode,), {}, var, self.recorder.location(), self.recorder.scope))
         context._thunder = (var, torch.is_grad_enabled())  # type: ignore[attr-defined]
         with torch._C.DisableTorchFunction():
             torch._C._set_grad_enabled(torch.is_grad_enabled() and not context.mode)
@@ -271,9 +265,7 @@ class Lookasides:
         """A call whose effect or result cannot be replayed."""
 
         def replacement(interp: Any, *args: Any, **kwargs: Any) -> Any:
-            self.sharp_edge(
-                f"{function.__name__}() runs once, while the program is acquired, and not at later calls"
-            )
+            self.sharp_edge(f"{function.__name__}() runs once, while the program is acquired, and not at later calls")
             for argument in args:
                 if isinstance(argument, torch.Tensor):
                     raise self.recorder.data_dependent(function)
@@ -287,9 +279,7 @@ class Lookasides:
             return
         location = self.recorder.location()
         if self.sharp_edges == "error":
-            raise SharpEdgeError(
-                what, location, "move it out of the compiled function, or use sharp_edges='allow'"
-            )
+            raise SharpEdgeError(what, location, "move it out of the compiled function, or use sharp_edges='allow'")
         warnings.warn(f"{what}\n  at {location}", SharpEdgeWarning, stacklevel=2)
 
 

@@ -14,7 +14,6 @@ here, or is exchanged for one (`shadow_of`); a result that nothing recorded has 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -64,9 +63,7 @@ class Recorder(TorchFunctionMode):
         self._keep: list[Any] = []
 
     # Values -----------------------------------------------------------------------------------------------------
-    def new_var(
-        self, shadow: torch.Tensor, device: torch.device, stem: str = "t", *, numbered: bool = True
-    ) -> Var:
+    def new_var(self, shadow: torch.Tensor, device: torch.device, stem: str = "t", *, numbered: bool = True) -> Var:
         """Names a shadow for the first time."""
         var = Var(
             self.namer.fresh(stem, numbered=numbered),
@@ -233,8 +230,7 @@ class Recorder(TorchFunctionMode):
         create = bool(kwargs.get("create_graph", args[4] if len(args) > 4 else False))
         inputs = [inputs] if isinstance(inputs, torch.Tensor) else inputs
         return tuple(
-            self._new_shadow((x.shape, x.stride(), x.dtype, self._devices[id(x)], create, False))
-            for x in inputs
+            self._new_shadow((x.shape, x.stride(), x.dtype, self._devices[id(x)], create, False)) for x in inputs
         )
 
     # Working out results ----------------------------------------------------------------------------------------
@@ -312,9 +308,7 @@ class Recorder(TorchFunctionMode):
             if not is_leaf:
                 # The cheapest way to a tensor that autograd takes for the result of a call.
                 with torch.enable_grad():
-                    shadow = torch._C._functions.DelayedError("thunder: acquisition has no gradients", 1)(
-                        shadow
-                    )
+                    shadow = torch._C._functions.DelayedError("thunder: acquisition has no gradients", 1)(shadow)
         self.new_var(shadow, device)
         return shadow
 
@@ -529,9 +523,7 @@ def _real_call(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str
 
 def _autocast_state() -> tuple[Any, ...]:
     """Which autocasts are on, with their dtypes."""
-    return tuple(
-        (kind, torch.get_autocast_dtype(kind)) for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)
-    )
+    return tuple((kind, torch.get_autocast_dtype(kind)) for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind))
 
 
 def _depends_on_values(error: Exception) -> bool:

@@ -41,9 +41,7 @@ class Source:
         "label",
     )
 
-    def __init__(
-        self, kind: str, parent: Source | None = None, key: Any = None, constant: Any = None
-    ) -> None:
+    def __init__(self, kind: str, parent: Source | None = None, key: Any = None, constant: Any = None) -> None:
         self.kind = kind
         self.parent = parent
         self.key = key

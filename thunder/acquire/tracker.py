@@ -126,12 +126,7 @@ class AcquisitionTracker(Tracker):
             self.prologue.identical(source, value)
             self.make_known(value, constant(value))
             return
-        if (
-            by_path
-            or type(value) in _CONTAINERS
-            or hasattr(value, "__dict__")
-            or type(value).__flags__ & (1 << 9)
-        ):
+        if by_path or type(value) in _CONTAINERS or hasattr(value, "__dict__") or type(value).__flags__ & (1 << 9):
             self.prologue.has_type(source, type(value))
             self.make_known(value, source)
             if isinstance(value, types.MethodType):
@@ -149,11 +144,7 @@ class AcquisitionTracker(Tracker):
         """A real tensor becomes an input of the computation; the answer is its shadow."""
         if id(real) in self._new or self.recorder.var_of(real) is not None:
             return real
-        if (
-            source.parent is not None
-            and _stable_owner(source.parent)
-            and source.describe() not in self.unstable
-        ):
+        if source.parent is not None and _stable_owner(source.parent) and source.describe() not in self.unstable:
             self.identity_checks[len(self.prologue.checks)] = source.describe()
             self.prologue.identical(source, real)
             stem = self.input_names.get(id(real)) or source.describe()
@@ -197,9 +188,7 @@ class AcquisitionTracker(Tracker):
                 shadow.requires_grad_(True)
                 if not real.is_leaf:
                     with torch.enable_grad():
-                        shadow = torch._C._functions.DelayedError("thunder: acquisition has no gradients", 1)(
-                            shadow
-                        )
+                        shadow = torch._C._functions.DelayedError("thunder: acquisition has no gradients", 1)(shadow)
         return shadow
 
     def shadow_of(self, real: torch.Tensor) -> torch.Tensor:
@@ -289,9 +278,7 @@ class AcquisitionTracker(Tracker):
         name, bind = self.prologue.expression(source), self.prologue.bind
         defaults, keyword_defaults = function.__defaults__, function.__kwdefaults__
         if not source.stable:
-            self.prologue.check(
-                f"{name}.__code__ is {bind(function.__code__)}", f"code of {source.describe()}"
-            )
+            self.prologue.check(f"{name}.__code__ is {bind(function.__code__)}", f"code of {source.describe()}")
             for index, cell in enumerate(function.__closure__ or ()):
                 self.make_known(cell, source.child(CLOSURE, index))
             if defaults:
@@ -348,9 +335,7 @@ class AcquisitionTracker(Tracker):
         elif found is not absent and not issubclass(kind, types.ModuleType):
             return lambda obj, name, source: self._load_from_builtin(obj, name, source)
         if isinstance(found, property):
-            return lambda obj, name, source: (
-                self.interp.call(found.fget, obj) if found.fget else getattr(obj, name)
-            )
+            return lambda obj, name, source: self.interp.call(found.fget, obj) if found.fget else getattr(obj, name)
         if isinstance(found, types.MemberDescriptorType):
             return self._load_slot
         if isinstance(found, types.GetSetDescriptorType):
@@ -362,9 +347,7 @@ class AcquisitionTracker(Tracker):
         if found is absent:
             fallback = type_lookup(kind, "__getattr__")
             if fallback is absent:
-                return lambda obj, name, source: self._load_instance(
-                    obj, name, source, lambda: getattr(obj, name)
-                )
+                return lambda obj, name, source: self._load_instance(obj, name, source, lambda: getattr(obj, name))
             if fallback is torch.nn.Module.__getattr__:
                 return self._load_from_module
             return lambda obj, name, source: self._load_instance(
@@ -375,14 +358,10 @@ class AcquisitionTracker(Tracker):
             or type(found).__flags__ & _IMMUTABLE_TYPE
             and hasattr(type(found), "__get__")
         ):
-            return lambda obj, name, source: self._load_instance(
-                obj, name, source, lambda: getattr(obj, name)
-            )
+            return lambda obj, name, source: self._load_instance(obj, name, source, lambda: getattr(obj, name))
         if hasattr(type(found), "__get__"):
             return lambda obj, name, source: self.interp.getattr(obj, name)
-        return lambda obj, name, source: self._load_instance(
-            obj, name, source, lambda: self._class_value(found)
-        )
+        return lambda obj, name, source: self._load_instance(obj, name, source, lambda: self._class_value(found))
 
     def _class_value(self, value: Any) -> Any:
         """A value kept in a class: the guard on the class's attribute has established its identity."""
@@ -793,9 +772,7 @@ class AcquisitionTracker(Tracker):
                 source.child(ITEM, _typed_key(key)).written = True
 
 
-_DICT_GETITEM = frozenset(
-    {dict.__getitem__, collections.OrderedDict.__getitem__, collections.defaultdict.__getitem__}
-)
+_DICT_GETITEM = frozenset({dict.__getitem__, collections.OrderedDict.__getitem__, collections.defaultdict.__getitem__})
 _ITEM_READERS = frozenset({"get", "__contains__", "__getitem__", "pop", "setdefault"})
 _BLIND_WRITERS = frozenset({"append", "extend", "add", "__setitem__", "update", "__ior__", "__iadd__"})
 _READERS = frozenset(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import typer
 
-from thunder.cli import bench, demo, doctor, inspect
+from thunder.cli import bench, coverage, demo, doctor, inspect
 
-COMMANDS = (demo, bench, inspect, doctor)
+COMMANDS = (demo, bench, inspect, coverage, doctor)
 
 
 def build_app() -> typer.Typer:

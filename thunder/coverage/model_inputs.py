@@ -120,7 +120,10 @@ def media_inputs(model: PreTrainedModel, names: list[str]) -> Iterator[Inputs]:
         if "grid_thw" in names:
             yield {("hidden_states" if "hidden_states" in names else "pixel_values"): rows, "grid_thw": grid}
         else:
-            yield {"pixel_values": rows, "image_grid_thw": grid}
+            media: Inputs = {"pixel_values": rows, "image_grid_thw": grid}
+            if "mm_token_type_ids" in names:
+                media["mm_token_type_ids"] = torch.zeros(BATCH, LENGTH, dtype=torch.long)
+            yield media
     if "pixel_values" in names:
         channels, height, width = image_shape(configuration)
         yield {"pixel_values": torch.randn(BATCH, channels, height, width)}
@@ -197,4 +200,6 @@ def add_placeholders(model: PreTrainedModel, inputs: Inputs, message: str) -> In
     changed = {**inputs, "input_ids": torch.cat([text[:, :2], placeholders, text[:, 2:]], dim=1)}
     if "attention_mask" in inputs:
         changed["attention_mask"] = torch.ones_like(changed["input_ids"])
+    if "mm_token_type_ids" in inputs:
+        changed["mm_token_type_ids"] = (changed["input_ids"] == token).long()
     return changed

@@ -312,7 +312,7 @@ class Grower:
             f"{target}.transpose_({dim}, 0)", f"{target}.unsqueeze_({dim})", f"{target}.squeeze_()", f"{target}.t_()",
             f"{place}.index_fill_(0, torch.tensor([0]), 2)", f"{place}.cumsum_({dim})", f"F.relu({place}, inplace=True)",
             f"{place}.lerp_(torch.as_tensor({other}), 0.5)", f"{place}.addcmul_({target}, torch.as_tensor({other}))",
-            f"{target}.detach().mul_(2)", f"{target}.resize_as_({target})",
+            f"{target}.detach().mul_(2)",
         )  # fmt: skip
         self.accept(call)
 

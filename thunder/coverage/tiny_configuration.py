@@ -18,34 +18,66 @@ from transformers import PreTrainedConfig
 
 WIDTH = 64
 HEADS = 4
-HEAD_WIDTH = WIDTH // HEADS
 VOCABULARY = 128
 FIRST_SPECIAL_TOKEN = 100
 """Placeholder tokens (image, audio, ...) get identities from here on; random text stays below."""
 MAX_LAYERS_FOR_KINDS = 8
 
-Rule = Callable[[int], int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """How far to shrink: the width of a model, and whether widths shrink at all."""
+
+    width: int | None = WIDTH
+
+    @property
+    def head_width(self) -> int | None:
+        """Width of one attention head."""
+        return None if self.width is None else self.width // HEADS
+
+
+SCALES = (Scale(WIDTH), Scale(8 * WIDTH), Scale(None))
+"""In the order in which they are tried: rotary embeddings of some models want heads of at least 128, and widths of
+some convolutional models depend on each other in ways that only their defaults satisfy."""
+
+Rule = Callable[[int, Scale], int]
 
 
 def at_most(limit: int) -> Rule:
     """Cap a size."""
-    return lambda default: min(default, limit)
+    return lambda default, scale: min(default, limit)
 
 
-def width(default: int) -> int:
+def width(default: int, scale: Scale) -> int:
     """A model width; small defaults are left alone, since they are often kernel sizes or feature counts."""
-    return default if default < WIDTH else WIDTH
+    return default if scale.width is None else min(default, scale.width)
 
 
-def doubled_width(default: int) -> int:
+def doubled_width(default: int, scale: Scale) -> int:
     """The inner width of a feed-forward block."""
-    return default if default < 2 * WIDTH else 2 * WIDTH
+    return default if scale.width is None else min(default, 2 * scale.width)
+
+
+def head_width(default: int, scale: Scale) -> int:
+    """The width of one attention head, or a rank of that order."""
+    return default if scale.head_width is None else min(default, scale.head_width)
+
+
+def heads(default: int, scale: Scale) -> int:
+    """The number of attention heads."""
+    return default if scale.width is None else min(default, HEADS)
+
+
+def key_value_heads(default: int, scale: Scale) -> int:
+    """The number of heads of keys and values, fewer than those of queries."""
+    return default if scale.width is None else min(default, HEADS // 2)
 
 
 SIZE_RULES: tuple[tuple[str, Rule], ...] = (
     (r"num_key_value_groups|num_attention_groups|pretraining_tp|chunk_size_feed_forward|n_groups?$", at_most(1)),
-    (r"(num_)?(key_value|kv)_(attention_)?heads|num_kv_heads|multi_query_group_num", at_most(2)),
-    (r"(num_)?(attention_|attn_|self_attn_)?heads?$|n_heads?$|_heads$|num_.*_heads$", at_most(HEADS)),
+    (r"(num_)?(key_value|kv)_(attention_)?heads|num_kv_heads|multi_query_group_num", key_value_heads),
+    (r"(num_)?(attention_|attn_|self_attn_)?heads?$|n_heads?$|_heads$|num_.*_heads$", heads),
     (r"(num_)?experts_per_tok(en)?|moe_top_?k|top_k_experts|moe_k$|num_selected_experts|n_activated", at_most(2)),
     (r"topk_group|top_k_group", at_most(1)),
     (r"(num_|n_)?(routed_|local_)?experts?$|moe_num_experts|num_moe_experts|zero_expert_num|n_expert", at_most(4)),
@@ -64,9 +96,9 @@ SIZE_RULES: tuple[tuple[str, Rule], ...] = (
         r"|n_inner|mlp_dim|linear_units|.*intermediate_size.*|feedforward_dim",
         doubled_width,
     ),
-    (r"q_lora_rank|kv_lora_rank|o_lora_rank|hc_lowrank|.*_rank$", at_most(HEAD_WIDTH)),
-    (r"(^|_)(head_dim|d_kv|d_head|dim_head|head_size|attention_head_size|kv_channels|key_dim|v_head_dim)$", at_most(HEAD_WIDTH)),
-    (r"qk_(rope|nope)_head_dim|(linear|swa|global|cross|index|mamba)_.*head_dim", at_most(HEAD_WIDTH)),
+    (r"q_lora_rank|kv_lora_rank|o_lora_rank|hc_lowrank|.*_rank$", head_width),
+    (r"(^|_)(head_dim|d_kv|d_head|dim_head|head_size|attention_head_size|kv_channels|key_dim|v_head_dim)$", head_width),
+    (r"qk_(rope|nope)_head_dim|(linear|swa|global|cross|index|mamba)_.*head_dim", head_width),
     (
         r"hidden_size|(^|_)d_model|n_embd|embed(ding)?_(dim|size)|emb_dim|emb_size|hidden_dim(ension)?$|project(ion|or)?_(dim|size)"
         r"|(^|_)dim$|_hidden_(size|dim)|out_hidden_size|output_dim|input_dim|width$|descriptor_dim|in_dim$|out_dim$"
@@ -85,14 +117,13 @@ LAYER_KIND_FIELDS = ("layer_types", "layers_block_type", "block_types", "attn_la
 
 
 def tiny_configuration(
-    configuration_class: type[PreTrainedConfig], overrides: Mapping[str, Any], keep_widths: bool = False
+    configuration_class: type[PreTrainedConfig], overrides: Mapping[str, Any], scale: Scale = SCALES[0]
 ) -> PreTrainedConfig:
     """A small instance of a configuration class.
 
     `overrides` are field values that win; a nested mapping goes to the sub-configuration of that name.
-    `keep_widths` shrinks only depths, vocabularies and images, for classes whose widths depend on each other.
     """
-    return shrink(configuration_class(**construction_arguments(overrides)), overrides, keep_widths)
+    return shrink(configuration_class(**construction_arguments(overrides)), overrides, scale)
 
 
 def construction_arguments(overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -100,36 +131,60 @@ def construction_arguments(overrides: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in overrides.items() if isinstance(value, PreTrainedConfig)}
 
 
-def shrink(default: PreTrainedConfig, overrides: Mapping[str, Any], keep_widths: bool) -> PreTrainedConfig:
+def shrink(default: PreTrainedConfig, overrides: Mapping[str, Any], scale: Scale) -> PreTrainedConfig:
     """A small instance of the class of `default`, starting from its values."""
     special_tokens = iter(range(FIRST_SPECIAL_TOKEN, VOCABULARY))
     arguments: dict[str, Any] = {}
+    derived = derived_values(type(default))
     for field in dataclasses.fields(default):
-        value = attribute(default, field.name)
+        value = attribute(default, field.name, field.default)
         override = overrides.get(field.name)
         if isinstance(value, PreTrainedConfig):
             if isinstance(override, PreTrainedConfig):
                 arguments[field.name] = override
             else:
-                arguments[field.name] = shrink(value, override or {}, keep_widths)
+                arguments[field.name] = shrink(value, override or {}, scale)
         elif field.name in overrides:
             arguments[field.name] = override
-        elif is_set_by_class(field, value):
-            arguments[field.name] = shrink_value(field.name, value, special_tokens, keep_widths)
-    arguments.update(layer_kinds(default, arguments, overrides))
+        elif is_given(field, value, derived):
+            arguments[field.name] = shrink_value(field.name, value, special_tokens, scale)
+    if getattr(default, "out_features", None) is not None:
+        keep_stages(default, arguments, overrides)
+    else:
+        arguments.update(layer_kinds(default, arguments, overrides))
     keep_equal_heads(default, arguments, overrides)
     if "image_size" in arguments and "image_size" not in overrides:
         arguments["image_size"] = tiny_image_size(arguments["image_size"], arguments.get("patch_size"))
-    extra = {name: value for name, value in overrides.items() if name not in arguments and not isinstance(value, Mapping)}
+    extra = {
+        name: value for name, value in overrides.items() if name not in arguments and not isinstance(value, Mapping)
+    }
     return type(default)(**arguments, **extra)
 
 
-def attribute(configuration: PreTrainedConfig, name: str) -> Any:
-    """A field's value; None for one that differs between layers, which the class then derives again."""
+def derived_values(configuration_class: type[PreTrainedConfig]) -> PreTrainedConfig | None:
+    """The class's own default instance: what it has in fields that default to None, it derives by itself."""
+    try:
+        return configuration_class()
+    except (TypeError, ValueError):
+        return None
+
+
+def keep_stages(default: PreTrainedConfig, arguments: dict[str, Any], overrides: Mapping[str, Any]) -> None:
+    """A backbone keeps its depth and the stages that its user reads."""
+    for name in ("num_hidden_layers", "depths", "num_layers", "num_encoder_blocks"):
+        if name in arguments and name not in overrides:
+            arguments[name] = getattr(default, name)
+    if not {"out_features", "out_indices"} & set(overrides):
+        arguments["out_features"] = list(default.out_features)
+        arguments.pop("out_indices", None)
+
+
+def attribute(configuration: PreTrainedConfig, name: str, otherwise: Any = None) -> Any:
+    """A field's value; `otherwise` for one that differs between layers, which the class then derives again."""
     try:
         return getattr(configuration, name, None)
     except RuntimeError:
-        return None
+        return None if otherwise is dataclasses.MISSING else otherwise
 
 
 def keep_equal_heads(default: PreTrainedConfig, arguments: dict[str, Any], overrides: Mapping[str, Any]) -> None:
@@ -140,41 +195,45 @@ def keep_equal_heads(default: PreTrainedConfig, arguments: dict[str, Any], overr
             arguments[keys] = arguments[queries]
 
 
-def is_set_by_class(field: dataclasses.Field[Any], value: Any) -> bool:
+def is_given(field: dataclasses.Field[Any], value: Any, derived: PreTrainedConfig | None) -> bool:
     """False for values that the class derives when they are left out, and for fields that say nothing of size."""
     if KEPT_NAMES.search(field.name) or field.name in ("dtype", "architectures", "transformers_version"):
         return False
-    if field.default is None and not isinstance(value, PreTrainedConfig):
-        return isinstance(value, dict) or bool(TOKEN_NAME.search(field.name))
-    return value is not None and not isinstance(value, bool)
+    if value is None or isinstance(value, bool):
+        return value is not field.default
+    if field.default is None:
+        explicit = derived is not None and attribute(derived, field.name) != value
+        return explicit or bool(TOKEN_NAME.search(field.name)) or (isinstance(value, dict) and "mrope_section" in value)
+    return True
 
 
-def shrink_value(name: str, value: Any, special_tokens: Any, keep_widths: bool) -> Any:
+def shrink_value(name: str, value: Any, special_tokens: Any, scale: Scale) -> Any:
     """The small form of one field's value."""
     if TOKEN_NAME.search(name):
         return shrink_tokens(value, special_tokens)
     if isinstance(value, int) and not isinstance(value, bool):
-        return shrink_size(name, value, keep_widths)
+        return shrink_size(name, value, scale)
     if DEPTH_LIST.search(name) and isinstance(value, Sequence):
         return type(value)(min(depth, 1) if isinstance(depth, int) else depth for depth in value)
     if isinstance(value, dict):
-        return {
-            key: shrink_sections(item)
-            if key == "mrope_section" and not keep_widths
-            else shrink_value(str(key), item, special_tokens, keep_widths)
-            if not isinstance(item, bool | float | str)
-            else item
-            for key, item in value.items()
-        }
+        return {key: shrink_entry(str(key), item, special_tokens, scale) for key, item in value.items()}
     return value
 
 
-def shrink_size(name: str, value: int, keep_widths: bool) -> int:
+def shrink_entry(key: str, value: Any, special_tokens: Any, scale: Scale) -> Any:
+    """The small form of one entry of a dictionary in a configuration."""
+    if key == "mrope_section":
+        return value if scale.head_width is None else shrink_sections(value, scale.head_width // 2)
+    if value is None or isinstance(value, bool | float | str):
+        return value
+    return shrink_value(key, value, special_tokens, scale)
+
+
+def shrink_size(name: str, value: int, scale: Scale) -> int:
     """Apply the first rule that knows the name."""
     for pattern, rule in SIZE_RULES:
         if re.search(pattern, name):
-            changes_width = rule in (width, doubled_width) or "head" in pattern or "rank" in pattern
-            return value if keep_widths and changes_width else rule(value)
+            return rule(value, scale)
     return value
 
 
@@ -187,9 +246,8 @@ def shrink_tokens(value: Any, special_tokens: Any) -> Any:
     return value
 
 
-def shrink_sections(sections: Sequence[int]) -> list[int]:
-    """Rotary sections of a multimodal model: their sum must be half the head's width."""
-    total = HEAD_WIDTH // 2
+def shrink_sections(sections: Sequence[int], total: int) -> list[int]:
+    """Rotary sections of a multimodal model: their sum is half the head's width."""
     small = [max(1, section * total // sum(sections)) for section in sections]
     small[-1] += total - sum(small)
     return small

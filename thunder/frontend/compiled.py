@@ -227,8 +227,6 @@ class CompiledFunction:
 
 
 module_lookasides: dict[Any, Callable[..., Any]] = {
-    CompiledFunction.__call__: lambda interp, compiled, *args, **kwargs: interp.call(
-        compiled.function, *args, **kwargs
-    )
+    CompiledFunction.__call__: lambda interp, compiled, *args, **kwargs: interp.call(compiled.function, *args, **kwargs)
 }
 """Compiled callables that an acquired program calls are acquired with it."""

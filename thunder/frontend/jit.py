@@ -46,10 +46,10 @@ def jit(
         >>> square(torch.tensor(3.0))
         tensor(9.)
     """
-    choices = dict(
-        transforms=transforms, executors=executors, cache=cache, sharp_edges=sharp_edges, on_break=on_break,
-        recompile_limit=recompile_limit,
-    )  # fmt: skip
+    choices = {
+        "transforms": transforms, "executors": executors, "cache": cache, "sharp_edges": sharp_edges, "on_break": on_break,
+        "recompile_limit": recompile_limit,
+    }  # fmt: skip
     if fn is None:
         return lambda function: jit(function, **choices)  # type: ignore[arg-type]
     options = make_options(**choices)  # type: ignore[arg-type]

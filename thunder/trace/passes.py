@@ -16,9 +16,7 @@ from thunder.errors import TraceVerificationError
 from thunder.trace.trace import Trace
 from thunder.trace.verify import verify
 
-_disabled: contextvars.ContextVar[frozenset[str]] = contextvars.ContextVar(
-    "disabled_passes", default=frozenset()
-)
+_disabled: contextvars.ContextVar[frozenset[str]] = contextvars.ContextVar("disabled_passes", default=frozenset())
 
 
 @contextmanager

@@ -133,11 +133,7 @@ class _Writer:
         if kind is list:
             return "[" + ", ".join([self.expression(item) for item in value]) + "]"
         if kind is dict:
-            return (
-                "{"
-                + ", ".join([f"{self.expression(k)}: {self.expression(v)}" for k, v in value.items()])
-                + "}"
-            )
+            return "{" + ", ".join([f"{self.expression(k)}: {self.expression(v)}" for k, v in value.items()]) + "}"
         if kind is slice:
             return f"slice({', '.join(self.expression(p) for p in (value.start, value.stop, value.step))})"
         if kind is complex:

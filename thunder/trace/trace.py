@@ -42,13 +42,13 @@ class Trace:
 
     def replace(self, **changes: Any) -> Trace:
         """A copy with some attributes changed; the Vars and Ops are shared."""
-        attributes = dict(
-            name=self.name,
-            inputs=list(self.inputs),
-            ops=list(self.ops),
-            output=self.output,
-            history=self.history,
-        )
+        attributes = {
+            "name": self.name,
+            "inputs": list(self.inputs),
+            "ops": list(self.ops),
+            "output": self.output,
+            "history": self.history,
+        }
         attributes.update(changes)
         return Trace(**attributes)
 

@@ -89,9 +89,7 @@ def map_vars(function: Callable[[Var], Any], structure: Any) -> Any:
     if kind is dict:
         return {key: map_vars(function, item) for key, item in structure.items()}
     if kind is slice:
-        return slice(
-            *(map_vars(function, part) for part in (structure.start, structure.stop, structure.step))
-        )
+        return slice(*(map_vars(function, part) for part in (structure.start, structure.stop, structure.step)))
     if isinstance(structure, tuple) and hasattr(structure, "_fields"):
         return kind(*(map_vars(function, item) for item in structure))
     return structure

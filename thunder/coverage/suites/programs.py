@@ -9,6 +9,7 @@ fail, and stands in the row's notes as a complete text.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import random
 import warnings
 from collections.abc import Callable, Sequence
@@ -154,8 +155,14 @@ def gradients(call: Call, in_eager: bool) -> list[torch.Tensor | None]:
 
 
 def reduce_program(program: Program, check: Check, subject: Subject) -> Program:
-    """Leave out statements, then parts of the result, as long as the program still fails."""
+    """Simplify the result and leave out statements as long as the program still fails."""
     smaller = copy.deepcopy(program)
+    variables = sorted({line.partition(" = ")[0] for line in program.lines if line.startswith("t") and " = " in line})
+    for result in ("None", *program.parameters, *variables):
+        candidate = dataclasses.replace(smaller, result=result)
+        if fails(candidate, check, subject):
+            smaller = candidate
+            break
     changed = True
     while changed:
         changed = False

@@ -22,7 +22,7 @@ from thunder.coverage.model_phases import ModelCase, call, run_model_phases
 from thunder.coverage.recorder import NotRunnableInEager, Recorder, first_line
 from thunder.coverage.subjects import Subject
 from thunder.coverage.suite import Suite
-from thunder.coverage.tiny_configuration import tiny_configuration
+from thunder.coverage.tiny_configuration import SCALES, Scale, tiny_configuration
 
 PREFERRED_MAPPINGS = (
     "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES",
@@ -82,25 +82,25 @@ class TransformersSuite(Suite):
 def build(model_type: str) -> ModelCase:
     """The first class and inputs of a model type that eager runs."""
     reasons = []
-    for keep_widths in (False, True):
+    for scale in SCALES:
         for name in class_names(model_type):
             try:
-                model = build_class(model_type, name, keep_widths)
+                model = build_class(model_type, name, scale)
                 inputs = runnable_inputs(model)
             except Exception as error:  # a class that cannot be built or run is passed over, and its reason kept
                 reasons.append(f"{name}: {type(error).__name__}: {first_line(error)}")
                 gc.collect()
                 continue
-            notes = {"class": name, "inputs": sorted(inputs), "kept_widths": keep_widths}
+            notes = {"class": name, "inputs": sorted(inputs), "width": scale.width}
             return ModelCase(model, inputs, generation_inputs(model, inputs), notes)
     raise NotRunnableInEager(" / ".join(dict.fromkeys(reasons)))
 
 
-def build_class(model_type: str, class_name: str, keep_widths: bool) -> PreTrainedModel:
+def build_class(model_type: str, class_name: str, scale: Scale) -> PreTrainedModel:
     """A tiny model with random weights."""
     model_class = getattr(transformers, class_name)
     configuration_class = model_class.config_class or configuration_auto.CONFIG_MAPPING[model_type]
-    configuration = tiny_configuration(configuration_class, CONFIGURATIONS.get(model_type, {}), keep_widths)
+    configuration = tiny_configuration(configuration_class, CONFIGURATIONS.get(model_type, {}), scale)
     with torch.device("meta"):
         size = sum(parameter.numel() for parameter in model_class(configuration).parameters())
     if size > MAX_PARAMETERS:
@@ -111,13 +111,13 @@ def build_class(model_type: str, class_name: str, keep_widths: bool) -> PreTrain
 
 def runnable_inputs(model: PreTrainedModel) -> Inputs:
     """The richest inputs that eager accepts."""
-    failure: Exception = NotRunnableInEager("no inputs could be put together")
+    failure: Exception | None = None
     for inputs in candidates(model):
         try:
             return repaired(model, inputs)
-        except Exception as error:  # these inputs do not fit; the last reason is reported if none fits
-            failure = error
-    raise failure
+        except Exception as error:  # these inputs do not fit; the first reason is reported if none fits
+            failure = failure or error
+    raise failure or NotRunnableInEager("no inputs could be put together")
 
 
 def repaired(model: PreTrainedModel, inputs: Inputs) -> Inputs:
