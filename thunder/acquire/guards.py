@@ -100,6 +100,7 @@ class Prologue:
     Attributes:
         lines: statements of the prologue so far.
         namespace: constants that they name.
+        tensors: lines that check a tensor, by index: (expression, the tensor); torch can check them all at once.
         descriptions: for every check (by index), what it means to the user.
     """
 
@@ -111,6 +112,7 @@ class Prologue:
             "_absent": _absent,
         }
         self.checks: list[tuple[str, str]] = []
+        self.tensors: dict[int, tuple[str, torch.Tensor]] = {}
         self._names: dict[int, str] = {}
         self._constants: dict[int, str] = {}
         self._keep: list[Any] = []
@@ -252,6 +254,7 @@ class Prologue:
     def tensor(self, source: Source, tensor: torch.Tensor) -> None:
         """Class, dtype, device, sizes, strides and requires_grad of the tensor at `source`."""
         name = self.expression(source)
+        self.tensors[len(self.lines)] = (name, tensor)
         if source.stable:
             # Identity is established: only what can change in place is left (module.to, .data, requires_grad_).
             condition = ""

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from thunder._torch_compat import tensor_guards
 from thunder.acquire.guards import Prologue
 from thunder.trace import Trace, compile_source
 
@@ -66,21 +67,45 @@ class Program:
             run: the compiled computation.
             check: False leaves the guards out (`cache="same input"`).
         """
-        prologue = [line for line in self.prologue.lines if check or not line.startswith("if not")]
-        lines = [
-            "def call(args, kwargs):",
-            "    try:",
-            *(f"        {line}" for line in prologue),
-            "        pass",
-        ]
-        lines += ["    except _guard_errors:", "        return -1"]
+        namespace = {**self.prologue.namespace, "_run": run, "_guard_errors": _GUARD_ERRORS}
+        lines = ["def call(args, kwargs):", "    try:"]
+        lines += [f"        {line}" for line in self._prologue_lines(namespace, check)]
+        lines += ["        pass", "    except _guard_errors:", "        return -1"]
         outputs = "".join(f"o{index}, " for index in range(self.output_count))
         call = f"_run({', '.join(self.arguments)})"
         lines.append(f"    {outputs}= {call}" if outputs else f"    {call}")
         lines += [f"    {line}" for line in self.epilogue]
         lines.append(f"    return ({self.returned},)")
-        namespace = {**self.prologue.namespace, "_run": run, "_guard_errors": _GUARD_ERRORS}
         return compile_source("\n".join(lines) + "\n", "call", namespace)
+
+    def _prologue_lines(self, namespace: dict[str, Any], check: bool) -> list[str]:
+        """The prologue's statements; the tensors are checked by one call into torch where it offers that."""
+        prologue = self.prologue
+        if not check:
+            return [line for line in prologue.lines if not line.startswith("if not")]
+        # Constants are handed over as one tuple: that is quicker than naming each.
+        names = [name for name, _ in prologue.tensors.values()]
+        constants = [name for name in names if name in prologue.namespace]
+        ordered = [name for name in names if name not in prologue.namespace]
+        by_name = dict(prologue.tensors.values())
+        check_all = tensor_guards([by_name[name] for name in [*ordered, *constants]])
+        if check_all is None:
+            return prologue.lines
+        lines = [line for index, line in enumerate(prologue.lines) if index not in prologue.tensors]
+        namespace["_tensors_fit"] = check_all
+        namespace["_constant_tensors"] = tuple(prologue.namespace[name] for name in constants)
+        lines.append(f"if not _tensors_fit({', '.join([*ordered, '*_constant_tensors'])}): return -2")
+        return lines
+
+    def failed_guard(self, args: tuple[Any, ...], kwargs: dict[str, Any], number: int) -> int:
+        """The number of the guard that fails for a call, found by checking one after the other."""
+        if number >= 0:
+            return number
+        lines = ["def explain(args, kwargs):", "    try:", *(f"        {line}" for line in self.prologue.lines)]
+        lines += ["        pass", "    except _guard_errors:", "        return -1", "    return -1"]
+        namespace = {**self.prologue.namespace, "_guard_errors": _GUARD_ERRORS}
+        found: int = compile_source("\n".join(lines) + "\n", "explain", namespace)(args, kwargs)
+        return found
 
     def describe_guard(self, number: int) -> str:
         """What a failed guard says, in the user's terms."""

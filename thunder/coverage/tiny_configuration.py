@@ -153,6 +153,7 @@ def shrink(default: PreTrainedConfig, overrides: Mapping[str, Any], scale: Scale
     else:
         arguments.update(layer_kinds(default, arguments, overrides))
     keep_equal_heads(default, arguments, overrides)
+    fill_heads(default, arguments)
     if "image_size" in arguments and "image_size" not in overrides:
         arguments["image_size"] = tiny_image_size(arguments["image_size"], arguments.get("patch_size"))
     extra = {
@@ -193,6 +194,17 @@ def keep_equal_heads(default: PreTrainedConfig, arguments: dict[str, Any], overr
         same = attribute(default, keys) == attribute(default, queries)
         if same and keys in arguments and keys not in overrides and isinstance(arguments.get(queries), int):
             arguments[keys] = arguments[queries]
+
+
+def fill_heads(default: PreTrainedConfig, arguments: dict[str, Any]) -> None:
+    """Head sizes that the class leaves open and the model needs."""
+    declared = {field.name for field in dataclasses.fields(default)}
+    queries, size = arguments.get("num_attention_heads"), arguments.get("hidden_size")
+    if not isinstance(queries, int) or not isinstance(size, int):
+        return
+    for name, value in (("num_key_value_heads", queries), ("head_dim", size // queries)):
+        if name in declared and name not in arguments and attribute(default, name) is None:
+            arguments[name] = value
 
 
 def is_given(field: dataclasses.Field[Any], value: Any, derived: PreTrainedConfig | None) -> bool:

@@ -156,7 +156,7 @@ class CompiledFunction:
                 if type(answer) is tuple:
                     self.statistics.cache_hits += 1
                     return answer[0]
-                self._note_failure(entry, answer)
+                self._note_failure(entry, entry.program.failed_guard(args, kwargs, answer))
             self.statistics.cache_misses += 1
             if len(self.entries) >= self.options.recompile_limit:
                 self._give_up()
