@@ -1,0 +1,209 @@
+"""Calls: deciding what a callable is, and running it interpreted, replaced or natively.
+
+`call_value` is the general way; the handlers of CALL have a short cut for the commonest case, a Python function
+called with as many positional arguments as it has parameters.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from types import (
+    BuiltinFunctionType,
+    ClassMethodDescriptorType,
+    CodeType,
+    FunctionType,
+    MethodDescriptorType,
+    MethodType,
+    MethodWrapperType,
+    ModuleType,
+    WrapperDescriptorType,
+)
+from typing import Any
+
+from .binding import bind
+from .frame import NULL, Frame
+from .lookup import type_lookup
+from .loop import run, suspended
+
+_NO_KEYWORDS: dict[str, Any] = {}
+_HASHABLE_CALLABLES = frozenset(
+    {
+        BuiltinFunctionType,
+        MethodDescriptorType,
+        WrapperDescriptorType,
+        ClassMethodDescriptorType,
+    }
+)
+
+
+def call_value(
+    interp: Any, function: Any, arguments: Sequence[Any], keywords: Mapping[str, Any] = _NO_KEYWORDS
+) -> Any:
+    """Calls anything callable."""
+    kind = type(function)
+    if kind is FunctionType:
+        return call_function(interp, function, arguments, keywords)
+    if kind is MethodType:
+        target = function.__func__
+        receiver = function.__self__
+        if type(target) is FunctionType:
+            return call_function(interp, target, (receiver, *arguments), keywords)
+        return call_value(interp, target, (receiver, *arguments), keywords)
+    if kind in _HASHABLE_CALLABLES:
+        replacement = find_replacement(interp, function, kind)
+        if replacement is not None:
+            bound, replace = replacement
+            return replace(interp, *bound, *arguments, **keywords)
+        return interp.call_natively(function, arguments, keywords)
+    if isinstance(function, type):
+        replace = interp.lookasides.get(function) if type(function).__hash__ is type.__hash__ else None
+        if replace is not None:
+            return replace(interp, *arguments, **keywords)
+        return instantiate(interp, function, arguments, keywords)
+    if kind is functools.partial:
+        if keywords or function.keywords:
+            keywords = {**function.keywords, **keywords}
+        return call_value(interp, function.func, (*function.args, *arguments), keywords)
+    if kind is MethodWrapperType:
+        return _call_slot(interp, function, arguments, keywords)
+    method = type_lookup(kind, "__call__")
+    if type(method) is FunctionType:
+        return call_function(interp, method, (function, *arguments), keywords)
+    if method is not NULL and type(method) not in (WrapperDescriptorType, MethodDescriptorType):
+        getter = type_lookup(type(method), "__get__")
+        bound = method if getter is NULL else call_value(interp, getter, (method, function, kind))
+        return call_value(interp, bound, arguments, keywords)
+    return interp.call_natively(function, arguments, keywords)
+
+
+def find_replacement(interp: Any, function: Any, kind: type) -> tuple[tuple[Any, ...], Any] | None:
+    """The look-aside of a builtin and the arguments that come before the call's own; None if there is none."""
+    if kind is BuiltinFunctionType:
+        receiver = function.__self__
+        if receiver is not None and type(receiver) is not ModuleType:
+            name = function.__name__
+            if name in interp.method_lookaside_names:
+                if isinstance(receiver, type):
+                    replace = _hashed_get(interp.lookasides, function)
+                    return None if replace is None else ((), replace)
+                descriptor = type_lookup(type(receiver), name)
+                replace = _hashed_get(interp.lookasides, descriptor)
+                if replace is not None:
+                    return (receiver,), replace
+            return None
+    replace = interp.lookasides.get(function)
+    return None if replace is None else ((), replace)
+
+
+def _hashed_get(table: dict[Any, Any], key: Any) -> Any:
+    kind = type(key)
+    if kind in _HASHABLE_CALLABLES or kind is FunctionType:
+        return table.get(key)
+    return None
+
+
+def _call_slot(interp: Any, function: Any, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
+    """Calls a bound slot such as `x.__init__`; its look-aside is that of the slot in the class."""
+    name = function.__name__
+    if name in interp.method_lookaside_names:
+        receiver = function.__self__
+        replace = _hashed_get(interp.lookasides, type_lookup(type(receiver), name))
+        if replace is not None:
+            return replace(interp, receiver, *arguments, **keywords)
+    if name == "__call__":
+        receiver = function.__self__
+        if type(receiver) is FunctionType or isinstance(receiver, type):
+            return call_value(interp, receiver, arguments, keywords)
+    return interp.call_natively(function, arguments, keywords)
+
+
+def call_function(
+    interp: Any, function: FunctionType, arguments: Sequence[Any], keywords: Mapping[str, Any] = _NO_KEYWORDS
+) -> Any:
+    """Calls a Python function."""
+    program = interp.programs.get(id(function.__code__))
+    if not program:
+        program = interp.admit(function)
+        if program is None:
+            replace = interp.lookasides.get(function)
+            if replace is not None:
+                return replace(interp, *arguments, **keywords)
+            program = interp.admit(function, despite_lookaside=True)
+            if program is None:
+                return interp.call_natively(function, arguments, keywords)
+    tracker = interp.tracker
+    if tracker is not None:
+        tracker.enter_function(function)
+    stack = bind(program, function, arguments, keywords)
+    if stack is None:
+        # The arguments do not fit; the native call fails with CPython's own words.
+        return function(*arguments, **keywords)
+    del arguments  # or they would outlive the variables of the frame
+    frame = Frame(interp, program, function, function.__globals__, function.__builtins__, stack)
+    del stack
+    if program.suspends:
+        return suspended(frame, function.__name__, function.__qualname__)
+    return run(frame)
+
+
+def run_code(
+    interp: Any,
+    code: CodeType,
+    global_names: dict[str, Any],
+    builtins: dict[str, Any],
+    local_names: Any,
+    closure: tuple[Any, ...] | None = None,
+) -> Any:
+    """Executes a code object that is no function's body: a module, a class body, the argument of `exec`."""
+    program = interp.program(code)
+    function = FunctionType(code, global_names, code.co_name, None, closure) if closure else None
+    frame = Frame(interp, program, function, global_names, builtins, list(program.tail))
+    frame.names = local_names
+    if program.suspends:
+        return suspended(frame, code.co_name, code.co_name)
+    return run(frame)
+
+
+def instantiate(interp: Any, cls: type, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
+    """Calls a class: the metaclass's `__call__`, `__new__` and `__init__`, interpreted where they are Python."""
+    metaclass = type(cls)
+    if metaclass is not type:
+        metaclass_call = type_lookup(metaclass, "__call__")
+        if type(metaclass_call) is FunctionType:
+            return call_function(interp, metaclass_call, (cls, *arguments), keywords)
+        if metaclass_call is not _TYPE_CALL:
+            return interp.call_natively(cls, arguments, keywords)
+    return create_instance(interp, cls, arguments, keywords)
+
+
+_TYPE_CALL = type.__dict__["__call__"]
+
+
+def create_instance(interp: Any, cls: type, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
+    """What `type.__call__` does."""
+    new = type_lookup(cls, "__new__")
+    init = type_lookup(cls, "__init__")
+    if type(new) is staticmethod:
+        new = new.__func__
+    python_new = type(new) is FunctionType
+    if not python_new and type(init) is not FunctionType:
+        return interp.call_natively(cls, arguments, keywords)
+    if cls is type:
+        return interp.call_natively(cls, arguments, keywords)
+    if python_new:
+        instance = call_function(interp, new, (cls, *arguments), keywords)
+    else:
+        instance = cls.__new__(cls, *arguments, **keywords)
+    actual = type(instance)
+    if actual is not cls:
+        if cls not in actual.__mro__:
+            return instance
+        init = type_lookup(actual, "__init__")
+    if type(init) is FunctionType:
+        result = call_function(interp, init, (instance, *arguments), keywords)
+    else:
+        result = actual.__init__(instance, *arguments, **keywords)
+    if result is not None:
+        raise TypeError(f"__init__() should return None, not '{type(result).__name__}'")
+    return instance

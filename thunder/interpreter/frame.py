@@ -1,0 +1,231 @@
+"""Frames: the state of one call of an interpreted function.
+
+A `Frame` holds one Python list, `stack`, laid out as CPython lays out a frame: first the local variables (and,
+in the same list, cells of variables that closures share), then the value stack.  An unbound variable and the
+"no self" slot of a call are both the sentinel `NULL`.
+
+Frames are driven by native Python functions (the *drivers* in `loop`): a call that is interpreted has exactly one
+native frame of a driver for each level of exception handler it is in.  The native call stack is therefore the
+only record of who called whom; nothing is maintained during execution.  `running_frames` walks the native stack
+and finds the interpreted frames on it.  This stays right in threads and in suspended generators without any
+bookkeeping.
+
+Position: a driver iterates over the list of decoded instructions with an ordinary list iterator.  The position is
+the iterator's index, obtained from `__length_hint__`, and a jump is the iterator's `__setstate__`.
+
+A frame answers to the attributes of a native frame object (`f_code`, `f_locals`, `f_back`, ...), and claims to be
+one (`__class__`), because `sys._getframe` hands it to interpreted code.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from types import CellType, CodeType, FrameType, FunctionType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .interpreter import Interpreter
+    from .program import Program
+    from .tracker import Tracker
+
+
+class Null:
+    """Type of the sentinel `NULL`."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "NULL"
+
+
+NULL = Null()
+LEFT_HANDLER = Null()
+"""What a nested driver returns when the exception handler that it ran has ended (POP_EXCEPT)."""
+END = sys.maxsize
+"""A jump here ends the driver's iteration: list iterators clamp positions to the length of their list."""
+
+DRIVER_CODE_IDS: set[int] = set()
+"""Ids of the code objects of the drivers; `loop` fills it."""
+
+
+class Frame:
+    """One activation of an interpreted code object."""
+
+    __slots__ = (
+        "__weakref__",
+        "blocks",
+        "builtins",
+        "f_trace",
+        "f_trace_lines",
+        "f_trace_opcodes",
+        "function",
+        "globals",
+        "instructions",
+        "interpreter",
+        "iterator",
+        "jump",
+        "names",
+        "native_generator",
+        "pending",
+        "position",
+        "program",
+        "reraising",
+        "result",
+        "stack",
+        "tracker",
+    )
+
+    program: Program
+    function: FunctionType | None
+    interpreter: Interpreter
+    tracker: Tracker | None
+
+    def __init__(
+        self,
+        interpreter: Interpreter,
+        program: Program,
+        function: FunctionType | None,
+        global_names: dict[str, Any],
+        builtins: dict[str, Any],
+        stack: list[Any],
+    ) -> None:
+        self.interpreter = interpreter
+        self.tracker = interpreter.tracker
+        self.program = program
+        self.instructions = program.instructions
+        self.function = function
+        self.globals = global_names
+        self.builtins = builtins
+        self.stack = stack
+        self.position = 0
+        self.reraising = False
+
+    # What users of the interpreter read.
+
+    @property
+    def code(self) -> CodeType:
+        return self.program.code
+
+    @property
+    def back(self) -> Frame | None:
+        """The interpreted frame that called this one; None when this one is not running or is the outermost."""
+        found = False
+        for frame in running_frames(sys._getframe()):
+            if found:
+                return frame
+            found = frame is self
+        return None
+
+    def index(self) -> int:
+        """Index of the instruction that runs now (or ran last)."""
+        iterator = getattr(self, "iterator", None)
+        if iterator is None:
+            return self.position
+        return max(len(self.instructions) - iterator.__length_hint__() - 1, 0)
+
+    def lineno(self) -> int:
+        """The line in the user's source that runs now."""
+        return self.program.line(self.index())
+
+    # The face of a native frame object.
+
+    @property
+    def __class__(self) -> type:  # type: ignore[override]
+        return FrameType
+
+    @property
+    def f_code(self) -> CodeType:
+        return self.program.code
+
+    @property
+    def f_globals(self) -> dict[str, Any]:
+        return self.globals
+
+    @property
+    def f_builtins(self) -> dict[str, Any]:
+        return self.builtins
+
+    @property
+    def f_back(self) -> Frame | None:
+        return self.back
+
+    @property
+    def f_lineno(self) -> int:
+        return self.lineno()
+
+    @property
+    def f_lasti(self) -> int:
+        return self.program.offsets[self.index()] if hasattr(self, "iterator") else -1
+
+    @property
+    def f_generator(self) -> Any:
+        return getattr(self, "native_generator", None)
+
+    @property
+    def f_locals(self) -> Any:
+        return self.local_names()
+
+    def local_names(self) -> Any:
+        """The mapping that `locals()` returns: the namespace itself in a class body or module, else a new dict."""
+        program = self.program
+        if not program.is_optimized:
+            return self.names
+        values: dict[str, Any] = {}
+        stack = self.stack
+        if not stack:  # cleared
+            return values
+        bound_cells = program.cell_slots
+        for slot, name in program.visible_locals:
+            value = stack[slot]
+            if slot in bound_cells and type(value) is CellType:
+                try:
+                    value = value.cell_contents
+                except ValueError:
+                    continue
+            if value is not NULL:
+                values[name] = value
+        closure = self.function.__closure__ if self.function is not None else None
+        if closure:
+            for name, cell in zip(program.code.co_freevars, closure):
+                try:
+                    values[name] = cell.cell_contents
+                except ValueError:
+                    continue
+        return values
+
+    def clear(self) -> None:
+        """Drops the local variables, as `frame.clear()` does."""
+        generator = getattr(self, "native_generator", None)
+        if generator is not None:
+            if any(frame is self for frame in running_frames(sys._getframe())):
+                raise RuntimeError("cannot clear an executing frame")
+            generator.close()
+        elif any(frame is self for frame in running_frames(sys._getframe())):
+            raise RuntimeError("cannot clear an executing frame")
+        self.stack.clear()
+
+    def __repr__(self) -> str:
+        code = self.program.code
+        return f"<frame at {id(self):#x}, file {code.co_filename!r}, line {self.lineno()}, code {code.co_name}>"
+
+
+def running_frames(native: FrameType | None) -> Iterator[Frame]:
+    """The interpreted frames on the native call stack that ends in `native`, innermost first."""
+    last = None
+    while native is not None:
+        if id(native.f_code) in DRIVER_CODE_IDS:
+            frame = native.f_locals["frame"]
+            if frame is not last:
+                last = frame
+                yield frame
+        native = native.f_back
+
+
+def current_frame(native: FrameType | None) -> Frame | None:
+    """The innermost interpreted frame below (outside) `native`."""
+    while native is not None:
+        if id(native.f_code) in DRIVER_CODE_IDS:
+            return native.f_locals["frame"]
+        native = native.f_back
+    return None

@@ -1,0 +1,35 @@
+"""The handlers of the instructions, grouped by family; importing this package registers them all."""
+
+from __future__ import annotations
+
+from . import (
+    attributes,
+    calls,
+    classes_and_imports,
+    containers,
+    control_flow,
+    exceptions,
+    formatting,
+    generators,
+    intrinsics,
+    names,
+    operators,
+    patterns,
+    stack,
+)
+
+__all__ = [
+    "attributes",
+    "calls",
+    "classes_and_imports",
+    "containers",
+    "control_flow",
+    "exceptions",
+    "formatting",
+    "generators",
+    "intrinsics",
+    "names",
+    "operators",
+    "patterns",
+    "stack",
+]

@@ -1,0 +1,220 @@
+"""The interpreter: the object that holds what the frames of one interpretation share.
+
+`Interpreter(tracker, lookasides, is_opaque)` and `interpreter.call(function, *arguments)`; everything else here is
+what look-asides and trackers build on.
+"""
+
+from __future__ import annotations
+
+import builtins
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from types import CodeType, FunctionType, MethodType
+from typing import Any
+
+from . import attributes, iteration, operators
+from .calling import call_value
+from .classes import build_class
+from .frame import NULL, Frame, current_frame, running_frames
+from .lookasides import callback_lookasides, frame_lookasides, import_lookasides
+from .lookup import bind_special, type_lookup
+from .loop import run, suspended
+from .program import Program, decode
+from .tracebacks import without_internal_frames
+from .tracker import Tracker
+from .trampolines import original_code, trampoline
+from .versions import translate_code
+
+
+class Interpreter:
+    """Executes Python functions instruction by instruction.
+
+    `tracker` is told of reads and writes.  `lookasides` maps callables to replacements, called as
+    `replacement(interpreter, *arguments, **keywords)`.  A Python function for which `is_opaque` holds runs natively.
+    `log(frame, instruction name, operand)` is called before each instruction.  With `interprets_everything` the
+    functions that interpreted code makes run interpreted whoever calls them, and `import` is interpreted too.
+    """
+
+    def __init__(
+        self,
+        tracker: Tracker | None = None,
+        lookasides: Mapping[Any, Callable[..., Any]] | None = None,
+        is_opaque: Callable[[FunctionType], bool] | None = None,
+        *,
+        log: Callable[[Frame, str, Any], None] | None = None,
+        interprets_everything: bool = False,
+    ) -> None:
+        self.tracker = tracker
+        if tracker is not None:
+            tracker.interp = self
+        self.is_opaque = is_opaque
+        self.log = log
+        self.interprets_everything = interprets_everything
+        self.lookasides: dict[Any, Callable[..., Any]] = dict(frame_lookasides())
+        self.lookasides[builtins.__build_class__] = build_class
+        self.lookasides.update(import_lookasides() if interprets_everything else callback_lookasides())
+        self.lookasides.update(lookasides or {})
+        self.method_lookaside_names = frozenset(
+            function.__name__
+            for function in self.lookasides
+            if hasattr(function, "__objclass__") or isinstance(getattr(function, "__self__", None), type)
+        )
+        self._replaced_code = {
+            id(function.__code__) for function in self.lookasides if type(function) is FunctionType
+        }
+        # Programs by the id of the function's code object; False marks code that needs a closer look at each call.
+        self.programs: dict[int, Program | bool] = {}
+        self._opaque_code: dict[int, bool] = {}
+        self._kept: list[CodeType] = []  # keeps the ids above valid
+        self._trampolines: dict[int, CodeType] = {}
+        self.plain_attributes: dict[type, set[str]] = {}
+        self.plain_stores: dict[type, set[str]] = {}
+        self.native_iterators: set[type] = {type(iter(())), type(iter([])), type(iter(range(0)))}
+        self._flavour = "plain" if tracker is None else "tracked"
+
+    # Calls.
+
+    def call(self, function: Any, /, *arguments: Any, **keywords: Any) -> Any:
+        """Calls `function` interpreted."""
+        return call_value(self, function, arguments, keywords)
+
+    def call_natively(
+        self, function: Any, arguments: Sequence[Any], keywords: Mapping[str, Any]
+    ) -> Any:
+        """Calls something that is not interpreted."""
+        tracker = self.tracker
+        if tracker is None:
+            return function(*arguments, **keywords)
+        result = tracker.call_opaque(function, tuple(arguments), dict(keywords))
+        return tracker.wrap(result) if type(result) in tracker.wrapped_types else result
+
+    def program(self, code: CodeType) -> Program:
+        """The decoded form of a code object."""
+        return decode(original_code(code), self._flavour, translate_code, self.log)
+
+    def admit(self, function: FunctionType, despite_lookaside: bool = False) -> Program | None:
+        """The program of a function, remembered; None when it is opaque or has a look-aside."""
+        code = function.__code__
+        key = id(code)
+        if key in self._replaced_code and not despite_lookaside:
+            self.programs[key] = False
+            return None
+        if self.is_opaque is not None:
+            opaque = self._opaque_code.get(key)
+            if opaque is None:
+                self._kept.append(code)
+                opaque = self._opaque_code[key] = bool(self.is_opaque(function))
+            if opaque:
+                self.programs[key] = False
+                return None
+        program = self.program(code)
+        if key not in self.programs:
+            self._kept.append(code)
+        self.programs[key] = False if key in self._replaced_code else program
+        return program
+
+    # Where the program is.
+
+    @property
+    def frame(self) -> Frame | None:
+        """The innermost interpreted frame of the calling thread."""
+        return current_frame(sys._getframe(1))
+
+    def user_stack(self) -> list[tuple[str, int, str]]:
+        """(file name, line, function name) of each interpreted frame, outermost first."""
+        frames = list(running_frames(sys._getframe(1)))
+        return [(frame.code.co_filename, frame.lineno(), frame.code.co_name) for frame in reversed(frames)]
+
+    # Python's protocols, with user code interpreted.
+
+    def getattr(self, obj: Any, name: str) -> Any:
+        """`obj.name`"""
+        return attributes.get_attribute(self, obj, name)
+
+    def setattr(self, obj: Any, name: str, value: Any) -> None:
+        """`obj.name = value`"""
+        attributes.set_attribute(self, obj, name, value)
+
+    def delattr(self, obj: Any, name: str) -> None:
+        """`del obj.name`"""
+        attributes.delete_attribute(self, obj, name)
+
+    def getitem(self, obj: Any, key: Any) -> Any:
+        """`obj[key]`"""
+        return operators.get_item(self, obj, key)
+
+    def setitem(self, obj: Any, key: Any, value: Any) -> None:
+        """`obj[key] = value`"""
+        operators.set_item(self, obj, key, value)
+
+    def delitem(self, obj: Any, key: Any) -> None:
+        """`del obj[key]`"""
+        operators.delete_item(self, obj, key)
+
+    def truth(self, obj: Any) -> bool:
+        """`bool(obj)`"""
+        return operators.truth(self, obj)
+
+    def iterate(self, obj: Any) -> Any:
+        """`iter(obj)`"""
+        return iteration.get_iterator(self, obj)
+
+    def next_value(self, iterator: Any) -> Any:
+        """The iterator's next value, or `NULL` when it is exhausted."""
+        return iteration.next_value(self, iterator)
+
+    def special(self, obj: Any, name: str) -> Any:
+        """The special method `name` of an object, bound; `NULL` if its type has none."""
+        return bind_special(self, obj, name)
+
+    @staticmethod
+    def type_lookup(cls: type, name: str, default: Any = NULL) -> Any:
+        """The raw class attribute `name`, found along the method resolution order without running any code."""
+        return type_lookup(cls, name, default)
+
+    def forget_plain_attributes(self) -> None:
+        """A class changed: what was known about attribute look-ups no longer holds."""
+        self.plain_attributes.clear()
+        self.plain_stores.clear()
+        self.native_iterators.clear()
+
+    # Functions that native code calls.
+
+    def native_callable(self, function: Any) -> Any:
+        """Something that native code can call as it would call `function`, which then runs interpreted."""
+        target = function.__func__ if type(function) is MethodType else function
+        if type(target) is not FunctionType or self.interprets_everything:
+            return function
+
+        def forward(*arguments: Any, **keywords: Any) -> Any:
+            return call_value(self, function, arguments, keywords)
+
+        return forward
+
+    def code_to_install(self, code: CodeType) -> CodeType:
+        """The code object that a function made by the program gets: its own, or a trampoline."""
+        if not self.interprets_everything or code.co_name in ("<genexpr>", "<listcomp>", "<setcomp>", "<dictcomp>"):
+            return code
+        key = id(code)
+        installed = self._trampolines.get(key)
+        if installed is None:
+            self._kept.append(code)
+            installed = self._trampolines[key] = trampoline(code, self._enter)
+        return installed
+
+    def _enter(
+        self, code: CodeType, global_names: dict[str, Any], closure: Any, values: list[Any]
+    ) -> Any:
+        """A trampoline was called with its arguments already bound."""
+        program = self.program(code)
+        function = FunctionType(code, global_names, code.co_name, None, closure)
+        frame = Frame(self, program, function, global_names, function.__builtins__, values + program.tail)
+        del values
+        if program.suspends:
+            return suspended(frame, code.co_name, getattr(code, "co_qualname", code.co_name))
+        return run(frame)
+
+    @staticmethod
+    def clean_traceback(error: BaseException) -> None:
+        """Takes the interpreter's own frames out of an exception's traceback."""
+        error.__traceback__ = without_internal_frames(error.__traceback__)

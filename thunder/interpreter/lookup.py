@@ -1,0 +1,45 @@
+"""Looking things up in types without running any code: the basis of every protocol the interpreter emulates."""
+
+from __future__ import annotations
+
+from types import FunctionType, MethodType
+from typing import Any
+
+from .frame import NULL
+
+PLAIN_TYPES = frozenset(
+    {int, float, complex, bool, str, bytes, bytearray, type(None), list, tuple, dict, set, frozenset, range, slice}
+)
+"""Builtin types whose own operators call no Python code, apart from that of the elements they hold."""
+
+
+def type_lookup(cls: type, name: str, default: Any = NULL) -> Any:
+    """The raw attribute `name` of a class or its bases (no descriptor is applied), as CPython's `_PyType_Lookup`."""
+    for base in cls.__mro__:
+        namespace = base.__dict__
+        if name in namespace:
+            return namespace[name]
+    return default
+
+
+def python_method(cls: type, name: str) -> FunctionType | None:
+    """The special method `name` of a class if it is a Python function, else None."""
+    method = type_lookup(cls, name)
+    return method if type(method) is FunctionType else None
+
+
+def bind_special(interp: Any, obj: Any, name: str) -> Any:
+    """The special method `name` of an object, bound to it, looked up in its type only; NULL if there is none."""
+    cls = type(obj)
+    method = type_lookup(cls, name)
+    if method is NULL:
+        return NULL
+    kind = type(method)
+    if kind is FunctionType:
+        return MethodType(method, obj)
+    descriptor_get = type_lookup(kind, "__get__")
+    if descriptor_get is NULL:
+        return method
+    if type(descriptor_get) is FunctionType:
+        return interp.call(descriptor_get, method, obj, cls)
+    return descriptor_get(method, obj, cls)

@@ -1,0 +1,185 @@
+"""The drivers: native functions whose loop executes the instructions of a frame.
+
+`run(frame)` executes a frame until it returns.  `generator_driver(frame)` does the same for code that suspends; it
+is itself a generator, so that every generator and coroutine of the interpreted program is a real one whose body is
+interpreted.
+
+Exceptions.  A handler of an instruction raises natively.  The driver catches, finds the exception handler in the
+frame's program, and executes it in a nested driver *inside the native `except` block*, until POP_EXCEPT.  So the
+native thread state agrees with the interpreted program: `sys.exc_info()`, the implicit `__context__` of exceptions
+raised by C code, and what generators save and restore need no emulation.
+
+Invariants: every frame on the interpreted stack has at least one native frame whose code object is one of the
+drivers', with a local variable `frame`; nothing else has.
+"""
+
+from __future__ import annotations
+
+from types import CodeType, CoroutineType, FunctionType, GeneratorType, coroutine
+from typing import Any
+
+from .frame import DRIVER_CODE_IDS, LEFT_HANDLER, Frame
+from .program import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR, CO_ITERABLE_COROUTINE
+from .unwinding import ENTER, LEAVE, PROPAGATE, unwind
+
+
+def run(frame: Frame) -> Any:
+    """Executes a frame from its position until it returns, or until the exception handler that it is in ends."""
+    stack = frame.stack
+    while True:
+        frame.iterator = iterator = iter(frame.instructions)
+        frame.jump = iterator.__setstate__
+        if frame.position:
+            iterator.__setstate__(frame.position)
+        try:
+            for handler, operand in iterator:
+                handler(frame, stack, operand)
+            return frame.result
+        except BaseException:  # a boundary: everything the program raises is the program's to handle
+            action = unwind(frame)
+            if action == PROPAGATE:
+                raise
+            if action == LEAVE:
+                return LEFT_HANDLER
+            if action == ENTER:
+                result = run(frame)
+                if result is not LEFT_HANDLER:
+                    return result
+
+
+class Suspension:
+    """What the handlers of YIELD_VALUE and SEND answer: why the driver must suspend."""
+
+    __slots__ = ()
+
+
+YIELD = Suspension()
+DELEGATE = Suspension()
+DELEGATE_AND_DROP_RECEIVER = Suspension()
+_NATIVE_DELEGATES = (GeneratorType, CoroutineType)
+
+
+class Delegation:
+    """Makes `yield from` use an iterator as it is, without asking it for its own iterator."""
+
+    __slots__ = ("iterator",)
+
+    def __init__(self, iterator: Any) -> None:
+        self.iterator = iterator
+
+    def __iter__(self) -> Any:
+        return self.iterator
+
+
+def generator_driver(frame: Frame) -> Any:
+    """Executes a frame that suspends, as `run` executes one that does not."""
+    stack = frame.stack
+    while True:
+        frame.iterator = iterator = iter(frame.instructions)
+        frame.jump = iterator.__setstate__
+        if frame.position:
+            iterator.__setstate__(frame.position)
+        try:
+            while True:
+                for handler, operand in iterator:
+                    reason = handler(frame, stack, operand)
+                    if reason is not None:
+                        break
+                else:
+                    return frame.result
+                if reason is YIELD:
+                    stack.append((yield stack.pop()))
+                    continue
+                # The handler of SEND left the receiver and the value to send, None, on the stack.
+                result = yield from (
+                    stack[-2] if type(stack[-2]) in _NATIVE_DELEGATES else Delegation(stack[-2])
+                )
+                if reason is DELEGATE_AND_DROP_RECEIVER:
+                    stack.pop()
+                stack[-1] = result
+                result = None
+                iterator.__setstate__(operand)
+        except BaseException:  # a boundary: everything the program raises is the program's to handle
+            action = unwind(frame)
+            if action == PROPAGATE:
+                raise
+            if action == LEAVE:
+                return LEFT_HANDLER
+            if action == ENTER:
+                result = yield from iterable_coroutine_driver(frame)
+                if result is not LEFT_HANDLER:
+                    return result
+
+
+def _with_flags(function: Any, added: int, removed: int) -> Any:
+    code = function.__code__
+    changed = code.replace(co_flags=(code.co_flags | added) & ~removed)
+    return FunctionType(changed, function.__globals__, function.__name__)
+
+
+# The same code under other flags makes the other kinds of suspendable objects.
+iterable_coroutine_driver = _with_flags(generator_driver, CO_ITERABLE_COROUTINE, 0)
+coroutine_driver = _with_flags(generator_driver, CO_COROUTINE, CO_GENERATOR)
+
+
+class AsyncYield:
+    """Marks a value that an asynchronous generator yields, as opposed to what it awaits."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+@coroutine
+def _pass_on(item: Any) -> Any:
+    """Yields to the event loop what the interpreted code awaits."""
+    return (yield item)
+
+
+async def async_generator_driver(frame: Frame) -> Any:
+    """Makes an asynchronous generator of the generator that executes the frame."""
+    inner = iterable_coroutine_driver(frame)
+    resume, argument = inner.send, None
+    while True:
+        try:
+            item = resume(argument)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            if type(error.__cause__) is StopIteration and str(error) == "generator raised StopIteration":
+                error.args = ("async generator raised StopIteration",)
+            raise
+        try:
+            argument = None
+            if type(item) is AsyncYield:
+                item = item.value
+                argument = yield item
+            else:
+                argument = await _pass_on(item)
+            resume = inner.send
+        except BaseException as error:  # a boundary: whatever is thrown in goes to the interpreted code
+            resume, argument = inner.throw, error
+
+
+def suspended(frame: Frame, name: str, qualified_name: str) -> Any:
+    """The generator, coroutine or asynchronous generator that will execute `frame`."""
+    flags = frame.program.flags
+    result: Any
+    if flags & CO_COROUTINE:
+        result = coroutine_driver(frame)
+    elif flags & CO_ASYNC_GENERATOR:
+        result = async_generator_driver(frame)
+    elif flags & CO_ITERABLE_COROUTINE:
+        result = iterable_coroutine_driver(frame)
+    else:
+        result = generator_driver(frame)
+    result.__name__ = name
+    result.__qualname__ = qualified_name
+    return result
+
+
+DRIVER_CODES: tuple[CodeType, ...] = tuple(
+    driver.__code__ for driver in (run, generator_driver, iterable_coroutine_driver, coroutine_driver)
+)
+DRIVER_CODE_IDS.update(map(id, DRIVER_CODES))
