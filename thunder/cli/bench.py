@@ -20,6 +20,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
@@ -93,7 +94,7 @@ def result_table(workloads: list[Workload], measurements: list[Measurement]) -> 
                 format_seconds(call),
                 format_ratio(call, medians.get(EAGER.name)),
                 format_ratio(call, medians.get(TORCH_COMPILE.name)),
-                f"[red]{entry.failure}[/]" if entry.failure else format_error(entry.error),
+                f"[red]{escape(entry.failure)}[/]" if entry.failure else format_error(entry.error),
                 end_section=number == len(block) - 1,
             )
     return table

@@ -352,7 +352,7 @@ FIGURES = (
     Workload("tiny-mlp", "MLP 64-64-64, batch 4", "inference", lambda: mlp((64, 64, 64), 4)),
     Workload("tiny-mlp-backward", "same with backward", "training", lambda: mlp((64, 64, 64), 4)),
     Workload(
-        "qwen2", "Qwen2, 28 layers, hidden 128, seq 32", "inference", lambda: causal_language_model("Qwen2")
+        "qwen2-forward", "Qwen2, 28 layers, hidden 128, seq 32", "inference", lambda: causal_language_model("Qwen2")
     ),
     Workload(
         "qwen2-backward",
