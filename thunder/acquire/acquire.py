@@ -25,7 +25,7 @@ from thunder.acquire.sources import ITEM, ROOT, Source
 from thunder.acquire.tracker import AcquisitionTracker
 from thunder.errors import Location
 from thunder.interpreter import Interpreter
-from thunder.trace import Trace
+from thunder.trace import Trace, Var
 
 
 class AcquisitionState:
@@ -196,44 +196,31 @@ class _Acquisition:
             var = recorder.var_of(shadow)
             assert var is not None
             if id(var) in used:
-                inputs.append((var, prologue.expression(source), real))
-        computation = Trace("computation", [var for var, _, _ in inputs], recorder.ops, tuple(output_vars))
+                inputs.append((var, prologue.expression(source), real, shadow))
+        computation = Trace("computation", [var for var, _, _, _ in inputs], recorder.ops, tuple(output_vars))
         computation.history = (f"acquired from {_name(self.function)}, {len(recorder.ops)} ops",)
-        mutated = self._guard_storages(computation, [real for _, _, real in inputs], [e for _, e, _ in inputs])
+        shares_storage = self._guard_storages(inputs)
         return Program(
             prologue=prologue,
             computation=computation,
-            arguments=[expression for _, expression, _ in inputs],
+            arguments=[expression for _, expression, _, _ in inputs],
             epilogue=epilogue.lines,
             returned=returned,
             output_count=len(output_vars),
-            shares_storage=mutated,
+            shares_storage=shares_storage,
             identity_checks=tracker.identity_checks,
         )
 
-    def _guard_storages(self, computation: Trace, reals: list[torch.Tensor], expressions: list[str]) -> bool:
+    def _guard_storages(self, inputs: list[tuple[Var, str, torch.Tensor, torch.Tensor]]) -> bool:
         """Whether inputs share storage.  When the program changes an input, that must stay as it is."""
-        storages: dict[int, int] = {}
-        shared = False
-        for real in reals:
-            key = real.untyped_storage()._cdata
-            shared = shared or key in storages
-            storages[key] = storages.get(key, 0) + 1
-        changed = [
-            var for var in computation.inputs for shadow in [self._shadow_of_var(var)]
-            if shadow is not None and shadow._version > 0
-        ]  # fmt: skip
-        if changed and len(reals) > 1 and not shared:
-            listed = ", ".join(expressions)
+        storages = [real.untyped_storage()._cdata for _, _, real, _ in inputs]
+        shared = len(set(storages)) < len(storages)
+        changed = any(shadow._version > 0 for _, _, _, shadow in inputs)
+        if changed and len(inputs) > 1 and not shared:
+            listed = ", ".join(expression for _, expression, _, _ in inputs)
             check = self.prologue.bind(storages_are_distinct)
             self.prologue.check(f"{check}({listed})", "tensors that are changed in place share no storage with others")
         return shared
-
-    def _shadow_of_var(self, var: Any) -> torch.Tensor | None:
-        for _, _, shadow in self.tracker.inputs:
-            if self.recorder.var_of(shadow) is var:
-                return shadow
-        return None
 
 
 def storages_are_distinct(*tensors: torch.Tensor) -> bool:

@@ -245,7 +245,7 @@ class Prologue:
         """The classes of `kind` give `found` (or nothing) for the attribute `name`."""
         described = f"{kind.__qualname__}.{name} is unchanged"
         plain = found is _absent or isinstance(found, (type(_function), property))
-        if plain and type(kind) is type:
+        if plain and type(kind) is type and not hasattr(type, name):
             # getattr on a class goes through CPython's type cache and gives functions and properties themselves.
             self.check(f"getattr({self.bind(kind)}, {name!r}, _absent) is {self.bind(found)}", described)
         else:

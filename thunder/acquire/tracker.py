@@ -457,6 +457,9 @@ class AcquisitionTracker(Tracker):
         found = type_lookup(obj, name)
         if not obj.__flags__ & _IMMUTABLE_TYPE and source is not None:
             place = source.child(ATTRIBUTE, name)
+            if hasattr(type_lookup(type(obj), name), "__set__"):  # of the metaclass: `__name__`, `__dict__`, ...
+                value = self.interp.getattr(obj, name)
+                return self.read(place, value) if is_plain(value) else value
             if not place.seen and not place.written:
                 place.seen = True
                 self.prologue.type_attribute(obj, name, found)

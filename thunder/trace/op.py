@@ -47,11 +47,10 @@ class Op:
     tags: dict[str, Any] = field(default_factory=dict)
 
     def inputs(self) -> Iterator[Var]:
-        yield from iterate_vars(self.args)
-        yield from iterate_vars(self.kwargs)
+        return iterate_vars((self.args, self.kwargs) if self.kwargs else self.args)
 
     def outputs(self) -> Iterator[Var]:
-        yield from iterate_vars(self.result)
+        return iterate_vars(self.result)
 
     def map_inputs(self, function: Callable[[Var], Any]) -> Op:
         """A copy whose arguments are mapped; the result is kept."""

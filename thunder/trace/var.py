@@ -97,13 +97,26 @@ def map_vars(function: Callable[[Var], Any], structure: Any) -> Any:
 
 def iterate_vars(structure: Any) -> Iterator[Var]:
     """Every Var in `structure`, left to right, repeated as often as it occurs."""
-    if isinstance(structure, Var):
-        yield structure
-    elif isinstance(structure, (tuple, list)):
+    found: list[Var] = []
+    _collect_vars(structure, found)
+    return iter(found)
+
+
+def _collect_vars(structure: Any, found: list[Var]) -> None:
+    kind = type(structure)
+    if kind is Var:
+        found.append(structure)
+    elif kind is tuple or kind is list or isinstance(structure, (tuple, list)):
         for item in structure:
-            yield from iterate_vars(item)
-    elif isinstance(structure, dict):
+            if type(item) is Var:
+                found.append(item)
+            elif type(item) not in _LEAVES:
+                _collect_vars(item, found)
+    elif kind is dict:
         for item in structure.values():
-            yield from iterate_vars(item)
-    elif isinstance(structure, slice):
-        yield from iterate_vars((structure.start, structure.stop, structure.step))
+            _collect_vars(item, found)
+    elif kind is slice:
+        _collect_vars((structure.start, structure.stop, structure.step), found)
+
+
+_LEAVES = frozenset({int, float, bool, str, type(None), torch.dtype, torch.device})
