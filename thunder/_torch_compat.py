@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.utils.checkpoint
 
 
 def set_grad_enabled_statement() -> Callable[..., Any]:
@@ -110,3 +111,8 @@ def is_fake(tensor: torch.Tensor) -> bool:
     from torch._subclasses.fake_tensor import FakeTensor
 
     return isinstance(tensor, FakeTensor)
+
+
+def checkpoint_function() -> Callable[..., Any]:
+    """`torch.utils.checkpoint.checkpoint`, which a trace calls with a region.  Tested: 2.13."""
+    return torch.utils.checkpoint.checkpoint

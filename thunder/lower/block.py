@@ -1,0 +1,279 @@
+"""Lowers one block: torch-level operations to one functional ATen trace, with gradients when training.
+
+Input: operations, the values that enter and leave, the thread's state.  Output: a `Block`, whose `joint` trace takes
+the block's inputs and, when training, one tangent for each differentiable output:
+
+    joint(inputs..., tangents...) -> ((outputs..., changed inputs...), (gradients...))
+
+Operations of the backward part carry the tag `backward`.  The trace is functional: an input that the block changes
+in place comes out as a new value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from thunder import _torch_compat
+from thunder.lower.limits import NotLowerable
+from thunder.lower.operators import aten
+from thunder.lower.recorder import AtenRecorder, Decompositions
+from thunder.lower.replay import Replay
+from thunder.lower.state import AmbientState, ambient_state
+from thunder.trace import Op, Trace, Var
+
+
+@dataclass(frozen=True)
+class TensorType:
+    """What a block may depend on of a tensor that enters it.
+
+    `is_leaf` matters, and is otherwise true, only where the tensor requires grad.
+    """
+
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    storage_offset: int
+    dtype: torch.dtype
+    device: torch.device
+    requires_grad: bool
+    is_leaf: bool
+
+    @staticmethod
+    def of(tensor: torch.Tensor, *, grad_enabled: bool) -> TensorType:
+        if tensor.layout is not torch.strided or tensor.is_conj() or tensor.is_neg():
+            raise NotLowerable(f"an input has the layout {tensor.layout} or is a lazy conjugate or negative")
+        return TensorType(
+            tuple(tensor.shape),
+            tuple(tensor.stride()),
+            int(tensor.storage_offset()),
+            tensor.dtype,
+            tensor.device,
+            tensor.requires_grad and grad_enabled,
+            True,
+        )
+
+    def example(self) -> torch.Tensor:
+        """A tensor of this type without requires_grad; made under the fake mode, it takes no memory."""
+        if self.storage_offset == 0:
+            return torch.empty_strided(self.shape, self.stride, dtype=self.dtype, device=self.device)
+        reach = sum((size - 1) * stride for size, stride in zip(self.shape, self.stride)) + 1
+        base = torch.empty(self.storage_offset + max(reach, 0), dtype=self.dtype, device=self.device)
+        return base.as_strided(self.shape, self.stride, self.storage_offset)
+
+
+@dataclass
+class Output:
+    """A value that leaves a block.
+
+    Attributes:
+        var: its Var in the joint trace.
+        type: its type, as the next block's input.
+        input: number of the block input whose value it has, or None.
+        is_input: whether it is that very tensor, and not an alias of it.
+        storage: values of equal number share memory; numbers below the count of inputs are those of the inputs.
+        is_whole: whether it is all of the memory that it occupies.
+    """
+
+    var: Var
+    type: TensorType
+    input: int | None
+    is_input: bool
+    storage: int
+    is_whole: bool
+
+
+@dataclass
+class Block:
+    """A lowered block.
+
+    Attributes:
+        name: stem of the names of its regions.
+        joint: see the module's docstring.
+        input_count: how many inputs of the joint trace are the block's inputs; tangents follow.
+        outputs: the values asked for, in order.
+        changed: (number of the input, its new value) for each input that is changed in place.
+        results: what the joint trace returns first: the distinct values of outputs and changed inputs.
+        differentiable: for each of `results`, whether it has a tangent.
+        gradients: for each of the gradients that the joint trace returns, the number of the input.
+        sources: the torch-level operations that it was lowered from.
+    """
+
+    name: str
+    joint: Trace
+    input_count: int
+    outputs: list[Output]
+    changed: list[tuple[int, Output]]
+    results: list[Var]
+    differentiable: list[bool]
+    gradients: list[int]
+    sources: Sequence[Op]
+
+
+class _Lowering:
+    """The work of `lower_block`; its methods are called in the order in which they stand."""
+
+    def __init__(self, types: Sequence[TensorType], decompositions: Decompositions) -> None:
+        self.types = types
+        self.recorder = AtenRecorder(decompositions)
+        self.examples = [kind.example() for kind in types]
+        self.inputs: list[Var] = []
+        self.leaves: list[torch.Tensor] = []
+        self.entries: list[torch.Tensor] = []
+        self.results: dict[int, tuple[Var, torch.Tensor]] = {}
+
+    def enter(self, names: Sequence[str]) -> None:
+        """Makes, for each input, the tensor that gradients are asked for and the one that operations see.
+
+        They differ where the input is no leaf: under autograd, operations may change such a value in place.
+        """
+        recorder = self.recorder
+        recorder.paused = True
+        for name, kind, fake in zip(names, self.types, self.examples):
+            leaf = entry = _torch_compat.to_functional(fake)
+            var = recorder.new_input(name, fake)
+            if kind.requires_grad:
+                leaf.requires_grad_(True)
+                if not kind.is_leaf:
+                    with torch.enable_grad():
+                        entry = leaf.clone()
+                    recorder.bind(_torch_compat.from_functional(entry), var)
+            self.inputs.append(var)
+            self.leaves.append(leaf)
+            self.entries.append(entry)
+        recorder.paused = False
+
+    def outputs(self, values: Sequence[Any]) -> list[Output]:
+        """Describes the values that leave the block."""
+        self._storages: dict[int, int] = {}
+        for number, entry in enumerate(self.entries):
+            self._storages.setdefault(_torch_compat.storage_key(entry), number)
+        self._numbers = {id(var): number for number, var in enumerate(self.inputs)}
+        return [self._output(value) for value in values]
+
+    def _output(self, value: Any) -> Output:
+        if not isinstance(value, torch.Tensor):
+            raise NotLowerable(f"a {type(value).__name__} leaves a block")
+        if value.layout is not torch.strided or value.is_conj() or value.is_neg():
+            raise NotLowerable("a lazy conjugate, a lazy negative or a sparse tensor leaves a block")
+        storage = self._storages.setdefault(
+            _torch_compat.storage_key(value), len(self.entries) + len(self._storages)
+        )
+        kind = TensorType(
+            tuple(value.shape),
+            tuple(value.stride()),
+            int(value.storage_offset()),
+            value.dtype,
+            value.device,
+            value.requires_grad,
+            not value.requires_grad,
+        )
+        var = self.recorder.var_of(_torch_compat.from_functional(value))
+        if not isinstance(var, Var):
+            raise NotLowerable("a constant of the program leaves a block")
+        number = self._numbers.get(id(var))
+        is_input = number is not None and value is self.entries[number]
+        known = self.results.get(id(var))
+        if value.requires_grad and not is_input and (number is not None or (known and known[1] is not value)):
+            # The same value with another history, as of a function that only changes gradients.
+            if number is not None or known[1].requires_grad:
+                alias = Var(self.recorder.namer.fresh(self.recorder.stem), var.value)
+                self.recorder.ops.append(Op(aten.alias.default, (var,), {}, alias))
+                var, number, known = alias, None, None
+        if number is None and (known is None or value.requires_grad):
+            self.results[id(var)] = (var, value)
+        is_whole = value.numel() * value.element_size() == value.untyped_storage().nbytes()
+        return Output(var, kind, number, is_input, storage, is_whole and kind.storage_offset == 0)
+
+    def changed_inputs(self) -> list[tuple[int, Output]]:
+        """The inputs that were changed in place, with their new values."""
+        changed = []
+        for number, (entry, kind) in enumerate(zip(self.entries, self.types)):
+            if _torch_compat.has_metadata_mutation(entry):
+                raise NotLowerable(f"the shape or the storage of {self.inputs[number]} is changed in place")
+            if _torch_compat.has_data_mutation(entry):
+                output = self._output(entry)
+                if (output.type.shape, output.type.stride) != (kind.shape, kind.stride):
+                    raise NotLowerable(f"{self.inputs[number]} is changed in place to another shape")
+                if output.input != number:
+                    changed.append((number, output))
+        return changed
+
+    def gradients(self) -> tuple[list[Var], list[int], list[Any]]:
+        """Runs autograd backwards; returns tangents, numbers of the inputs that get gradients, and these."""
+        recorder = self.recorder
+        results = [value for _, value in self.results.values() if value.requires_grad]
+        wanted = [number for number, kind in enumerate(self.types) if kind.requires_grad]
+        if not results or not wanted:
+            return [], [], []
+        tangents, tangent_vars = [], []
+        recorder.paused = True
+        for result in results:
+            tangent = torch.empty_strided(
+                result.shape, result.stride(), dtype=result.dtype, device=result.device
+            )
+            tangents.append(tangent)
+            tangent_vars.append(recorder.new_input("tangent", _torch_compat.from_functional(tangent)))
+        recorder.paused = False
+        recorder.tags, recorder.stem, recorder.source = {"backward": True}, "g", None
+        with torch.autograd.set_multithreading_enabled(False):
+            gradients = torch.autograd.grad(
+                results, [self.leaves[number] for number in wanted], tangents, allow_unused=True
+            )
+        found = [(number, gradient) for number, gradient in zip(wanted, gradients) if gradient is not None]
+        numbers = [number for number, _ in found]
+        laid_out = [self._laid_out(gradient, self.types[number]) for number, gradient in found]
+        return tangent_vars, numbers, [recorder.var_of(_torch_compat.from_functional(g)) for g in laid_out]
+
+    def _laid_out(self, gradient: torch.Tensor, kind: TensorType) -> torch.Tensor:
+        """The gradient in the memory layout of its input, for which the block before was lowered."""
+        if gradient.layout is not torch.strided:
+            raise NotLowerable("a gradient is sparse")
+        if tuple(gradient.stride()) == kind.stride or (kind.is_leaf and gradient.is_contiguous()):
+            return gradient
+        empty = torch.empty_strided(kind.shape, kind.stride, dtype=gradient.dtype, device=gradient.device)
+        return aten.copy.default(empty, gradient)
+
+
+def lower_block(
+    ops: Sequence[Op],
+    inputs: Sequence[Var],
+    types: Sequence[TensorType],
+    outputs: Sequence[Var],
+    *,
+    name: str,
+    input_names: Sequence[str],
+    state: AmbientState,
+    states: Mapping[int, AmbientState],
+    fake_mode: Any,
+    decompositions: Decompositions,
+) -> Block:
+    """Lowers torch-level operations.
+
+    Args:
+        ops: the block's operations.
+        inputs, types: the Vars that enter it and what is known of them.
+        outputs: the Vars that it defines and that are used after it.
+        name, input_names: for the trace.
+        state, states: the thread's state before the first operation, and after each that changes it.
+        fake_mode: mode of the fake tensors.
+        decompositions: operators to be recorded in terms of others.
+    """
+    with fake_mode, ambient_state(state):
+        lowering = _Lowering(types, decompositions)
+        with lowering.recorder, _torch_compat.functional_tensor_mode():
+            lowering.enter(input_names)
+            values = {id(var): entry for var, entry in zip(inputs, lowering.entries)}
+            Replay(lowering.recorder, fake_mode, values, states).run(ops)
+            state.without_autocast().apply()
+            described = lowering.outputs([values[id(var)] for var in outputs])
+            changed = lowering.changed_inputs()
+            tangents, numbers, gradients = lowering.gradients()
+    results = [var for var, _ in lowering.results.values()]
+    differentiable = [bool(tangents) and value.requires_grad for _, value in lowering.results.values()]
+    joint = Trace(
+        name, [*lowering.inputs, *tangents], lowering.recorder.ops, (tuple(results), tuple(gradients))
+    )
+    return Block(name, joint, len(types), described, changed, results, differentiable, numbers, ops)

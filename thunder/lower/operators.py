@@ -1,0 +1,50 @@
+"""Facts about ATen operators that passes ask for, read from PyTorch's own schemas and tags."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from thunder.trace import Op, Region
+
+aten = torch.ops.aten
+
+# The result is the argument in everything but the memory or the layout that it occupies.
+IDENTITIES = frozenset({aten.detach.default, aten.alias.default, aten.lift_fresh.default})
+
+
+def is_aten(target: Callable[..., Any]) -> bool:
+    """Whether the target is an overload of an operator, of ATen or of a custom library."""
+    return isinstance(target, torch._ops.OpOverload)
+
+
+def is_random(op: Op) -> bool:
+    """Whether the operation draws random numbers; such operations keep their number and their order."""
+    if isinstance(op.target, Region):
+        return any(is_random(inner) for inner in op.target.trace.ops)
+    return is_aten(op.target) and torch.Tag.nondeterministic_seeded in op.target.tags
+
+
+def is_pure(op: Op) -> bool:
+    """Whether the operation may be dropped when unused, merged with an equal one, or computed again."""
+    if isinstance(op.target, Region):
+        return all(is_pure(inner) for inner in op.target.trace.ops)
+    if not is_aten(op.target) or is_random(op):
+        return False
+    schema = op.target._schema
+    return not schema.is_mutable and len(schema.returns) > 0
+
+
+def is_view(op: Op) -> bool:
+    """Whether the result shares the memory of an argument, which is left as it is."""
+    if not is_aten(op.target):
+        return False
+    schema = op.target._schema
+    return not schema.is_mutable and any(result.alias_info is not None for result in schema.returns)
+
+
+def tensor_bytes(value: Any) -> int:
+    """Bytes that a tensor's elements take; 0 for anything else."""
+    return value.numel() * value.element_size() if isinstance(value, torch.Tensor) else 0

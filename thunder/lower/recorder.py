@@ -1,0 +1,140 @@
+"""Records the functional ATen calls that are made while torch-level operations run on fake tensors.
+
+Input: whatever is executed while the recorder is active, below functionalisation and above fake tensors.
+Output: `ops`, in order of execution, over Vars whose values are fake tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from thunder import _torch_compat
+from thunder.lower.limits import NotLowerable
+from thunder.lower.operators import IDENTITIES, aten
+from thunder.trace import Namer, Op, Var
+
+Decompositions = Mapping[Callable[..., Any], Callable[..., Any]]
+
+
+class AtenRecorder(TorchDispatchMode):
+    """A dispatch mode that notes each ATen call as an `Op`.
+
+    Attributes:
+        ops: what was recorded.
+        source: the torch-level operation that is executing: recorded operations take its location and scope.
+        tags: tags of the operations that are recorded from here on.
+        stem: stem of the names of their results.
+    """
+
+    supports_higher_order_operators = True
+
+    def __init__(self, decompositions: Decompositions | None = None) -> None:
+        super().__init__()
+        self._mode_key = _torch_compat.recorder_mode_key()
+        self.tensor_tracker: dict[Any, Any] = {}  # functionalisation looks here for proxies; there are none
+        self.tracer = self
+        self.decompositions = decompositions or {}
+        self.ops: list[Op] = []
+        self.source: Op | None = None
+        self.tags: dict[str, Any] = {}
+        self.stem = "t"
+        self.namer = Namer()
+        self.paused = False
+        self._vars: dict[int, Var | torch.Tensor] = {}
+        self._keep: list[torch.Tensor] = []
+
+    @classmethod
+    def is_infra_mode(cls) -> bool:
+        return True
+
+    def bind(self, tensor: torch.Tensor, var: Var | torch.Tensor) -> None:
+        """From here on `tensor` is this Var (or this real tensor, a constant of the program)."""
+        self._vars[id(tensor)] = var
+        self._keep.append(tensor)
+
+    def new_input(self, name: str, tensor: torch.Tensor) -> Var:
+        """A Var for a tensor that comes from outside."""
+        var = Var(self.namer.fresh(name, numbered=False), tensor)
+        self.bind(tensor, var)
+        return var
+
+    def var_of(self, tensor: torch.Tensor) -> Var | torch.Tensor:
+        """The Var of a fake tensor; a real tensor is a constant and stands for itself."""
+        found = self._vars.get(id(tensor))
+        if found is not None:
+            return found
+        if not _torch_compat.is_fake(tensor):
+            return tensor
+        raise NotLowerable(f"a tensor of shape {tuple(tensor.shape)} is used that no recorded operation made", self.source)
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., Any],
+        types: tuple[type, ...],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        decomposition = self.decompositions.get(func)
+        if decomposition is not None:
+            with self:
+                result = decomposition(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
+        result = func(*args, **kwargs)
+        if not self.paused:
+            self._record(func, args, kwargs, result)
+        return result
+
+    def _record(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
+    ) -> None:
+        if func in IDENTITIES and isinstance(args[0], torch.Tensor):
+            source = self.var_of(args[0])
+            if isinstance(source, Var):
+                self.bind(result, source)
+                return
+            # A constant of the program: nothing may change it in place.
+            func, args, kwargs = aten.clone.default, (args[0],), {}
+        variables = self._define(result)
+        if variables is None and not getattr(getattr(func, "_schema", None), "is_mutable", False):
+            if isinstance(result, (int, float, bool, complex, torch.dtype, torch.device)):
+                return  # a question about a tensor, answered
+        source_op = self.source
+        self.ops.append(
+            Op(
+                func,
+                self._arguments(args),
+                self._arguments(kwargs),
+                variables,
+                source_op.location if source_op else None,
+                source_op.scope if source_op else "",
+                tags=dict(self.tags),
+            )
+        )
+
+    def _arguments(self, structure: Any) -> Any:
+        if isinstance(structure, torch.Tensor):
+            return self.var_of(structure)
+        if isinstance(structure, (list, tuple)):
+            items = [self._arguments(item) for item in structure]
+            return items if isinstance(structure, list) else tuple(items)
+        if isinstance(structure, dict):
+            return {key: self._arguments(item) for key, item in structure.items()}
+        return structure
+
+    def _define(self, result: Any) -> Any:
+        if isinstance(result, torch.Tensor):
+            known = self._vars.get(id(result))
+            if known is not None:
+                return known
+            var = Var(self.namer.fresh(self.stem), result)
+            self.bind(result, var)
+            return var
+        if isinstance(result, (list, tuple)):
+            return tuple(self._define(item) for item in result)
+        return None

@@ -1,0 +1,167 @@
+"""Executes torch-level operations on functional fake tensors, while an `AtenRecorder` listens.
+
+Input: torch-level operations and the values of the Vars that they use.  Output: the values of the Vars that they
+define; each operation's `subops` are the ATen calls recorded beneath it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from thunder import _torch_compat
+from thunder.lower.limits import NotLowerable
+from thunder.lower.recorder import AtenRecorder
+from thunder.lower.state import AmbientState, is_state_statement
+from thunder.trace import Op, Region, Var, map_vars
+
+# Calls whose effect is on autograd's own records or on the tensor object, which no functional program can have.
+_EFFECTS_ON_TENSORS = frozenset(
+    {
+        "backward",
+        "detach_",
+        "register_hook",
+        "register_post_accumulate_grad_hook",
+        "requires_grad_",
+        "resize_",
+        "resize_as_",
+        "retain_grad",
+        "set_",
+        "__set__",
+    }
+)
+
+
+class Replay:
+    """Runs operations in order; `values` maps the id of each Var to its value."""
+
+    def __init__(
+        self,
+        recorder: AtenRecorder,
+        fake_mode: Any,
+        values: dict[int, Any],
+        states: Mapping[int, AmbientState],
+    ) -> None:
+        self.recorder = recorder
+        self.fake_mode = fake_mode
+        self.values = values
+        self.states = states
+        self._nodes_seen: set[Any] = set()
+
+    def run(self, ops: Sequence[Op]) -> None:
+        for op in ops:
+            self.step(op)
+
+    def step(self, op: Op) -> None:
+        """Runs one operation."""
+        if is_state_statement(op):
+            self.states[id(op)].apply()
+            return
+        if op.target is _torch_compat.checkpoint_function():
+            self._checkpoint(op)
+            return
+        name = getattr(op.target, "__name__", "")
+        if name in _EFFECTS_ON_TENSORS:
+            raise NotLowerable(f"{name} changes more than values", op)
+        args = map_vars(self._value, op.args)
+        kwargs = map_vars(self._value, op.kwargs)
+        if isinstance(op.target, Region):
+            self._bind(op.result, self._inline(op.target, args), op)
+            return
+        first = len(self.recorder.ops)
+        self.recorder.source = op
+        args, kwargs = self._lifted(args), self._lifted(kwargs)
+        result = op.target(*args, **kwargs)
+        op.subops = self.recorder.ops[first:]
+        if not op.subops and not any(isinstance(leaf, torch.Tensor) for leaf in leaves(result)):
+            raise NotLowerable(f"{name or op.target} does something that is no tensor operation", op)
+        self._bind(op.result, result, op)
+        self._note_source_of_gradients(result, op)
+
+    def _value(self, var: Var) -> Any:
+        try:
+            return self.values[id(var)]
+        except KeyError:
+            raise NotLowerable(f"{var.name} comes from outside of the program") from None
+
+    def _lifted(self, structure: Any) -> Any:
+        """Real tensors among the arguments (constants of the program) become functional fake tensors."""
+        if isinstance(structure, torch.Tensor):
+            if _torch_compat.is_functional(structure):
+                return structure
+            if _torch_compat.is_fake(structure) or structure.requires_grad:
+                raise NotLowerable("a tensor is used that is neither an input nor a constant", self.recorder.source)
+            known = self.values.get(id(structure))
+            if known is None:
+                fake = self.fake_mode.from_tensor(structure)
+                self.recorder.bind(fake, structure)
+                known = self.values[id(structure)] = _torch_compat.to_functional(fake)
+            return known
+        if isinstance(structure, (list, tuple)):
+            items = [self._lifted(item) for item in structure]
+            if all(new is old for new, old in zip(items, structure)):
+                return structure
+            return type(structure)(*items) if hasattr(structure, "_fields") else type(structure)(items)
+        if type(structure) is dict:
+            return {key: self._lifted(item) for key, item in structure.items()}
+        return structure
+
+    def _bind(self, result: Any, value: Any, op: Op) -> None:
+        if isinstance(result, Var):
+            self.values[id(result)] = value
+        elif isinstance(result, (list, tuple)):
+            if len(result) != len(value):
+                raise NotLowerable("an operation returned another number of values than when it was recorded", op)
+            for part, part_value in zip(result, value):
+                self._bind(part, part_value, op)
+        elif isinstance(result, dict):
+            for key, part in result.items():
+                self._bind(part, value[key], op)
+
+    def _inline(self, region: Region, args: Sequence[Any]) -> Any:
+        for var, value in zip(region.trace.inputs, args):
+            self.values[id(var)] = value
+        self.run(region.trace.ops)
+        return map_vars(self._value, region.trace.output)
+
+    def _checkpoint(self, op: Op) -> None:
+        """A checkpointed region runs like any other; what it computes is tagged to be computed again in backward."""
+        region, *args = op.args
+        if not isinstance(region, Region):
+            raise NotLowerable("the checkpointed function was not acquired", op)
+        values = map_vars(self._value, tuple(args))
+        tags, first = self.recorder.tags, len(self.recorder.ops)
+        grad_enabled = torch.is_grad_enabled()
+        if op.kwargs.get("use_reentrant") and not any(
+            isinstance(value, torch.Tensor) and value.requires_grad for value in leaves(values)
+        ):
+            torch.set_grad_enabled(False)  # as the reentrant form does when no argument requires grad
+        self.recorder.tags = {**tags, "recompute": True}
+        try:
+            self._bind(op.result, self._inline(region, values), op)
+        finally:
+            self.recorder.tags = tags
+            torch.set_grad_enabled(grad_enabled)
+        op.subops = self.recorder.ops[first:]
+
+    def _note_source_of_gradients(self, result: Any, op: Op) -> None:
+        """Gradient operations take the location of the operation that they differentiate."""
+        pending = [leaf.grad_fn for leaf in leaves(result) if isinstance(leaf, torch.Tensor) and leaf.grad_fn]
+        while pending:
+            node = pending.pop()
+            if node in self._nodes_seen:
+                continue
+            self._nodes_seen.add(node)
+            node.register_prehook(lambda _gradients: setattr(self.recorder, "source", op))
+            pending += [parent for parent, _ in node.next_functions if parent is not None]
+
+
+def leaves(structure: Any) -> list[Any]:
+    """The values in nested lists, tuples and dicts, left to right."""
+    if isinstance(structure, (list, tuple)):
+        return [leaf for item in structure for leaf in leaves(item)]
+    if isinstance(structure, dict):
+        return [leaf for item in structure.values() for leaf in leaves(item)]
+    return [structure]
