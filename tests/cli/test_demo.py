@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from thunder.cli import bench, demo
 from thunder.cli.app import COMMANDS, build_app
-from thunder.cli.contenders import EAGER, THUNDER, TORCH_COMPILE
+from thunder.cli.contenders import EAGER, THUNDER, TORCH_COMPILE, select_contenders
 from thunder.cli.measurement import Timing
 from thunder.cli.workloads import DEMONSTRATION, FIGURES
 from thunder.errors import OptionError
@@ -36,7 +36,7 @@ def row(name, **errors):
 
 
 def shown(table):
-    console = Console(file=io.StringIO(), width=100)
+    console = Console(file=io.StringIO(), width=160)
     console.print(table)
     return console.file.getvalue()
 
@@ -72,8 +72,9 @@ def test_table_shows_times_errors_and_failures():
 
 
 def test_generation_is_compared_with_eager_alone():
-    assert demo.contenders_of(WORKLOADS["qwen2-dynamic-cache"]) == [EAGER.name, THUNDER.name]
-    assert TORCH_COMPILE.name in demo.contenders_of(WORKLOADS["qwen2"])
+    every = [contender.name for contender in demo.CAST]
+    assert demo.contenders_of(WORKLOADS["qwen2-dynamic-cache"], every) == [EAGER.name, THUNDER.name]
+    assert demo.contenders_of(WORKLOADS["qwen2"], every) == every
 
 
 def test_every_command_has_a_module_of_its_name():
@@ -84,9 +85,11 @@ def test_every_command_has_a_module_of_its_name():
 
 
 def test_contenders_are_selected_with_eager_first():
-    assert bench.select_contenders([THUNDER.name]) == [EAGER.name, THUNDER.name]
+    every = [EAGER, TORCH_COMPILE, THUNDER]
+    assert select_contenders(every, None) == [EAGER.name, TORCH_COMPILE.name, THUNDER.name]
+    assert select_contenders(every, [THUNDER.name]) == [EAGER.name, THUNDER.name]
     with pytest.raises(OptionError, match="torch.compile"):
-        bench.select_contenders(["jax"])
+        select_contenders(every, ["jax"])
 
 
 def test_bench_measures_and_writes_json(tmp_path):
@@ -109,10 +112,10 @@ def test_bench_shows_failures():
 
 def test_demo_runs_a_workload(tmp_path):
     path = tmp_path / "demo.json"
-    arguments = ["demo", "--only", "mlp", "--rounds", "1", "--json", str(path)]
+    arguments = ["demo", "--only", "mlp", "--by", THUNDER.name, "--rounds", "1", "--json", str(path)]
     finished = CliRunner().invoke(build_app(), arguments)
     assert finished.exit_code == 0, finished.output
     rows = json.loads(path.read_text())["rows"]
-    assert [entry["contender"] for entry in rows] == [EAGER.name, TORCH_COMPILE.name, THUNDER.name]
-    assert all(entry["failure"] is None for entry in rows if entry["contender"] != TORCH_COMPILE.name)
+    assert [entry["contender"] for entry in rows] == [EAGER.name, THUNDER.name]
+    assert all(entry["failure"] is None for entry in rows)
     assert "stage by stage" in finished.output and "torch.nn.functional.relu" in finished.output

@@ -24,13 +24,12 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-from thunder.cli.contenders import CONTENDERS, EAGER, TORCH_COMPILE
+from thunder.cli.contenders import CONTENDERS, EAGER, TORCH_COMPILE, select_contenders
 from thunder.cli.machine import describe_machine, describe_versions
 from thunder.cli.measurement import Timing, relative_error, time_in_turns
 from thunder.cli.texts import format_error, format_ratio, format_seconds
 from thunder.cli.worker import ContenderError, Worker
 from thunder.cli.workloads import FIGURES, Results, Workload, select_workloads
-from thunder.errors import unknown_name
 
 ROUNDS = 25
 
@@ -111,14 +110,6 @@ def as_json(device: str, measurements: list[Measurement]) -> dict[str, Any]:
     }
 
 
-def select_contenders(names: list[str] | None) -> list[str]:
-    """The contenders with these names, eager always among them and first; all when no name is given."""
-    for name in names or []:
-        if name not in CONTENDERS:
-            raise unknown_name("contender", name, list(CONTENDERS))
-    return [name for name in CONTENDERS if not names or name in names or name == EAGER.name]
-
-
 def command(
     device: Annotated[str, typer.Option(help="The device that everything runs on: cpu, cuda.")] = "cpu",
     only: Annotated[
@@ -134,7 +125,7 @@ def command(
     console = Console()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     workloads = select_workloads(FIGURES, only)
-    contenders = select_contenders(by)
+    contenders = select_contenders(CONTENDERS.values(), by)
     measurements: list[Measurement] = []
     for workload in track(workloads, "measuring", console=console):
         measurements += measure(workload, contenders, device, rounds)

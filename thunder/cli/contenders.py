@@ -5,7 +5,7 @@ Input: a model.  Output: a callable that takes the model's arguments.  Compilati
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 import thunder
+from thunder.errors import unknown_name
 
 
 @dataclass(frozen=True)
@@ -33,3 +34,12 @@ CONTENDERS = {
     contender.name: contender
     for contender in (EAGER, TORCH_COMPILE_EAGER, TORCH_COMPILE, THUNDER_EAGER, THUNDER)
 }
+
+
+def select_contenders(contenders: Iterable[Contender], names: list[str] | None) -> list[str]:
+    """The names of those contenders that are asked for, eager always among them; all when none is named."""
+    known = [contender.name for contender in contenders]
+    for name in names or []:
+        if name not in known:
+            raise unknown_name("contender", name, known)
+    return [name for name in known if not names or name in names or name == EAGER.name]

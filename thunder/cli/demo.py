@@ -33,7 +33,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from thunder.cli.contenders import EAGER, THUNDER, TORCH_COMPILE
+from thunder.cli.contenders import EAGER, THUNDER, TORCH_COMPILE, select_contenders
 from thunder.cli.inspection import Listing, show_listings
 from thunder.cli.machine import describe_machine, describe_versions
 from thunder.cli.measurement import Timing, allowed_error, relative_error, time_in_turns
@@ -41,6 +41,7 @@ from thunder.cli.texts import format_error, format_ratio, format_seconds
 from thunder.cli.worker import ContenderError, Worker
 from thunder.cli.workloads import DEMONSTRATION, Workload, select_workloads
 
+CAST = (EAGER, TORCH_COMPILE, THUNDER)
 ROUNDS = 7
 TRACED_WORKLOAD = "mlp"
 
@@ -74,10 +75,10 @@ class Row:
 
     @property
     def failed(self) -> bool:
-        return any(self.outcomes[name].failure for name in (EAGER.name, THUNDER.name))
+        return any(outcome.failure for name, outcome in self.outcomes.items() if name != TORCH_COMPILE.name)
 
 
-class Cast:
+class Workers:
     """The contenders' processes; one that died is started again for the next workload."""
 
     def __init__(self, directory: Path) -> None:
@@ -99,42 +100,42 @@ class Cast:
 
 
 @contextmanager
-def cast() -> Iterator[Cast]:
+def contender_processes() -> Iterator[Workers]:
     """The contenders' processes, ended when the block ends; their caches go with them."""
     with tempfile.TemporaryDirectory(prefix="thunder-demo-", ignore_cleanup_errors=True) as directory:
-        members = Cast(Path(directory))
+        workers = Workers(Path(directory))
         try:
-            yield members
+            yield workers
         finally:
-            members.close()
+            workers.close()
 
 
-def contenders_of(workload: Workload) -> list[str]:
+def contenders_of(workload: Workload, contenders: list[str]) -> list[str]:
     """Generation is compared with eager alone: torch.compile takes minutes over it."""
-    if workload.kind == "generation":
-        return [EAGER.name, THUNDER.name]
-    return [EAGER.name, TORCH_COMPILE.name, THUNDER.name]
+    return [name for name in contenders if workload.kind != "generation" or name != TORCH_COMPILE.name]
 
 
-def steps_of(workload: Workload) -> int:
+def steps_of(workload: Workload, contenders: list[str]) -> int:
     """How often `run_workload` reports progress."""
-    return 2 + len(contenders_of(workload))
+    return 2 + len(contenders_of(workload, contenders))
 
 
-def run_workload(workload: Workload, members: Cast, rounds: int, report: Callable[[str], None]) -> Row:
-    """Measures one workload with all of its contenders."""
+def run_workload(
+    workload: Workload, contenders: list[str], workers: Workers, rounds: int, report: Callable[[str], None]
+) -> Row:
+    """Measures one workload with those of the contenders that run it."""
     row = Row(workload)
     expected = None
     report("in float64")
-    members[EAGER.name].ask("build", workload.name, "cpu")
+    workers[EAGER.name].ask("build", workload.name, "cpu")
     if workload.kind != "generation":
-        expected = members[EAGER.name].ask("truth")
-    for name in contenders_of(workload):
+        expected = workers[EAGER.name].ask("truth")
+    for name in contenders_of(workload, contenders):
         report(f"{name}, first call")
         outcome = row.outcomes[name] = Outcome(name)
         try:
-            members[name].ask("build", workload.name, "cpu")
-            first = members[name].ask("first_call")
+            workers[name].ask("build", workload.name, "cpu")
+            first = workers[name].ask("first_call")
         except ContenderError as error:
             outcome.fail(error)
             continue
@@ -145,7 +146,7 @@ def run_workload(workload: Workload, members: Cast, rounds: int, report: Callabl
         if expected is not None:
             outcome.error = relative_error(first.results, expected)
     report("timing in turns")
-    running = {name: members[name] for name, outcome in row.outcomes.items() if not outcome.failure}
+    running = {name: workers[name] for name, outcome in row.outcomes.items() if not outcome.failure}
     for name, timing in time_in_turns(running, 3 if workload.kind == "generation" else rounds).items():
         if isinstance(timing, ContenderError):
             row.outcomes[name].fail(timing)
@@ -230,6 +231,9 @@ def command(
     only: Annotated[
         list[str] | None, typer.Option(help="Run only this workload; may be given several times.")
     ] = None,
+    by: Annotated[
+        list[str] | None, typer.Option(help="Run only this contender (beside eager); may be repeated.")
+    ] = None,
     traces: Annotated[bool, typer.Option(help="Print the stages of one workload's program.")] = True,
     rounds: Annotated[int, typer.Option(min=1, help="How often each contender is timed, in turns.")] = ROUNDS,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the results to this file.")] = None,
@@ -239,6 +243,7 @@ def command(
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     workloads = select_workloads(DEMONSTRATION, only)
+    contenders = select_contenders(CAST, by)
     start = time.perf_counter()
     rows: list[Row] = []
     programs: list[Listing] = []
@@ -250,23 +255,24 @@ def command(
         TimeElapsedColumn(),
         console=console,
     )
-    with cast() as members, progress:
-        bar = progress.add_task("starting", total=3 + sum(map(steps_of, workloads)))
-        for contender in (EAGER, TORCH_COMPILE, THUNDER):
-            progress.update(bar, advance=1, description=f"starting: {contender.name}")
+    with contender_processes() as workers, progress:
+        steps = sum(steps_of(workload, contenders) for workload in workloads)
+        bar = progress.add_task("starting", total=len(contenders) + steps)
+        for name in contenders:
+            progress.update(bar, advance=1, description=f"starting: {name}")
             try:
-                members[contender.name].ask("warm_up")
+                workers[name].ask("warm_up")
             except ContenderError as error:
-                console.print(f"{contender.name} does not compile a trivial module: {error}")
+                console.print(f"{name} does not compile a trivial module: {error}", markup=False)
         for workload in workloads:
 
             def report(text: str, title: str = workload.title) -> None:
                 progress.update(bar, advance=1, description=f"{title}: {text}")
 
-            row = run_workload(workload, members, rounds, report)
+            row = run_workload(workload, contenders, workers, rounds, report)
             rows.append(row)
-            if traces and workload.name == TRACED_WORKLOAD and not row.outcomes[THUNDER.name].failure:
-                programs = members[THUNDER.name].ask("listings")
+            if traces and workload.name == TRACED_WORKLOAD and THUNDER.name in contenders and not row.failed:
+                programs = workers[THUNDER.name].ask("listings")
     seconds = time.perf_counter() - start
     if programs:
         console.print(f"\nWhat thunder made of the workload {TRACED_WORKLOAD!r}, stage by stage:\n")
