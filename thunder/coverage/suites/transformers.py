@@ -19,6 +19,7 @@ from transformers.models.auto import configuration_auto, modeling_auto
 from thunder.coverage.configuration_overrides import CLASSES, CONFIGURATIONS
 from thunder.coverage.model_inputs import Inputs, add_placeholders, candidates
 from thunder.coverage.model_phases import ModelCase, call, run_model_phases
+from thunder.coverage.special_inputs import SPECIAL_INPUTS
 from thunder.coverage.recorder import NotRunnableInEager, Recorder, first_line
 from thunder.coverage.subjects import Subject
 from thunder.coverage.suite import Suite
@@ -40,7 +41,7 @@ PREFERRED_MAPPINGS = (
     "MODEL_FOR_DEPTH_ESTIMATION_MAPPING_NAMES",
     "MODEL_MAPPING_NAMES",
 )
-MAX_PARAMETERS = 60_000_000
+MAX_PARAMETERS = 80_000_000
 MAX_REPAIRS = 4
 
 
@@ -86,7 +87,7 @@ def build(model_type: str) -> ModelCase:
         for name in class_names(model_type):
             try:
                 model = build_class(model_type, name, scale)
-                inputs = runnable_inputs(model)
+                inputs = runnable_inputs(model, model_type)
             except Exception as error:  # a class that cannot be built or run is passed over, and its reason kept
                 reasons.append(f"{name}: {type(error).__name__}: {first_line(error)}")
                 gc.collect()
@@ -106,11 +107,15 @@ def build_class(model_type: str, class_name: str, scale: Scale) -> PreTrainedMod
     if size > MAX_PARAMETERS:
         raise NotRunnableInEager(f"{size} parameters are too many for a tiny model")
     torch.manual_seed(0)
-    return model_class(configuration).eval().float()
+    model = model_class(configuration).eval().float()
+    model.config.return_dict = True
+    return model
 
 
-def runnable_inputs(model: PreTrainedModel) -> Inputs:
+def runnable_inputs(model: PreTrainedModel, model_type: str) -> Inputs:
     """The richest inputs that eager accepts."""
+    if model_type in SPECIAL_INPUTS:
+        return repaired(model, SPECIAL_INPUTS[model_type](model))
     failure: Exception | None = None
     for inputs in candidates(model):
         try:

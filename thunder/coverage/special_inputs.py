@@ -1,0 +1,244 @@
+"""Inputs of model types whose forward takes more than text, an image or sound.
+
+Input: a tiny model. Output: keyword arguments for its forward. Where a type is listed here, nothing else is tried.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from thunder.coverage.model_inputs import BATCH, LENGTH, Inputs, find, tokens
+from thunder.coverage.tiny_configuration import WIDTH
+
+
+def time_series(model: PreTrainedModel) -> Inputs:
+    """A past long enough for all lags, and a future."""
+    past = model.config.context_length + max(model.config.lags_sequence)
+    features = model.config.num_time_features
+    return {
+        "past_values": torch.randn(BATCH, past),
+        "past_time_features": torch.randn(BATCH, past, features),
+        "past_observed_mask": torch.ones(BATCH, past),
+        "future_values": torch.randn(BATCH, model.config.prediction_length),
+        "future_time_features": torch.randn(BATCH, model.config.prediction_length, features),
+    }
+
+
+def patched_time_series(model: PreTrainedModel) -> Inputs:
+    """Several channels over time."""
+    return {"past_values": torch.randn(BATCH, model.config.context_length, model.config.num_input_channels)}
+
+
+def timesfm(model: PreTrainedModel) -> Inputs:
+    """A batch of series with padding marks and frequencies."""
+    length = 4 * model.config.patch_length
+    return {
+        "past_values": torch.randn(BATCH, length),
+        "past_values_padding": torch.zeros(BATCH, length, dtype=torch.long),
+        "freq": torch.zeros(BATCH, 1, dtype=torch.long),
+    }
+
+
+def timesfm_list(model: PreTrainedModel) -> Inputs:
+    """A list of series."""
+    return {"past_values": [torch.randn(4 * model.config.patch_length) for _ in range(BATCH)]}
+
+
+def decision_transformer(model: PreTrainedModel) -> Inputs:
+    """Trajectories of states, actions and returns."""
+    state, action = model.config.state_dim, model.config.act_dim
+    return {
+        "states": torch.randn(BATCH, 5, state),
+        "actions": torch.randn(BATCH, 5, action),
+        "rewards": torch.randn(BATCH, 5, 1),
+        "returns_to_go": torch.randn(BATCH, 5, 1),
+        "timesteps": torch.arange(5).expand(BATCH, 5).contiguous(),
+        "attention_mask": torch.ones(BATCH, 5),
+    }
+
+
+def lxmert(model: PreTrainedModel) -> Inputs:
+    """Text with features and positions of image regions."""
+    return {
+        "input_ids": tokens(model),
+        "visual_feats": torch.randn(BATCH, 4, model.config.visual_feat_dim),
+        "visual_pos": torch.rand(BATCH, 4, model.config.visual_pos_dim),
+    }
+
+
+def query_former(model: PreTrainedModel) -> Inputs:
+    """Learned queries that look at image features."""
+    return {
+        "query_embeds": torch.randn(BATCH, 4, model.config.hidden_size),
+        "encoder_hidden_states": torch.randn(BATCH, 6, model.config.encoder_hidden_size),
+    }
+
+
+def qformer_placeholders(model: PreTrainedModel) -> Inputs:
+    """Text with one placeholder for each learned query."""
+    placeholders = torch.full((BATCH, model.config.num_query_tokens), find(model.config, "image_token_index", "image_token_id"))
+    vision = model.config.vision_config
+    inputs: Inputs = {
+        "pixel_values": torch.randn(BATCH, 3, vision.image_size, vision.image_size),
+        "input_ids": torch.cat([placeholders, tokens(model)], dim=1),
+    }
+    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    return inputs
+
+
+def instruct_blip(model: PreTrainedModel) -> Inputs:
+    """As above, with text for the query former."""
+    return {**qformer_placeholders(model), "qformer_input_ids": tokens(model)}
+
+
+def instruct_blip_video(model: PreTrainedModel) -> Inputs:
+    """As above, with four frames."""
+    frames, queries = 4, model.config.num_query_tokens
+    token = find(model.config, "video_token_index", "video_token_id")
+    inputs = instruct_blip(model)
+    placeholders = torch.full((BATCH, frames * queries), token)
+    size = model.config.vision_config.image_size
+    inputs["pixel_values"] = torch.randn(BATCH, frames, 3, size, size)
+    inputs["input_ids"] = torch.cat([placeholders, tokens(model)], dim=1)
+    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    return inputs
+
+
+def pix2struct(model: PreTrainedModel) -> Inputs:
+    """Flattened patches, each led by its row and column."""
+    vision = model.config.vision_config
+    width = vision.num_channels * vision.patch_size**2 if hasattr(vision, "num_channels") else vision.patch_embed_hidden_size
+    positions = torch.randint(1, 5, (BATCH, 9, 2)).float()
+    return {
+        "flattened_patches": torch.cat([positions, torch.randn(BATCH, 9, width)], dim=-1),
+        "attention_mask": torch.ones(BATCH, 9),
+        "decoder_input_ids": tokens(model, 7),
+    }
+
+
+def codebooks(model: PreTrainedModel) -> Inputs:
+    """One row of audio codes for each codebook."""
+    decoder = model.config.decoder
+    rows = BATCH * decoder.num_codebooks
+    return {
+        "input_ids": torch.randint(5, 20, (BATCH, LENGTH)),
+        "attention_mask": torch.ones(BATCH, LENGTH, dtype=torch.long),
+        "decoder_input_ids": torch.randint(0, min(decoder.vocab_size, 100), (rows, 6)),
+    }
+
+
+def oneformer(model: PreTrainedModel) -> Inputs:
+    """An image and the tokens of a task."""
+    return {"pixel_values": torch.randn(BATCH, 3, 64, 64), "task_inputs": torch.randint(0, 40, (BATCH, model.config.task_seq_len)).float()}
+
+
+def seggpt(model: PreTrainedModel) -> Inputs:
+    """An image, and a prompt with its mask."""
+    height, width = find(model.config, "image_size", kind=list | tuple)
+    shape = (BATCH, 3, height // 2, width)
+    return {"pixel_values": torch.randn(shape), "prompt_pixel_values": torch.randn(shape), "prompt_masks": torch.randn(shape)}
+
+
+def flattened_siglip(model: PreTrainedModel) -> Inputs:
+    """Patches of images of different shapes."""
+    vision = getattr(model.config, "vision_config", model.config)
+    width = vision.num_channels * vision.patch_size**2
+    inputs: Inputs = {
+        "pixel_values": torch.randn(BATCH, 16, width),
+        "pixel_attention_mask": torch.ones(BATCH, 16, dtype=torch.long),
+        "spatial_shapes": torch.tensor([[4, 4]] * BATCH),
+    }
+    if "text_config" in vars(model.config) and type(model).__name__ == "Siglip2Model":
+        inputs["input_ids"] = tokens(model)
+    return inputs
+
+
+def gemma3n_audio(model: PreTrainedModel) -> Inputs:
+    """A mel spectrogram with a mask of what is invalid."""
+    return {
+        "audio_mel": torch.randn(BATCH, 64, model.config.input_feat_size),
+        "audio_mel_mask": torch.zeros(BATCH, 64, dtype=torch.bool),
+    }
+
+
+def kimi_vision(model: PreTrainedModel) -> Inputs:
+    """Unflattened patches with their grid."""
+    patch = model.config.patch_size
+    return {"pixel_values": torch.randn(16, 3, patch, patch), "grid_thw": torch.tensor([[1, 4, 4]])}
+
+
+def merged_grid(model: PreTrainedModel) -> Inputs:
+    """Flattened patches, their grid and how many of them merge."""
+    patch = model.config.patch_size
+    return {
+        "pixel_values": torch.randn(16, 3 * patch**2),
+        "grid_thw": torch.tensor([[1, 4, 4]]),
+        "merge_sizes": torch.tensor([2]),
+    }
+
+
+def pixel_positions(model: PreTrainedModel) -> Inputs:
+    """Flattened patches with their positions."""
+    positions = torch.stack(torch.meshgrid(torch.arange(6), torch.arange(6), indexing="xy"), dim=-1).reshape(1, 36, 2)
+    return {
+        "pixel_values": torch.rand(BATCH, 36, 3 * model.config.patch_size**2),
+        "pixel_position_ids": positions.expand(BATCH, 36, 2).contiguous(),
+    }
+
+
+def sound_and_features(model: PreTrainedModel) -> Inputs:
+    """A waveform with the spectrogram that a second encoder reads."""
+    return {
+        "input_values": torch.randn(BATCH, 1, 3200),
+        "input_features": torch.randn(BATCH, 10, find(model.config, "feature_projection_input_dim") or 160),
+    }
+
+
+def codec_decoder(model: PreTrainedModel) -> Inputs:
+    """Embeddings for the decoding half of an audio codec."""
+    return {"embeddings": torch.randn(BATCH, model.config.hidden_size, 8)}
+
+
+def draft_model(model: PreTrainedModel) -> Inputs:
+    """Noise and the hidden states of the model that it assists."""
+    width = model.config.hidden_size or WIDTH
+    layers = find(model.config, "target_layer_ids", kind=list | tuple) or [0]
+    return {
+        "noise_embeds": torch.randn(BATCH, 4, width),
+        "context_hidden_states": torch.randn(BATCH, LENGTH, width * len(layers)),
+    }
+
+
+SPECIAL_INPUTS: dict[str, Callable[[Any], Inputs]] = {
+    "autoformer": time_series,
+    "informer": time_series,
+    "time_series_transformer": time_series,
+    "patchtst": patched_time_series,
+    "patchtsmixer": patched_time_series,
+    "timesfm": timesfm,
+    "timesfm2_5": timesfm_list,
+    "decision_transformer": decision_transformer,
+    "lxmert": lxmert,
+    "blip_2_qformer": query_former,
+    "blip-2": qformer_placeholders,
+    "instructblip": instruct_blip,
+    "instructblipvideo": instruct_blip_video,
+    "pix2struct": pix2struct,
+    "musicgen": codebooks,
+    "musicgen_melody": codebooks,
+    "oneformer": oneformer,
+    "seggpt": seggpt,
+    "siglip2": flattened_siglip,
+    "siglip2_vision_model": flattened_siglip,
+    "gemma3n_audio": gemma3n_audio,
+    "kimi_k25_vision": kimi_vision,
+    "video_llama_3_vision": merged_grid,
+    "gemma4_vision": pixel_positions,
+    "neucodec": sound_and_features,
+    "xcodec2": sound_and_features,
+    "muse_glimmer_assistant": draft_model,
+}
