@@ -53,7 +53,7 @@ test-all: lint typecheck layers ## the same with the slow tests
 	$(BIN)/python -m pytest -m "not gpu and not multi_gpu" -n $(JOBS)
 
 lint: $(INSTALLED) ## ruff
-	$(BIN)/ruff check thunder tests
+	$(BIN)/ruff check
 
 typecheck: $(INSTALLED) ## mypy
 	$(BIN)/mypy

@@ -10,7 +10,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from thunder.cli import bench, demo
-from thunder.cli.app import COMMANDS, build_app
+from thunder.cli.app import COMMANDS, build_app, main
 from thunder.cli.contenders import EAGER, THUNDER, TORCH_COMPILE, select_contenders
 from thunder.cli.measurement import Timing
 from thunder.cli.workloads import DEMONSTRATION, FIGURES
@@ -82,6 +82,14 @@ def test_every_command_has_a_module_of_its_name():
     names = {command.name for command in app.registered_commands}
     assert names == {module.__name__.rpartition(".")[2] for module in COMMANDS}
     assert {"demo", "bench", "inspect", "coverage", "doctor"} <= names
+
+
+def test_a_wrong_option_is_a_message(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["thunder", "bench", "--only", "nothing"])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 2
+    assert "unknown workload 'nothing'" in capsys.readouterr().err
 
 
 def test_contenders_are_selected_with_eager_first():

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+
 import typer
 
 from thunder.cli import bench, coverage, demo, doctor, inspect
+from thunder.errors import OptionError
 
 COMMANDS = (demo, bench, inspect, coverage, doctor)
 
@@ -24,5 +27,9 @@ def build_app() -> typer.Typer:
 
 
 def main() -> None:
-    """Entry point of the script `thunder`."""
-    build_app()()
+    """Entry point of the script `thunder`; a wrong option is a message and status 2, not a traceback."""
+    try:
+        build_app()()
+    except OptionError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)

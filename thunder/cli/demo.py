@@ -44,6 +44,7 @@ from thunder.cli.workloads import DEMONSTRATION, Workload, select_workloads
 CAST = (EAGER, TORCH_COMPILE, THUNDER)
 ROUNDS = 7
 TRACED_WORKLOAD = "mlp"
+LISTED_LINES = 40
 
 
 @dataclass
@@ -276,7 +277,7 @@ def command(
     seconds = time.perf_counter() - start
     if programs:
         console.print(f"\nWhat thunder made of the workload {TRACED_WORKLOAD!r}, stage by stage:\n")
-        show_listings(console, programs)
+        show_listings(console, programs, LISTED_LINES)
     console.print()
     console.print(result_table(rows))
     if json_path is not None:

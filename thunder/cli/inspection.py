@@ -42,8 +42,11 @@ def stages(direction: str, traces: list[Any]) -> Iterator[Listing]:
             yield Listing(f"{direction}, stage {number}: {made_by}", source)
 
 
-def show_listings(console: Console, programs: list[Listing]) -> None:
-    """Prints programs with a rule above each."""
+def show_listings(console: Console, programs: list[Listing], longest: int | None = None) -> None:
+    """Prints programs with a rule above each; of a program longer than `longest` lines, its beginning."""
     for program in programs:
+        lines = program.source.splitlines()
         console.rule(program.title, align="left")
-        console.print(Syntax(program.source, "python", background_color="default", word_wrap=True))
+        console.print(Syntax("\n".join(lines[:longest]), "python", background_color="default", word_wrap=True))
+        if longest is not None and len(lines) > longest:
+            console.print(f"    ... and {len(lines) - longest} more lines", style="dim")
