@@ -36,8 +36,9 @@ def tensor_guards(tensors: list[torch.Tensor]) -> Callable[..., bool] | None:
     kind = getattr(guards, "TensorGuards", None)
     if kind is None or not tensors:
         return None
-    dims = [[None] * tensor.dim() for tensor in tensors]
-    check: Callable[..., bool] = kind(*tensors, dynamic_dims_sizes=dims, dynamic_dims_strides=dims).check
+    sizes = [list(tensor.shape) for tensor in tensors]  # None in place of a number would leave it unchecked
+    strides = [list(tensor.stride()) for tensor in tensors]
+    check: Callable[..., bool] = kind(*tensors, dynamic_dims_sizes=sizes, dynamic_dims_strides=strides).check
     return check
 
 
@@ -116,3 +117,8 @@ def is_fake(tensor: torch.Tensor) -> bool:
 def checkpoint_function() -> Callable[..., Any]:
     """`torch.utils.checkpoint.checkpoint`, which a trace calls with a region.  Tested: 2.13."""
     return torch.utils.checkpoint.checkpoint
+
+
+def has_kernel(overload: Any) -> bool:
+    """Whether the overload is an operator of the dispatcher, with kernels (`prim.device` is not).  Tested: 2.13."""
+    return torch._C._dispatch_has_kernel(overload.name())

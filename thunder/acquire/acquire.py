@@ -7,6 +7,7 @@ it was before.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import threading
 import types
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 
 from thunder.acquire.epilogue import Epilogue
-from thunder.acquire.guards import Prologue, absent
+from thunder.acquire.guards import Prologue, absent, is_plain
 from thunder.acquire.heap import Heap
 from thunder.acquire.lookasides import Lookasides, is_opaque, is_user_file
 from thunder.acquire.program import Program
@@ -117,8 +118,10 @@ class _Acquisition:
         guard_torch_state(self.prologue)
         flags = (torch.is_grad_enabled(), torch.get_default_dtype(), torch.compiler._is_compiling_flag)
         try:
-            args, kwargs = self._bind_arguments()
-            with self.recorder:
+            # Inference tensors have no version counter; the program itself runs in the caller's mode.
+            with torch.inference_mode(False), torch.set_grad_enabled(flags[0]), self.recorder:
+                args, kwargs = self._bind_arguments()
+                self._root(self.function)
                 torch.compiler._is_compiling_flag = True  # type: ignore[attr-defined]
                 result = self.interpreter.call(self.function, *args, **kwargs)
             return self._program(result)
@@ -127,6 +130,16 @@ class _Acquisition:
             torch._C._set_grad_enabled(flags[0])
             torch.set_default_dtype(flags[1])
             torch.compiler._is_compiling_flag = flags[2]  # type: ignore[attr-defined]
+
+    def _root(self, function: Any) -> None:
+        """The callable itself is held by the program: what it is made of is constant."""
+        self.tracker.source_of(function)
+        if isinstance(function, types.MethodType):
+            self._root(function.__self__)
+        elif isinstance(function, functools.partial):
+            for part in (function.func, *function.args, *function.keywords.values()):
+                if not is_plain(part):
+                    self._root(part)
 
     def _bind_arguments(self) -> tuple[list[Any], dict[str, Any]]:
         """Guards the arguments and exchanges their tensors for shadows."""
@@ -215,7 +228,8 @@ class _Acquisition:
         """Whether inputs share storage.  When the program changes an input, that must stay as it is."""
         storages = [real.untyped_storage()._cdata for _, _, real, _ in inputs]
         shared = len(set(storages)) < len(storages)
-        changed = any(shadow._version > 0 for _, _, _, shadow in inputs)
+        with torch._C.DisableTorchFunction():
+            changed = any(shadow._version > 0 for _, _, _, shadow in inputs if not shadow.is_inference())
         if changed and len(inputs) > 1 and not shared:
             listed = ", ".join(expression for _, expression, _, _ in inputs)
             check = self.prologue.bind(storages_are_distinct)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -94,6 +95,17 @@ _absent = _Absent()
 absent = _absent
 
 
+@dataclass(frozen=True)
+class Check:
+    """A statement of the prologue: `condition` must hold, else guard `number` has failed."""
+
+    condition: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"if not ({self.condition}): return {self.number}"
+
+
 class Prologue:
     """Collects guards and writes the prologue.
 
@@ -105,7 +117,7 @@ class Prologue:
     """
 
     def __init__(self) -> None:
-        self.lines: list[str] = []
+        self.lines: list[str | Check] = []
         self.namespace: dict[str, Any] = {
             "_same": same_value,
             "_type_lookup": type_lookup,
@@ -186,7 +198,7 @@ class Prologue:
     # Guards -----------------------------------------------------------------------------------------------------
     def check(self, condition: str, description: str) -> None:
         """Adds a condition that must hold; `description` says so in the user's terms."""
-        self.lines.append(f"if not ({condition}): return {len(self.checks)}")
+        self.lines.append(Check(condition, len(self.checks)))
         self.checks.append((condition, description))
 
     def value(self, source: Source, value: Any) -> None:
@@ -223,6 +235,9 @@ class Prologue:
         )
 
     def length(self, source: Source, length: int) -> None:
+        if length == 0:
+            self.check(f"not {self.expression(source)}", f"{source.describe()} is empty")
+            return
         self.check(f"len({self.expression(source)}) == {length}", f"len({source.describe()}) == {length}")
 
     def plain_items(self, source: Source, items: list[Any]) -> None:

@@ -30,7 +30,15 @@ from thunder.trace import Op
 _TORCH = os.path.dirname(torch.__file__) + os.sep
 _INTERPRETED_TORCH = tuple(
     _TORCH + part.replace("/", os.sep)
-    for part in ("nn/modules/", "utils/_contextlib.py", "utils/checkpoint.py", "nn/utils/parametrize.py")
+    for part in (
+        "nn/modules/",
+        "utils/_contextlib.py",
+        "utils/checkpoint.py",
+        "nn/utils/parametrize.py",
+        "amp/autocast_mode.py",
+        "cuda/amp/",
+        "cpu/amp/",
+    )  # fmt: skip
 )
 _STDLIB = sysconfig.get_paths()["stdlib"] + os.sep
 _OPAQUE_STDLIB = frozenset(
@@ -82,6 +90,7 @@ class Lookasides:
         self.module_names = module_names
         self.sharp_edges = sharp_edges
         self._regions = 0
+        self._autocasts: dict[int, list[Any]] = {}
 
     def table(self) -> dict[Any, Callable[..., Any]]:
         """The look-asides by the callable that each replaces."""
@@ -98,6 +107,8 @@ class Lookasides:
             torch.nn.Module._wrapped_call_impl: self.call_module,
             torch.utils.checkpoint.checkpoint: self.checkpoint,
             torch.autograd.Function.apply.__func__: self.apply_function,  # type: ignore[attr-defined]
+            torch.autocast.__enter__: self.enter_autocast,
+            torch.autocast.__exit__: self.exit_autocast,
             torch.inference_mode.__enter__: self.enter_inference_mode,
             torch.inference_mode.__exit__: self.exit_inference_mode,
             torch.manual_seed: lambda interp, seed: self.statement(torch.manual_seed, seed),
@@ -238,18 +249,34 @@ class Lookasides:
     # State ------------------------------------------------------------------------------------------------------
     def statement(self, function: Callable[..., Any], *args: Any) -> None:
         """A call for its effect on torch's state: only written down."""
-        self.recorder.ops.append(Op(function, args, {}, None, self.recorder.location(), self.recorder.scope))
+        self._state_op(function, args)
 
     def set_default_dtype(self, interp: Any, dtype: torch.dtype) -> None:
         torch.set_default_dtype(dtype)
         self.statement(torch.set_default_dtype, dtype)
 
+    def enter_autocast(self, interp: Any, context: torch.autocast) -> torch.autocast:
+        """Entered for real, so that shadows get the dtypes of autocast, and written down."""
+        torch.autocast.__enter__(context)
+        var = self.recorder.name_object(object(), "context")
+        self._autocasts.setdefault(id(context), []).append(var)
+        options = (context.device, context.fast_dtype, context._enabled, context._cache_enabled)
+        self._state_op(torch.amp.autocast_mode._enter_autocast, options, var)
+        return context
+
+    def exit_autocast(self, interp: Any, context: torch.autocast, *exception: Any) -> bool:
+        torch.autocast.__exit__(context, None, None, None)
+        self._state_op(torch.amp.autocast_mode._exit_autocast, (self._autocasts[id(context)].pop(),))
+        return False
+
+    def _state_op(self, function: Callable[..., Any], args: tuple[Any, ...], result: Any = None) -> None:
+        self.recorder.ops.append(Op(function, args, {}, result, self.recorder.location(), self.recorder.scope))
+
     def enter_inference_mode(self, interp: Any, context: torch.inference_mode) -> None:
         """Written down as it is; acquisition itself only switches gradients off."""
         enter = torch.autograd.grad_mode._enter_inference_mode
-        key = object()
-        var = self.recorder.name_object(key, "context")
-        self.recorder.ops.append(Op(enter, (context.mode,), {}, var, self.recorder.location(), self.recorder.scope))
+        var = self.recorder.name_object(object(), "context")
+        self._state_op(enter, (context.mode,), var)
         context._thunder = (var, torch.is_grad_enabled())  # type: ignore[attr-defined]
         with torch._C.DisableTorchFunction():
             torch._C._set_grad_enabled(torch.is_grad_enabled() and not context.mode)

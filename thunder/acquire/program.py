@@ -1,7 +1,7 @@
 """A program: what acquisition makes of one call, ready to be compiled and linked.
 
 `Program.link(run)` joins prologue, compiled computation and epilogue to one Python function
-`call(args, kwargs)`: it answers `(result,)`, or the number of the guard that failed.
+`call(args, kwargs)`: it answers `(result,)`, or -1 when a guard failed.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from thunder._torch_compat import tensor_guards
-from thunder.acquire.guards import Prologue
+from thunder.acquire.guards import Check, Prologue
 from thunder.trace import Trace, compile_source
 
 _GUARD_ERRORS = (LookupError, AttributeError, TypeError, ValueError)
+_JOINED_CHECKS = 40
 
 
 @dataclass
@@ -43,16 +44,11 @@ class Program:
     def prologue_source(self) -> str:
         """The prologue as readable Python."""
         lines = ["def prologue(args, kwargs):"]
-        number = 0
         for line in self.prologue.lines:
-            if line.startswith("if not"):
-                lines.append(f"    {line}  # {self.prologue.checks[number][1]}")
-                number += 1
-            else:
-                lines.append(f"    {line}")
-        return "\n".join(
-            [*lines, f"    return ({', '.join(self.arguments)},)" if self.arguments else "    return ()", ""]
-        )
+            comment = f"  # {self.prologue.checks[line.number][1]}" if isinstance(line, Check) else ""
+            lines.append(f"    {line}{comment}")
+        lines.append(f"    return ({', '.join(self.arguments)}{',' if len(self.arguments) == 1 else ''})")
+        return "\n".join(lines) + "\n"
 
     def epilogue_source(self) -> str:
         """The epilogue as readable Python; names that it does not define are the prologue's."""
@@ -79,28 +75,41 @@ class Program:
         return compile_source("\n".join(lines) + "\n", "call", namespace)
 
     def _prologue_lines(self, namespace: dict[str, Any], check: bool) -> list[str]:
-        """The prologue's statements; the tensors are checked by one call into torch where it offers that."""
+        """The prologue's statements, checks joined; which one fails is found out by `failed_guard`."""
         prologue = self.prologue
+        lines: list[str] = []
         if not check:
-            return [line for line in prologue.lines if not line.startswith("if not")]
+            return [line for line in prologue.lines if isinstance(line, str)]
         # Constants are handed over as one tuple: that is quicker than naming each.
         names = [name for name, _ in prologue.tensors.values()]
         constants = [name for name in names if name in prologue.namespace]
         ordered = [name for name in names if name not in prologue.namespace]
         by_name = dict(prologue.tensors.values())
         check_all = tensor_guards([by_name[name] for name in [*ordered, *constants]])
-        if check_all is None:
-            return prologue.lines
-        lines = [line for index, line in enumerate(prologue.lines) if index not in prologue.tensors]
-        namespace["_tensors_fit"] = check_all
-        namespace["_constant_tensors"] = tuple(prologue.namespace[name] for name in constants)
-        lines.append(f"if not _tensors_fit({', '.join([*ordered, '*_constant_tensors'])}): return -2")
+        conditions: list[str] = []
+
+        def flush() -> None:
+            if conditions:
+                lines.append(f"if not ({' and '.join(conditions)}): return -1")
+                conditions.clear()
+
+        for index, line in enumerate(prologue.lines):
+            if isinstance(line, str):
+                flush()
+                lines.append(line)
+            elif check_all is None or index not in prologue.tensors:
+                conditions.append(line.condition)
+                if len(conditions) == _JOINED_CHECKS:
+                    flush()
+        flush()
+        if check_all is not None:
+            namespace["_tensors_fit"] = check_all
+            namespace["_constant_tensors"] = tuple(prologue.namespace[name] for name in constants)
+            lines.append(f"if not _tensors_fit({', '.join([*ordered, '*_constant_tensors'])}): return -1")
         return lines
 
-    def failed_guard(self, args: tuple[Any, ...], kwargs: dict[str, Any], number: int) -> int:
-        """The number of the guard that fails for a call, found by checking one after the other."""
-        if number >= 0:
-            return number
+    def failed_guard(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+        """The number of the guard that fails for a call, found by checking one after the other; -1 for none."""
         lines = ["def explain(args, kwargs):", "    try:", *(f"        {line}" for line in self.prologue.lines)]
         lines += ["        pass", "    except _guard_errors:", "        return -1", "    return -1"]
         namespace = {**self.prologue.namespace, "_guard_errors": _GUARD_ERRORS}

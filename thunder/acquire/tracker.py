@@ -73,6 +73,11 @@ class AcquisitionTracker(Tracker):
         self._input_of_shadow: dict[int, tuple[Source, torch.Tensor]] = {}
         self._plans: dict[tuple[type, str], Callable[[Any, str, Source | None], Any]] = {}
         self._globals_seen: dict[tuple[int, str], Any] = {}
+        self._generic_access = {
+            "__getattribute__": self.load_generic,
+            "__setattr__": self.store_generic,
+            "__delattr__": self.delete_generic,
+        }
         self._new: set[int] = set()
         self._entered: set[int] = set()
         self._touched: set[int] = set()
@@ -724,6 +729,11 @@ class AcquisitionTracker(Tracker):
     # Opaque calls -----------------------------------------------------------------------------------------------
     def call_opaque(self, function: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
         known = self.known
+        if type(function) is types.MethodWrapperType:
+            # `super().__setattr__(name, value)` and its like, bound to the object.
+            generic = self._generic_access.get(function.__name__)
+            if generic is not None and not isinstance(function.__self__, (type, torch.Tensor)):
+                return generic(function.__self__, *arguments)
         for argument in arguments:
             if type(argument) in _CONTAINERS and id(argument) in known:
                 self.touch(argument)

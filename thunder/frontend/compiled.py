@@ -80,7 +80,7 @@ def make_options(
 
 @dataclass
 class Entry:
-    """One specialisation: `call(args, kwargs)` answers `(result,)` or the number of the guard that failed."""
+    """One specialisation: `call(args, kwargs)` answers `(result,)`, or -1 when a guard failed."""
 
     call: Callable[..., Any]
     program: Program
@@ -156,7 +156,7 @@ class CompiledFunction:
                 if type(answer) is tuple:
                     self.statistics.cache_hits += 1
                     return answer[0]
-                self._note_failure(entry, entry.program.failed_guard(args, kwargs, answer))
+                self._note_failure(entry, entry.program.failed_guard(args, kwargs))
             self.statistics.cache_misses += 1
             if len(self.entries) >= self.options.recompile_limit:
                 self._give_up()
