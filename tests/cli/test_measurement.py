@@ -39,13 +39,14 @@ def test_a_contender_that_fails_does_not_stop_the_others(fails_at):
     workers = {"bad": Clockwork("bad", 1e-3, asked, fails_at), "good": Clockwork("good", 1e-3, asked)}
     outcomes = time_in_turns(workers, rounds=4)
     assert isinstance(outcomes["bad"], ContenderError)
-    assert outcomes["good"] == Timing(1e-3, 1e-3, 1e-3, rounds=4)
+    assert outcomes["good"] == Timing(1e-3, 1e-3, 1e-3, 1e-3, rounds=4)
 
 
 def test_timing_is_the_median_with_its_quartiles():
     timing = Timing.of([1.0, 2.0, 3.0, 4.0, 100.0])
-    assert timing.median == 3.0 and timing.lower <= timing.median <= timing.upper
-    assert Timing.of([2.0]) == Timing(2.0, 2.0, 2.0, 1)
+    assert timing.median == 3.0 and timing.least == 1.0
+    assert timing.lower <= timing.median <= timing.upper
+    assert Timing.of([2.0]) == Timing(2.0, 2.0, 2.0, 2.0, 1)
 
 
 def arrays(**values):

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
@@ -75,27 +76,28 @@ def measure(workload: Workload, contenders: list[str], device: str, rounds: int)
 
 
 def result_table(workloads: list[Workload], measurements: list[Measurement]) -> Table:
-    """A block a workload, a line a contender."""
-    table = Table()
-    for heading in ("work", "run by"):
-        table.add_column(heading)
-    for heading in ("first call", "per call", "x eager", "x torch.compile", "error vs float64"):
-        table.add_column(heading, justify="right")
+    """A block a workload, headed by its title; a line a contender."""
+    table = Table(box=SIMPLE, padding=(0, 1))
+    table.add_column("work, run by", ratio=1)
+    for heading in ("first call", "per call", "x eager", "x compile", "error"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for workload in workloads:
         block = [measurement for measurement in measurements if measurement.workload == workload.name]
         medians = {entry.contender: entry.call.median for entry in block if entry.call}
-        for number, entry in enumerate(block):
+        table.add_row(f"[bold]{escape(workload.title)}[/]")
+        for entry in block:
             call = medians.get(entry.contender)
             table.add_row(
-                workload.title if number == 0 else "",
-                entry.contender,
+                f"  {entry.contender}",
                 format_seconds(entry.first_call),
                 format_seconds(call),
                 format_ratio(call, medians.get(EAGER.name)),
                 format_ratio(call, medians.get(TORCH_COMPILE.name)),
-                f"[red]{escape(entry.failure)}[/]" if entry.failure else format_error(entry.error),
-                end_section=number == len(block) - 1,
+                format_error(entry.error),
             )
+            if entry.failure:
+                table.add_row(f"  [red]{escape(entry.failure)}[/]")
+        table.add_section()
     return table
 
 

@@ -26,17 +26,18 @@ ROUND_SECONDS = 0.05
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds a call: the median over the rounds, and the quartiles."""
+    """Seconds a call: the median over the rounds, the quartiles, and the least."""
 
     median: float
     lower: float
     upper: float
+    least: float
     rounds: int
 
     @staticmethod
     def of(samples: Sequence[float]) -> Timing:
         lower, middle, upper = quantiles(samples, n=4) if len(samples) > 1 else [samples[0]] * 3
-        return Timing(middle, lower, upper, len(samples))
+        return Timing(middle, lower, upper, min(samples), len(samples))
 
 
 def time_in_turns(
