@@ -118,7 +118,7 @@ def forward_and_gradients(
     """Run forward and backward; the result and the gradients by name."""
     copies = fresh(inputs, gradients=True)
     torch.manual_seed(1)
-    result = (compiled or model)(**copies)
+    result = (model if compiled is None else compiled)(**copies)
     loss = weighted_sum(result)
     if loss is None:
         raise NotRunnableInEager("no output has a gradient")

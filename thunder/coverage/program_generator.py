@@ -175,7 +175,9 @@ class Grower:
             made = f"({made})[..., ::2]"
         elif sizes and self.chance(0.05):
             made = f"({made})[:1].expand({', '.join(['3', *['-1'] * (len(sizes) - 1)])})"
-        self.add_input_line(f"{name} = {made}")
+        if not self.add_input_line(f"{name} = {made}"):
+            self.add_input_line(f"{name} = torch.ones(2, 3)")
+            dtype = "bool"
         self.tensors.append(name)
         self.parameters.append(name)
         differentiable = dtype.startswith(("float", "bfloat", "complex"))
@@ -326,7 +328,7 @@ class Grower:
         last = max(0, value.shape[0] - 1)
         index = self.one_of(
             "0", "-1", ":1", "..., 0", "...", "::2", ":, 0", "None", f"torch.tensor([0, {last}])", f"[0, {last}]", f"{target} > 0",
-            f"torch.tensor([[0], [{last}]])", "..., torch.tensor([0])", ":, [0, 0]", "1:, ..., -1", f"{target}.sum(-1) > 0", "True",
+            f"torch.tensor([[0], [{last}]])", "..., torch.tensor([0])", ":, [0, 0]", "1:, ..., -1", f"{target}.sum(-1) > 0" if value.ndim > 1 else "0", "True",
         )  # fmt: skip
         operator = self.one_of("=", "=", "=", "+=", "*=")
         if ">" in index:  # reading through a mask, or fitting values to it, needs to know how much of it is true
