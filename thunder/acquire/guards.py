@@ -123,11 +123,17 @@ class Prologue:
             "_type_lookup": type_lookup,
             "_absent": _absent,
         }
-        self.checks: list[tuple[str, str]] = []
+        self.checks: list[tuple[str, str | Callable[[], str]]] = []
         self.tensors: dict[int, tuple[str, torch.Tensor]] = {}
         self._names: dict[int, str] = {}
         self._constants: dict[int, str] = {}
         self._keep: list[Any] = []
+        self._type_attributes: set[tuple[type, str]] = set()
+
+    def describe(self, number: int) -> str:
+        """What the check means to the user."""
+        description = self.checks[number][1]
+        return description if isinstance(description, str) else description()
 
     # Names ------------------------------------------------------------------------------------------------------
     def bind(self, obj: Any, stem: str = "c") -> str:
@@ -196,14 +202,14 @@ class Prologue:
         )
 
     # Guards -----------------------------------------------------------------------------------------------------
-    def check(self, condition: str, description: str) -> None:
-        """Adds a condition that must hold; `description` says so in the user's terms."""
+    def check(self, condition: str, description: str | Callable[[], str]) -> None:
+        """Adds a condition that must hold; `description` says so in the user's terms, made when it is asked for."""
         self.lines.append(Check(condition, len(self.checks)))
         self.checks.append((condition, description))
 
     def value(self, source: Source, value: Any) -> None:
         """The value at `source` is this plain value."""
-        described = f"{source.describe()} == {value!r}"
+        described = lambda: f"{source.describe()} == {value!r}"  # noqa: E731
         if value is None or value is True or value is False:
             self.check(f"{self.peek(source)} is {value!r}", described)
             return
@@ -218,33 +224,33 @@ class Prologue:
 
     def identical(self, source: Source, obj: Any) -> None:
         """The value at `source` is this very object."""
-        self.check(f"{self.peek(source)} is {self.bind(obj)}", f"{source.describe()} is the same object")
+        self.check(f"{self.peek(source)} is {self.bind(obj)}", lambda: f"{source.describe()} is the same object")
 
     def same_place(self, source: Source, other: Source) -> None:
         """Two places hold the same object."""
         self.check(
             f"{self.expression(source)} is {self.expression(other)}",
-            f"{source.describe()} is {other.describe()}",
+            lambda: f"{source.describe()} is {other.describe()}",
         )
 
     def has_type(self, source: Source, kind: type) -> None:
         """The class of the value at `source` is exactly `kind`."""
         self.check(
             f"type({self.expression(source)}) is {self.bind(kind)}",
-            f"type of {source.describe()} is {kind.__qualname__}",
+            lambda: f"type of {source.describe()} is {kind.__qualname__}",
         )
 
     def length(self, source: Source, length: int) -> None:
         if length == 0:
-            self.check(f"not {self.expression(source)}", f"{source.describe()} is empty")
+            self.check(f"not {self.expression(source)}", lambda: f"{source.describe()} is empty")
             return
-        self.check(f"len({self.expression(source)}) == {length}", f"len({source.describe()}) == {length}")
+        self.check(f"len({self.expression(source)}) == {length}", lambda: f"len({source.describe()}) == {length}")
 
     def plain_items(self, source: Source, items: list[Any]) -> None:
         """The container at `source` holds these plain values in this order."""
         self.check(
             f"_same(list({self.expression(source)}), {self.bind(list(items))})",
-            f"items of {source.describe()} are unchanged",
+            lambda: f"items of {source.describe()} are unchanged",
         )
 
     def has_key(self, source: Source, key: Any, present: bool) -> None:
@@ -254,10 +260,13 @@ class Prologue:
         else:
             owner = self.expression(source)
         word = "in" if present else "not in"
-        self.check(f"{self.literal(key)} {word} {owner}", f"{key!r} {word} {source.describe()}")
+        self.check(f"{self.literal(key)} {word} {owner}", lambda: f"{key!r} {word} {source.describe()}")
 
     def type_attribute(self, kind: type, name: str, found: Any) -> None:
         """The classes of `kind` give `found` (or nothing) for the attribute `name`."""
+        if (kind, name) in self._type_attributes:
+            return
+        self._type_attributes.add((kind, name))
         described = f"{kind.__qualname__}.{name} is unchanged"
         plain = found is _absent or isinstance(found, (type(_function), property))
         if plain and type(kind) is type and not hasattr(type, name):
@@ -284,8 +293,8 @@ class Prologue:
         else:
             condition += f" and {name}.layout is {self.bind(tensor.layout)}"
         condition += f" and {name}.device == {self.bind(tensor.device)}"
-        facts = f"{tensor.dtype} {tuple(tensor.shape)} on {tensor.device}, requires_grad={tensor.requires_grad}"
-        self.check(condition, f"{source.describe()} is a tensor {facts}")
+        facts = (tensor.dtype, tuple(tensor.shape), tensor.device, tensor.requires_grad)
+        self.check(condition, lambda: "{} is a tensor {} {} on {}, requires_grad={}".format(source.describe(), *facts))
 
     def call(self, function: Callable[..., Any], arguments: list[Any], result: Any, description: str) -> None:
         """A pure function of constants still returns `result` (e.g. `torch.is_grad_enabled()`)."""

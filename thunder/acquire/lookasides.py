@@ -49,6 +49,7 @@ _OPAQUE_STDLIB = frozenset(
 )
 _THUNDER = os.path.dirname(os.path.dirname(__file__)) + os.sep
 _MISSING = object()
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def is_opaque(function: types.FunctionType) -> bool:
@@ -181,16 +182,21 @@ class Lookasides:
 
     def _has_hooks(self, module: torch.nn.Module) -> bool:
         """Reads the hook dicts as `_call_impl` does, with a guard for each."""
-        tracker = self.tracker
-        found = False
+        tracker, prologue = self.tracker, self.tracker.prologue
         source = tracker.known.get(id(module))
         attributes = module.__dict__
-        for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
-            hooks = attributes[name]
-            if source is not None:
-                hooks = tracker.read(source.child(INSTANCE_DICT).child(ITEM, name), hooks)
-                tracker.length(hooks)
-            found = found or bool(hooks)
+        dicts = {name: attributes[name] for name in _HOOKS}
+        found = any(dicts.values())
+        if source is not None and not found and source.stable:
+            # The usual case, one guard: the same dicts, all of them empty.
+            if not source.child(INSTANCE_DICT).child(ITEM, "hooks").seen:
+                source.child(INSTANCE_DICT).child(ITEM, "hooks").seen = True
+                owner, names = prologue.bind(attributes, "d"), [prologue.bind(hooks) for hooks in dicts.values()]
+                same = " and ".join(f"{owner}[{key!r}] is {name}" for key, name in zip(dicts, names))
+                prologue.check(f"{same} and not ({' or '.join(names)})", lambda: f"{source.describe()} has no hooks")
+        elif source is not None:
+            for name, hooks in dicts.items():
+                tracker.length(tracker.read(source.child(INSTANCE_DICT).child(ITEM, name), hooks))
         if not found:
             shared = torch.nn.modules.module.__dict__
             for name in ("_global_backward_pre_hooks", "_global_backward_hooks", "_global_forward_hooks",

@@ -12,6 +12,7 @@ from typing import Any
 
 from thunder._torch_compat import tensor_guards
 from thunder.acquire.guards import Check, Prologue
+from thunder.acquire.sources import Source
 from thunder.trace import Trace, compile_source
 
 _GUARD_ERRORS = (LookupError, AttributeError, TypeError, ValueError)
@@ -39,13 +40,13 @@ class Program:
     returned: str
     output_count: int
     shares_storage: bool
-    identity_checks: dict[int, str] = field(default_factory=dict)
+    identity_checks: dict[int, Source] = field(default_factory=dict)
 
     def prologue_source(self) -> str:
         """The prologue as readable Python."""
         lines = ["def prologue(args, kwargs):"]
         for line in self.prologue.lines:
-            comment = f"  # {self.prologue.checks[line.number][1]}" if isinstance(line, Check) else ""
+            comment = f"  # {self.prologue.describe(line.number)}" if isinstance(line, Check) else ""
             lines.append(f"    {line}{comment}")
         lines.append(f"    return ({', '.join(self.arguments)}{',' if len(self.arguments) == 1 else ''})")
         return "\n".join(lines) + "\n"
@@ -120,4 +121,4 @@ class Program:
         """What a failed guard says, in the user's terms."""
         if number < 0:
             return "something that the program reads is missing"
-        return self.prologue.checks[number][1]
+        return self.prologue.describe(number)

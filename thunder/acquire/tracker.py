@@ -69,9 +69,10 @@ class AcquisitionTracker(Tracker):
         self.shadows: dict[int, torch.Tensor] = {}
         self.inputs: list[tuple[Source, torch.Tensor, torch.Tensor]] = []  # (source, real, shadow)
         self.input_names: dict[int, str] = {}
-        self.identity_checks: dict[int, str] = {}
+        self.identity_checks: dict[int, Source] = {}
         self._input_of_shadow: dict[int, tuple[Source, torch.Tensor]] = {}
         self._plans: dict[tuple[type, str], Callable[[Any, str, Source | None], Any]] = {}
+        self._generic_plans: dict[tuple[type, str], Callable[[Any, str, Source | None], Any]] = {}
         self._globals_seen: dict[tuple[int, str], Any] = {}
         self._generic_access = {
             "__getattribute__": self.load_generic,
@@ -116,6 +117,10 @@ class AcquisitionTracker(Tracker):
         self._new_object(source, value)
         return value
 
+    def _is_unstable(self, source: Source) -> bool:
+        """Whether the object at this place was another one at an earlier call."""
+        return bool(self.unstable) and source.describe() in self.unstable
+
     def _same_object(self, source: Source, known: Source, value: Any) -> None:
         if known.stable:
             self.prologue.identical(source, value)
@@ -126,8 +131,8 @@ class AcquisitionTracker(Tracker):
         """An object is seen for the first time: by identity where that is stable, else by class and path."""
         parent_stable = source.parent is not None and _stable_owner(source.parent)
         by_path = isinstance(value, types.FunctionType) and not parent_stable
-        if isinstance(value, _IDENTITY_TYPES) or (parent_stable and source.describe() not in self.unstable):
-            self.identity_checks[len(self.prologue.checks)] = source.describe()
+        if isinstance(value, _IDENTITY_TYPES) or (parent_stable and not self._is_unstable(source)):
+            self.identity_checks[len(self.prologue.checks)] = source
             self.prologue.identical(source, value)
             self.make_known(value, constant(value))
             return
@@ -149,8 +154,8 @@ class AcquisitionTracker(Tracker):
         """A real tensor becomes an input of the computation; the answer is its shadow."""
         if id(real) in self._new or self.recorder.var_of(real) is not None:
             return real
-        if source.parent is not None and _stable_owner(source.parent) and source.describe() not in self.unstable:
-            self.identity_checks[len(self.prologue.checks)] = source.describe()
+        if source.parent is not None and _stable_owner(source.parent) and not self._is_unstable(source):
+            self.identity_checks[len(self.prologue.checks)] = source
             self.prologue.identical(source, real)
             stem = self.input_names.get(id(real)) or source.describe()
             source = constant(real)
@@ -296,7 +301,7 @@ class AcquisitionTracker(Tracker):
         condition = f"{name}.__code__ is {bind(function.__code__)}"
         condition += f" and {name}.__defaults__ is {bind(defaults)}"
         condition += f" and {name}.__kwdefaults__ is {bind(keyword_defaults)}"
-        self.prologue.check(condition, f"code and defaults of {source.describe()} are unchanged")
+        self.prologue.check(condition, lambda: f"code and defaults of {source.describe()} are unchanged")
         for value in defaults or ():
             if not is_plain(value) and id(value) not in self.known and not isinstance(value, torch.Tensor):
                 self.make_known(value, constant(value))
@@ -316,7 +321,9 @@ class AcquisitionTracker(Tracker):
     def load_generic(self, obj: Any, name: str) -> Any:
         """`object.__getattribute__(obj, name)`: attribute look-up that skips a Python `__getattribute__`."""
         kind = type(obj)
-        plan = self._make_plan(obj, kind, name, generic=True)
+        plan = self._generic_plans.get((kind, name))
+        if plan is None:
+            plan = self._generic_plans[kind, name] = self._make_plan(obj, kind, name, generic=True)
         return plan(obj, name, self.known.get(id(obj)))
 
     def _make_plan(
@@ -335,6 +342,8 @@ class AcquisitionTracker(Tracker):
             if lookup not in _INTEGRAL_GETATTRIBUTE:
                 return lambda obj, name, source: self.interp.getattr(obj, name)
         found = type_lookup(kind, name)
+        if name == "__dict__":
+            return self._load_builtin_attribute
         if not kind.__flags__ & _IMMUTABLE_TYPE:
             self.prologue.type_attribute(kind, name, found)
         elif found is not absent and not issubclass(kind, types.ModuleType):

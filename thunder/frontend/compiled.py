@@ -8,6 +8,7 @@ Acquisition holds a lock, because the user's objects really change while it runs
 from __future__ import annotations
 
 import functools
+import gc
 import threading
 import time
 import warnings
@@ -179,7 +180,20 @@ class CompiledFunction:
         return self.function(*args, **kwargs)
 
     def compile(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Entry:
-        """Acquires and compiles the program for one call."""
+        """Acquires and compiles the program for one call.
+
+        Python's garbage collector pauses meanwhile: much is made and little thrown away, and with torch imported one
+        full collection costs more than acquiring a large model.
+        """
+        collecting = gc.isenabled()
+        gc.disable()
+        try:
+            return self._compile(args, kwargs)
+        finally:
+            if collecting:
+                gc.enable()
+
+    def _compile(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Entry:
         options = self.options
         start = time.perf_counter()
         program = acquire(
@@ -213,7 +227,7 @@ class CompiledFunction:
         place = entry.program.identity_checks.get(number)
         if place is not None:
             # The object at this place is another one now: from here on it is followed by path.
-            self._unstable |= {place}
+            self._unstable |= {place.describe()}
 
     def _give_up(self) -> None:
         guard = self.statistics.failed_guards[-1]
