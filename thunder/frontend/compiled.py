@@ -24,7 +24,9 @@ from thunder.errors import (
     OptionError,
     RecompileWarning,
     SharpEdgeWarning,
+    ThunderError,
     UnsupportedError,
+    add_location_note,
     unknown_name,
 )
 from thunder.executors import CompiledComputation, Executor, compile_computation, resolve_executors
@@ -171,6 +173,10 @@ class CompiledFunction:
                 self._gave_up = str(error)
                 warnings.warn(f"runs in plain Python: {error}", SharpEdgeWarning, stacklevel=3)
                 return self.function(*args, **kwargs)
+            except ThunderError:
+                raise
+            except Exception as error:  # the user's program raises, and may raise anything
+                return self._raise_in_plain_python(error, args, kwargs)
             if self.options.cache != "no caching":
                 self.entries = [entry, *self.entries]
         answer = entry.call(args, kwargs)
@@ -178,6 +184,21 @@ class CompiledFunction:
             return answer[0]
         # The program changed what it depends on between acquisition and this call (another thread did).
         return self.function(*args, **kwargs)
+
+    def _raise_in_plain_python(self, error: Exception, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A call that raises runs in plain Python: what it changes before it raises must have happened."""
+        self.statistics.plain_calls += 1
+        try:
+            result = self.function(*args, **kwargs)
+        except Exception as own:  # the same error, whatever it is, from the user's own line
+            add_location_note(own, getattr(error, "__thunder_location__", None))
+            raise
+        warnings.warn(
+            f"{self!r} ran in plain Python, because acquisition failed with {type(error).__name__}: {error}",
+            SharpEdgeWarning,
+            stacklevel=4,
+        )
+        return result
 
     def compile(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Entry:
         """Acquires and compiles the program for one call.
