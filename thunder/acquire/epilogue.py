@@ -18,8 +18,9 @@ import torch
 
 from thunder.acquire.guards import Prologue, is_plain
 from thunder.acquire.heap import EMPTY_CELL, Heap
+from thunder.acquire.recorder import is_tensor_text
 from thunder.acquire.sources import Source
-from thunder.errors import Location, UnsupportedError
+from thunder.errors import DataDependentError, Location, UnsupportedError
 
 _CONSTANT_TYPES = (
     type, types.ModuleType, types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType,
@@ -84,6 +85,12 @@ class Epilogue:
         if source is not None:
             return self.prologue.expression(source)
         if is_plain(value):
+            if is_tensor_text(value):
+                raise DataDependentError(
+                    f"a text made from a tensor's values leaves the program: {value}",
+                    self._location,
+                    "return the tensor and make the text outside of the compiled function",
+                )
             return self.prologue.literal(value)
         kind = type(value)
         once = self._uses[id(value)] <= 1

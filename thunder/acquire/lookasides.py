@@ -21,7 +21,7 @@ from typing import Any
 import torch
 import torch.utils.checkpoint
 
-from thunder.acquire.recorder import Recorder
+from thunder.acquire.recorder import Recorder, is_tensor_text
 from thunder.acquire.sources import INSTANCE_DICT, ITEM
 from thunder.acquire.tracker import AcquisitionTracker
 from thunder.errors import SharpEdgeError, SharpEdgeWarning
@@ -300,7 +300,7 @@ class Lookasides:
         def replacement(interp: Any, *args: Any, **kwargs: Any) -> Any:
             self.sharp_edge(f"{function.__name__}() runs once, while the program is acquired, and not at later calls")
             for argument in args:
-                if isinstance(argument, torch.Tensor):
+                if isinstance(argument, torch.Tensor) or is_tensor_text(argument):
                     raise self.recorder.data_dependent(function)
             return function(*args, **kwargs)
 

@@ -67,6 +67,7 @@ VALUE_READS: dict[str, tuple[bool, str]] = {
     "__repr__": (True, "print its shape, or " + _OUTSIDE),
     "__str__": (True, "print its shape, or " + _OUTSIDE),
     "__format__": (True, "print its shape, or " + _OUTSIDE),
+    "print": (True, "print its shape, or return the tensor and print it outside"),
     "__contains__": (True, "use (tensor == value).any() in tensor arithmetic"),
     "__reversed__": (False, "use torch.flip"),
     "data_ptr": (True, "take addresses outside of the compiled function"),

@@ -34,6 +34,8 @@ _CALL_ERRORS = (
     RuntimeError, TypeError, ValueError, IndexError, AttributeError, KeyError, NotImplementedError, AssertionError,
 )  # fmt: skip
 _ON_SHADOWS = object()
+_TEXTS = frozenset({"__format__", "__str__", "__repr__"})
+_TEXT_MARK = "<tensor whose values are not known yet"
 _REPLAY_LIMIT = 1 << 24  # elements; larger arguments are not materialised for the sake of an error message
 
 
@@ -89,10 +91,16 @@ class Recorder(TorchFunctionMode):
         """The device of the tensor that `shadow` stands for."""
         return self._devices.get(id(shadow), shadow.device)
 
-    def _fake(self, plain: torch.Tensor, like: torch.Tensor, device: torch.device) -> FakeTensor:
+    def _fake(
+        self,
+        plain: torch.Tensor,
+        like: torch.Tensor,
+        device: torch.device,
+        constant: torch.Tensor | None = None,
+    ) -> FakeTensor:
         """A fake tensor with the metadata of a shadow."""
         with torch._C.DisableTorchFunction(), torch.no_grad():
-            fake = FakeTensor(self.fake_mode, plain, device)
+            fake = FakeTensor(self.fake_mode, plain, device, constant=constant)
         if like.requires_grad:
             fake.requires_grad_(True)
         if isinstance(like, torch.nn.Parameter):
@@ -155,8 +163,13 @@ class Recorder(TorchFunctionMode):
         with torch._C.DisableTorchFunction():
             return (
                 shadow.shape, shadow.stride(), shadow.storage_offset(), shadow.dtype, self._devices[id(shadow)],
-                shadow.requires_grad, shadow.is_leaf, shadow.is_conj(), shadow.is_neg(), id(shadow) in self._constants,
+                shadow.requires_grad, shadow.is_leaf, shadow.is_conj(), shadow.is_neg(), self._constant_key(shadow),
             )  # fmt: skip
+
+    def _constant_key(self, shadow: torch.Tensor) -> str | None:
+        """The values of a constant that the program made, on which results may depend (an index)."""
+        constant = self._constants.get(id(shadow))
+        return None if constant is None else repr(constant.tolist())
 
     # Calls ------------------------------------------------------------------------------------------------------
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -186,6 +199,8 @@ class Recorder(TorchFunctionMode):
             known = self._known_value(func, run_args, run_kwargs)
             if known is not None:
                 return known[0]
+            if name in _TEXTS:
+                return tensor_text(self.location())
             if VALUE_READS[name][0]:
                 raise self.data_dependent(func)
         if func in _STATE_CALLS or name in _CONTEXT_CALLS:
@@ -280,6 +295,8 @@ class Recorder(TorchFunctionMode):
         if kwargs.get("device") is not None:
             kwargs = {**kwargs, "device": _META}
         args = tuple(_META if isinstance(arg, torch.device) else arg for arg in args)
+        if self._constants and func is torch.Tensor.__getitem__:
+            args = (args[0], self._index_values(args[1]))
         device = self._devices.get(id(shadows[0]), _CPU) if shadows else _CPU
         try:
             result = func(*args, **kwargs)
@@ -289,6 +306,16 @@ class Recorder(TorchFunctionMode):
             self._metadata.pop(id(shadow), None)
         self._adopt(result, device)
         return result
+
+    def _index_values(self, index: Any) -> Any:
+        """An index with numbers for the 0-d constants in it: a meta tensor does not know them."""
+        if isinstance(index, torch.Tensor) and id(index) in self._constants and index.dim() == 0:
+            return self._constants[id(index)].item()
+        if type(index) in (tuple, list):
+            return type(index)(map(self._index_values, index))
+        if type(index) is slice:
+            return slice(*map(self._index_values, (index.start, index.stop, index.step)))
+        return index
 
     def _adopt(self, value: Any, device: torch.device) -> None:
         """Names every new tensor of a result."""
@@ -361,7 +388,7 @@ class Recorder(TorchFunctionMode):
                 return slice(to_fake(value.start), to_fake(value.stop), to_fake(value.step))
             return value
 
-        before = [(fake, fake._version, fake.shape, fake.stride()) for fake in fakes.values()]
+        before = [(fake, _mutable_state(fake)) for fake in fakes.values()]
         state = torch.get_rng_state()
         try:
             with self.fake_mode:
@@ -373,16 +400,17 @@ class Recorder(TorchFunctionMode):
         finally:
             torch.set_rng_state(state)
         with torch._C.DisableTorchFunction():
-            for fake, version, shape, stride in before:
-                if fake._version != version or fake.shape != shape or fake.stride() != stride:
-                    return None, True
+            if any(_mutable_state(fake) != state for fake, state in before):
+                return None, True
             back = {id(fake): shadow for shadow in shadows if (fake := fakes.get(id(shadow))) is not None}
-            storages = {fake.untyped_storage()._cdata for fake, *_ in before if fake.layout is torch.strided}
+            storages = {fake.untyped_storage()._cdata for fake, _ in before if fake.layout is torch.strided}
             return self._from_fake(result, back, storages)
 
     def _fake_argument(self, shadow: torch.Tensor) -> torch.Tensor:
         """A fake tensor that is to PyTorch what the real tensor is: device, leaf or not, known constant."""
-        fake: torch.Tensor = self._fake(shadow.detach(), shadow, self._devices[id(shadow)])
+        fake: torch.Tensor = self._fake(
+            shadow.detach(), shadow, self._devices[id(shadow)], constant=self._constants.get(id(shadow))
+        )
         if shadow.requires_grad and not shadow.is_leaf:
             with torch.enable_grad():
                 fake = torch._C._functions.DelayedError("thunder: acquisition has no gradients", 1)(fake)
@@ -513,6 +541,29 @@ class Recorder(TorchFunctionMode):
                 taken.setdefault(id(var), var)
         trace.inputs = list(taken.values())
         return Region(name, trace), tuple(taken.values()), result
+
+
+def tensor_text(location: Location | None) -> str:
+    """What a tensor reads as while the program is acquired.
+
+    Programs put tensors into messages that nobody reads.  A text that leaves the program is an error
+    (`is_tensor_text`).
+    """
+    where = f" at {location.filename}:{location.line}" if location is not None else ""
+    return f"{_TEXT_MARK}{where}>"
+
+
+def is_tensor_text(value: Any) -> bool:
+    """Whether a string was made from a tensor's unknown values."""
+    return isinstance(value, str) and _TEXT_MARK in value
+
+
+def _mutable_state(tensor: torch.Tensor) -> tuple[Any, ...]:
+    """What an in-place call can change of a tensor, besides its values."""
+    return (
+        tensor._version, tensor.shape, tensor.stride(), tensor.dtype, tensor.requires_grad, tensor.is_leaf,
+        tensor.untyped_storage()._cdata,
+    )  # fmt: skip
 
 
 def _real_call(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
