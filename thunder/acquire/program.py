@@ -99,7 +99,7 @@ class Program:
                 flush()
                 lines.append(line)
             elif check_all is None or index not in prologue.tensors:
-                conditions.append(line.condition)
+                conditions.append(f"({line.condition})" if " or " in line.condition else line.condition)
                 if len(conditions) == _JOINED_CHECKS:
                     flush()
         flush()
