@@ -31,6 +31,7 @@ class SubjectName(str, Enum):
 def coverage(
     suite: Annotated[list[str] | None, typer.Option(help=f"Suites to run: {', '.join(SUITE_NAMES)}; all by default.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="Rows to run, by name or pattern; may be repeated or hold commas.")] = None,
+    phase: Annotated[list[str] | None, typer.Option(help="Phases to run, such as forward; all by default.")] = None,
     subject: Annotated[list[SubjectName] | None, typer.Option(help="What to test; may be repeated.")] = None,
     peer: Annotated[bool, typer.Option(help='Run torch.compile(fullgraph=True, backend="eager") beside it.')] = False,
     jobs: Annotated[int, typer.Option(min=1, help="Rows that run at a time.")] = 1,
@@ -52,7 +53,7 @@ def coverage(
     subjects = [chosen.value for chosen in (subject or [SubjectName.thunder])]
     if peer and PEER not in subjects:
         subjects.append(PEER)
-    plan = Plan(suites, subjects, output, split(only), limit, jobs, timeout, memory, resume)
+    plan = Plan(suites, subjects, output, split(only), split(phase), limit, jobs, timeout, memory, resume)
     try:
         run = Run(plan)
         rows = execute(run, console)

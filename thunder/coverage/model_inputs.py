@@ -57,6 +57,13 @@ def tokens(model: PreTrainedModel, length: int = LENGTH, batch: int = BATCH) -> 
     return torch.randint(min(5, vocabulary(model) - 1), vocabulary(model), (batch, length))
 
 
+def padding_mask(text: torch.Tensor) -> torch.Tensor:
+    """The last two tokens of the last sequence are padding: a mask of ones only is skipped by eager alone."""
+    mask = torch.ones_like(text)
+    mask[-1, -2:] = 0
+    return mask
+
+
 def image_shape(configuration: PreTrainedConfig) -> tuple[int, int, int]:
     """Channels, height and width of an image."""
     vision = getattr(configuration, "vision_config", None) or configuration
@@ -101,7 +108,7 @@ def text_inputs(model: PreTrainedModel, names: list[str]) -> Inputs:
     if "input_ids" in names:
         inputs["input_ids"] = tokens(model)
         if "attention_mask" in names:
-            inputs["attention_mask"] = torch.ones(BATCH, LENGTH, dtype=torch.long)
+            inputs["attention_mask"] = padding_mask(inputs["input_ids"])
     elif "inputs_embeds" in names and model.main_input_name in ("inputs_embeds", "input_ids"):
         inputs["inputs_embeds"] = torch.randn(BATCH, LENGTH, find(model.config, "hidden_size", "d_model") or WIDTH)
     if "decoder_input_ids" in names:
@@ -206,7 +213,7 @@ def add_placeholders(model: PreTrainedModel, inputs: Inputs, message: str) -> In
     text = inputs["input_ids"]
     changed = {**inputs, "input_ids": torch.cat([text[:, :2], placeholders, text[:, 2:]], dim=1)}
     if "attention_mask" in inputs:
-        changed["attention_mask"] = torch.ones_like(changed["input_ids"])
+        changed["attention_mask"] = padding_mask(changed["input_ids"])
     if "mm_token_type_ids" in inputs:
         changed["mm_token_type_ids"] = (changed["input_ids"] == token).long()
     return changed

@@ -49,12 +49,14 @@ def run_model_phases(build: Callable[[], ModelCase], subject: Subject, recorder:
         expected = call(copy.deepcopy(case.model), case.inputs)
     if not eager.passed:
         return
-    with recorder.case("forward"):
-        run_forward(case, expected, subject, recorder)
-    subject.reset()
-    with recorder.case("backward"):
-        run_backward(case, subject)
-    if case.generation_inputs is None:
+    if recorder.wants("forward"):
+        with recorder.case("forward"):
+            run_forward(case, expected, subject, recorder)
+        subject.reset()
+    if recorder.wants("backward"):
+        with recorder.case("backward"):
+            run_backward(case, subject)
+    if case.generation_inputs is None or not recorder.wants("generate"):
         return
     for cache in ("default", "static"):
         subject.reset()

@@ -13,7 +13,7 @@ import json
 import os
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
@@ -47,10 +47,15 @@ class Case:
 class Recorder:
     """Writes what happens to the cases of one row."""
 
-    def __init__(self, descriptor: int, first_case: int = 0) -> None:
+    def __init__(self, descriptor: int, first_case: int = 0, phases: Collection[str] = ()) -> None:
         self.descriptor = descriptor
         self.first_case = first_case
+        self.phases = phases
         self.next_case = 0
+
+    def wants(self, phase: str) -> bool:
+        """False for a phase that was not asked for."""
+        return not self.phases or phase in self.phases
 
     def skips_next(self) -> bool:
         """True when the next case was already run by a process that then died; it is stepped over."""

@@ -32,6 +32,7 @@ class Plan:
     subjects: list[str]
     output: Path
     only: list[str] = dataclasses.field(default_factory=list)
+    phases: list[str] = dataclasses.field(default_factory=list)
     limit: int | None = None
     jobs: int = 1
     row_timeout: float | None = None
@@ -85,14 +86,15 @@ class Server:
         answer: dict[str, Any] = json.loads(line)
         return answer
 
-    def run(self, row: str, row_timeout: float | None, memory_gib: float) -> RowResult:
+    def run(self, row: str, plan: Plan) -> RowResult:
         """Run one row."""
         assert self.process.stdin is not None  # it was opened as a pipe
         request = {
             "row": row,
-            "row_timeout": row_timeout or self.limits["row_timeout"],
+            "row_timeout": plan.row_timeout or self.limits["row_timeout"],
             "case_timeout": self.limits["case_timeout"],
-            "memory": int(memory_gib * 2**30),
+            "memory": int(plan.memory_gib * 2**30),
+            "phases": plan.phases,
         }
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
@@ -208,7 +210,7 @@ class Run:
             servers[task.subject] = Server(task.suite, task.subject)
             self.versions.update(servers[task.subject].limits["versions"])
         try:
-            return servers[task.subject].run(task.row, self.plan.row_timeout, self.plan.memory_gib)
+            return servers[task.subject].run(task.row, self.plan)
         except (ServerFailed, BrokenPipeError) as error:
             servers.pop(task.subject).close()
             result = RowResult(task.suite, task.row, task.subject)

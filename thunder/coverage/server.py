@@ -38,7 +38,7 @@ LOG_TAIL = 4000
 class Attempt:
     """One forked process of a row, watched until it ends."""
 
-    def __init__(self, suite: Suite, row: str, subject: Subject, first_case: int, memory: int) -> None:
+    def __init__(self, suite: Suite, subject: Subject, job: dict[str, Any], first_case: int) -> None:
         self.case: dict[str, Any] | None = None
         self.case_began = time.monotonic()
         self.finished = False
@@ -48,7 +48,8 @@ class Attempt:
         self.process = os.fork()
         if self.process == 0:
             os.close(reader)
-            run_forked(suite, row, subject, Recorder(writer, first_case), self.log, memory)
+            recorder = Recorder(writer, first_case, job["phases"])
+            run_forked(suite, job["row"], subject, recorder, self.log, job["memory"])
         os.close(writer)
         self.reader = reader
 
@@ -118,7 +119,7 @@ def run_row(suite: Suite, subject: Subject, job: dict[str, Any]) -> RowResult:
     deadline = started + job["row_timeout"]
     first_case, restarts = 0, 0
     while True:
-        attempt = Attempt(suite, job["row"], subject, first_case, job["memory"])
+        attempt = Attempt(suite, subject, job, first_case)
         timed_out = not follow(attempt, result, deadline, job["case_timeout"])
         status = attempt.end()
         if attempt.finished:

@@ -104,6 +104,8 @@ class OpRow:
 
     def cases(self, phase: str, samples: Iterable[SampleInput], check: Callable[[SampleInput], None]) -> None:
         """One case for each sample."""
+        if not self.recorder.wants(phase):
+            return
         for index, sample in enumerate(samples):
             if self.recorder.skips_next():
                 continue

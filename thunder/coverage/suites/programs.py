@@ -53,7 +53,7 @@ def run_program(number: int, subject: Subject, recorder: Recorder) -> None:
     program = generate_program(random.Random(number), f"program {number}")
     checks: tuple[tuple[str, Check], ...] = (("values", check_values), ("gradient", check_gradient))
     for phase, check in checks:
-        if recorder.skips_next():
+        if not recorder.wants(phase) or recorder.skips_next():
             continue
         with recorder.case(phase, str(number)) as case:
             check(program, subject)
