@@ -6,7 +6,10 @@ only by the function that needs it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import functools
+import shlex
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -122,3 +125,183 @@ def checkpoint_function() -> Callable[..., Any]:
 def has_kernel(overload: Any) -> bool:
     """Whether the overload is an operator of the dispatcher, with kernels (`prim.device` is not).  Tested: 2.13."""
     return torch._C._dispatch_has_kernel(overload.name())
+
+
+# Inductor -----------------------------------------------------------------------------------------------------------
+def inductor_decompositions() -> dict[Any, Callable[..., Any]]:
+    """Operators that Inductor wants to see in terms of others.  Tested: 2.13."""
+    from torch._inductor.decomposition import select_decomp_table
+
+    return select_decomp_table()
+
+
+def compile_with_inductor(graph_module: Any, example_inputs: list[Any]) -> Callable[..., Any]:
+    """Compiles an FX graph of ATen operators; the result takes its inputs as one list.  Tested: 2.13.
+
+    Outputs keep the strides that the graph's fake tensors have.
+    """
+    from torch._inductor.compile_fx import compile_fx_inner
+
+    output = graph_module.graph.output_node()
+    output.meta["user_visible_output_idxs"] = list(range(len(output.args[0])))
+    compiled = compile_fx_inner(graph_module, example_inputs)
+    return getattr(compiled, "current_callable", None) or compiled
+
+
+def inductor_options(**options: Any) -> Any:
+    """A context in which Inductor's configuration has these values.  Tested: 2.13."""
+    from torch._inductor import config
+
+    return config.patch({name.replace("__", "."): value for name, value in options.items() if _has(config, name)})
+
+
+def _has(config: Any, name: str) -> bool:
+    holder = config
+    for part in name.split("__"):
+        if not hasattr(holder, part):
+            return False
+        holder = getattr(holder, part)
+    return True
+
+
+@contextlib.contextmanager
+def inductor_cpp_kernels(make_kernel: Callable[[list[str], str], Any]) -> Iterator[None]:
+    """Within the block, Inductor hands each C++ kernel to `make_kernel(argument types, source)`.  Tested: 2.13.
+
+    What that returns becomes a global of the generated module and is called with the kernel's arguments.
+    """
+    from torch._inductor.async_compile import AsyncCompile
+
+    original = AsyncCompile.cpp_pybinding
+    AsyncCompile.cpp_pybinding = lambda self, argtypes, source: make_kernel(argtypes, source)
+    try:
+        yield
+    finally:
+        AsyncCompile.cpp_pybinding = original
+
+
+def compile_cpp_kernel(argument_types: list[str], source: str) -> Callable[..., Any]:
+    """Inductor's own way to compile one C++ kernel.  Tested: 2.13."""
+    from torch._inductor.codecache import CppPythonBindingsCodeCache
+
+    return CppPythonBindingsCodeCache.load_pybinding(argument_types, source)
+
+
+def cpp_build(source_path: str, *, precompiled_header: str | None) -> tuple[list[str], str]:
+    """The command that compiles a C++ file as Inductor does its kernels, and the library it writes.  Tested: 2.13."""
+    from torch._inductor.cpp_builder import CppBuilder, get_name_and_dir_from_output_file_path
+
+    name, directory = get_name_and_dir_from_output_file_path(source_path)
+    options = _cpp_options()
+    options.precompiled_header = precompiled_header
+    builder = CppBuilder(name=name, sources=source_path, BuildOption=options, output_dir=directory)
+    return shlex.split(builder.get_command_line()), builder.get_target_file_path()
+
+
+def _cpp_flags() -> dict[str, Any]:
+    from torch._inductor.cpu_vec_isa import pick_vec_isa
+
+    return {
+        "include_pytorch": False,
+        "shared": True,
+        "device_type": "cpu",
+        "extra_flags": (),
+        "use_relative_path": False,
+        "vec_isa": pick_vec_isa(),
+    }
+
+
+def _cpp_options() -> Any:
+    from torch._inductor.cpp_builder import CppTorchDeviceOptions
+
+    return CppTorchDeviceOptions(compile_only=False, min_optimize=False, **_cpp_flags())
+
+
+def cpp_precompiled_header() -> str:
+    """Inductor's header of vector types, precompiled: made once for each compiler and set of flags, which takes
+
+    several seconds, and kept where `torch.compile` finds it too.  Tested: 2.13.
+    """
+    from torch._inductor.codecache import _get_cpp_prefix_header, _precompile_header
+    from torch._inductor.cpp_builder import CppBuilder
+
+    command = CppBuilder(name="o", sources="i", BuildOption=_cpp_options()).get_command_line()
+    return _precompile_header(_get_cpp_prefix_header("cpu"), command, min_optimize=False, **_cpp_flags())
+
+
+def cpp_compiler() -> str | None:
+    """The C++ compiler that Inductor would use, or None when there is none.  Tested: 2.13."""
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        return get_cpp_compiler()
+    except InvalidCxxCompiler:
+        return None
+
+
+def inductor_cache_directory() -> str:
+    """The folder in which Inductor keeps compiled code.  Tested: 2.13."""
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+    return cache_dir()
+
+
+def tensor_data_pointer_function() -> int:
+    """Address of the C function `void* data_ptr(PyObject* tensor)`.  Tested: 2.13."""
+    return torch._C._dynamo.guards._torchinductor_pyobject_tensor_data_ptr
+
+
+@contextlib.contextmanager
+def inductor_fast_strides() -> Iterator[None]:
+    """Within the block, Inductor finds the strides of affine indices without `sympy.simplify`.  Tested: 2.13.
+
+    The C++ code generator asks for the stride of each index in each loop; most of its time went into simplifying
+    sums of products, whose strides can be read off.
+    """
+    import sympy
+    from torch._inductor.codegen import cpp
+    from torch.utils._sympy.functions import FloorDiv, ModularIndexing
+
+    original = cpp.stride_at_vec_range
+
+    @functools.lru_cache(maxsize=4096)
+    def stride_at_vec_range(index: Any, var: Any, vec_length: int | None = None) -> Any:
+        if not index.has(var):
+            return sympy.S.Zero
+        if not index.has(FloorDiv, ModularIndexing, sympy.Rel, sympy.Function):
+            expanded = index.expand()
+            stride = expanded.coeff(var)
+            if not (expanded - stride * var).expand().has(var):
+                return stride
+        return original(index, var, vec_length)
+
+    cpp.stride_at_vec_range = stride_at_vec_range
+    try:
+        yield
+    finally:
+        cpp.stride_at_vec_range = original
+
+
+# Autograd -----------------------------------------------------------------------------------------------------------
+def no_autocast() -> Any:
+    """A context in which autocast does nothing, on any device.  Tested: 2.13."""
+    return torch._C._DisableAutocast()
+
+
+def has_saved_tensor_hooks() -> bool:
+    """Whether the user wants to handle what autograd saves (`torch.autograd.graph.saved_tensors_hooks`).
+
+    Tested: 2.13.
+    """
+    return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+
+
+def is_graph_kept() -> bool:
+    """Whether the running backward pass was called with `retain_graph=True`.  Tested: 2.13."""
+    return torch._C._autograd._get_current_graph_task_keep_graph()
+
+
+def delayed_error(message: bytes, tensors: list[torch.Tensor]) -> Any:
+    """The tensors, with a history that raises `message` when it is differentiated.  Tested: 2.13."""
+    return torch._C._functions.DelayedError(message, len(tensors))(*tensors)

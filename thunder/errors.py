@@ -67,6 +67,10 @@ class OptionError(ThunderError, ValueError):
     """A wrong option: names the option, the value and the known values."""
 
 
+class ExecutorWarning(UserWarning):
+    """An executor cannot do its work here, or not for one region; the message says which and why."""
+
+
 class RecompileWarning(UserWarning):
     """The same guard keeps failing; the message names it."""
 

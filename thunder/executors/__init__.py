@@ -9,6 +9,7 @@ from thunder.executors.executor import (
     register_executor,
     resolve_executors,
 )
+from thunder.executors.inductor import inductor
 from thunder.executors.pipeline import CompiledComputation, compile_computation
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "eager",
     "executor_names",
     "get_executor",
+    "inductor",
     "register_executor",
     "resolve_executors",
 ]

@@ -40,6 +40,13 @@ class Executor:
         """What is called in place of the operation's target, for an operation that `can_execute` accepted."""
         return op.target
 
+    def decompositions(self) -> dict[Any, Callable[..., Any]]:
+        """Operators that this executor wants to see in terms of others, for one that fuses."""
+        return {}
+
+    def prepare(self) -> None:
+        """Begins work that takes long and needs no program; called when a compiled callable is made."""
+
     def fuse(self, regions: list[Region]) -> None:
         """Compiles regions whose every operation this executor accepted, by setting their implementation.
 

@@ -1,8 +1,12 @@
 """From an acquired computation to a callable.
 
-Input: a torch-level trace, executors in order of preference, transforms.  Output: a
-`CompiledComputation` whose `run(*inputs)` behaves exactly as executing the torch-level trace
-eagerly would.
+Input: a torch-level trace, executors in order of preference, transforms.  Output: a `CompiledComputation` whose
+`run(*inputs)` behaves exactly as executing the torch-level trace eagerly would.
+
+The way of a program: user transforms on the torch level; lowering, block by block; the passes of `BLOCK_PASSES` on
+each distinct block; user transforms on the ATen level; splitting into forward and backward; claims and fusion; and
+one program that calls the compiled blocks.  A program that cannot be lowered, and one that is too small to gain from
+it, runs as the torch-level trace stands.
 """
 
 from __future__ import annotations
@@ -10,10 +14,26 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from thunder import _torch_compat
+from thunder.executors.claim import fusible_regions
 from thunder.executors.executor import Executor
+from thunder.executors.runtime import TrainingProgram, make_inference_run, make_training_run
 from thunder.executors.torch_program import run_torch_program
-from thunder.trace import Trace, verify
+from thunder.lower import (
+    Assembled,
+    Block,
+    BlockRegions,
+    Lowered,
+    NotLowerable,
+    assemble,
+    lower_program,
+    make_regions,
+    split_joint,
+)
+from thunder.trace import Region, Trace, verify
 from thunder.transforms import apply_transforms, delete_dead_values
+
+BLOCK_PASSES: tuple[Callable[[Trace], Trace], ...] = ()
 
 
 class CompiledComputation:
@@ -57,6 +77,67 @@ def compile_computation(
     verify(computation, "acquisition")
     stages = [computation, *apply_transforms(computation, transforms, "torch")]
     notes: list[str] = []
+    if any(executor.name != "eager" for executor in executors):
+        try:
+            return _compile_lowered(stages, executors, transforms, grad_enabled, notes)
+        except NotLowerable as reason:
+            notes.append(f"the program runs operation by operation: {reason}")
     final = delete_dead_values(stages[-1])
-    stages.append(final)
-    return CompiledComputation(run_torch_program(final), stages, [], notes)
+    return CompiledComputation(run_torch_program(final), [*stages, final], [], notes)
+
+
+def _compile_lowered(
+    stages: list[Trace],
+    executors: Sequence[Executor],
+    transforms: Sequence[Callable[[Trace], Trace]],
+    grad_enabled: bool,
+    notes: list[str],
+) -> CompiledComputation:
+    lowered = lower_program(stages[-1], grad_enabled=grad_enabled, decompositions=_decompositions(executors))
+    forward_stages, backward_stages = list(stages), []
+    joints = {id(block): block.joint for block in lowered.blocks}
+    blocks = _split(lowered, joints)
+    assembled = assemble(lowered, blocks, stages[-1].name)
+    forward_stages.append(assembled.forward)
+    if assembled.backward is not None:
+        backward_stages.append(assembled.backward)
+    _fuse(blocks, executors)
+    run = _link(lowered, assembled)
+    return CompiledComputation(run, forward_stages, backward_stages, notes)
+
+
+def _decompositions(executors: Sequence[Executor]) -> dict[Any, Callable[..., Any]]:
+    """The operators that the first fusing executor wants to see in terms of others."""
+    for executor in executors:
+        if executor.fuses and executor.unavailable_reason() is None:
+            return executor.decompositions()
+    return {}
+
+
+def _split(lowered: Lowered, joints: dict[int, Trace]) -> dict[int, BlockRegions]:
+    return {id(block): make_regions(split_joint(block, joints[id(block)])) for block in lowered.blocks}
+
+
+def _fuse(blocks: dict[int, BlockRegions], executors: Sequence[Executor]) -> None:
+    """Has every region compiled by the executors that claim its operations."""
+    wanted: dict[Executor, list[Region]] = {}
+    for block in blocks.values():
+        for region in (block.forward, block.backward):
+            if region is not None and region.trace.ops:
+                for executor, regions in fusible_regions(region, executors).items():
+                    wanted.setdefault(executor, []).extend(regions)
+    for executor, regions in wanted.items():
+        executor.fuse(regions)
+    for block in blocks.values():
+        for region in (block.forward, block.backward):
+            if region is not None and region.implementation is None:
+                region.trace = delete_dead_values(region.trace, inputs=True)
+                region.boxed = True
+
+
+def _link(lowered: Lowered, assembled: Assembled) -> Callable[..., tuple[Any, ...]]:
+    forward = delete_dead_values(assembled.forward).callable()
+    if assembled.backward is None:
+        return make_inference_run(forward, lowered, assembled)
+    backward = delete_dead_values(assembled.backward, inputs=True).callable(boxed=True)
+    return make_training_run(TrainingProgram(lowered, assembled, forward, backward), lowered, assembled)

@@ -37,7 +37,7 @@ class Assembled:
         forward: see the module's docstring.
         backward: None when nothing is trainable.
         outputs: Vars that `forward` returns first, without the saved values.
-        saved: Vars of the forward program that `backward` takes, inputs and outputs among them.
+        saved: Vars of the forward program that `backward` takes: inputs, then outputs, then `computed`.
         computed: the part of `saved` that `forward` returns after `outputs`.
         tangents: Vars of `backward` that stand for the gradients of `lowered.differentiable`.
     """
@@ -94,8 +94,10 @@ def assemble(lowered: Lowered, blocks: Mapping[int, BlockRegions], name: str) ->
     saved = list({id(var): var for values in saved_of_call for var in values}.values())
     used = {id(var) for op in reverse.ops for var in op.inputs()}
     saved = [var for var in saved if id(var) in used]
-    provided = {id(var) for var in (*lowered.inputs, *outputs)}
+    inputs = {id(var) for var in lowered.inputs}
+    provided = inputs | {id(var) for var in outputs}
     computed = [var for var in saved if id(var) not in provided]
+    saved.sort(key=lambda var: 0 if id(var) in inputs else 1 if id(var) in provided else 2)
     gradients = tuple(reverse.gradients.get(id(var)) for var in lowered.trainable)
     forward = Trace(name, list(lowered.inputs), ops, (*outputs, *computed))
     backward = Trace("backward", [*saved, *tangents], reverse.ops, gradients)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from thunder import _torch_compat
 from thunder.trace import Op, Region
 
 aten = torch.ops.aten
@@ -18,6 +19,21 @@ IDENTITIES = frozenset({aten.detach.default, aten.alias.default, aten.lift_fresh
 def is_aten(target: Callable[..., Any]) -> bool:
     """Whether the target is an overload of an operator, of ATen or of a custom library."""
     return isinstance(target, torch._ops.OpOverload)
+
+
+_QUERIES = frozenset(
+    {aten.size.default, aten.stride.default, aten.storage_offset.default, aten.numel.default, aten.dim.default}
+)
+_composite: dict[Any, bool] = {}
+
+
+def is_composite(target: Any) -> bool:
+    """Whether the operator is defined by the calls that it makes to others, gradients included."""
+    known = _composite.get(target)
+    if known is None:
+        known = is_aten(target) and target not in _QUERIES and _torch_compat.has_kernel(target)
+        known = _composite[target] = known and target._can_decompose()
+    return known
 
 
 def is_random(op: Op) -> bool:

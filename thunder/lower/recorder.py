@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from thunder import _torch_compat
 from thunder.lower.limits import NotLowerable
-from thunder.lower.operators import IDENTITIES, aten
+from thunder.lower.operators import IDENTITIES, aten, is_composite
 from thunder.trace import Namer, Op, Var
 
 Decompositions = Mapping[Callable[..., Any], Callable[..., Any]]
@@ -44,6 +44,7 @@ class AtenRecorder(TorchDispatchMode):
         self.stem = "t"
         self.namer = Namer()
         self.paused = False
+        self._decomposing = 0
         self._vars: dict[int, Var | torch.Tensor] = {}
         self._keep: list[torch.Tensor] = []
 
@@ -80,9 +81,16 @@ class AtenRecorder(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         decomposition = self.decompositions.get(func)
+        if decomposition is None and self._decomposing and is_composite(func):
+            # What autograd, which is above, takes apart reaches the recorder whole from within a decomposition.
+            decomposition = func.decompose
         if decomposition is not None:
-            with self:
-                result = decomposition(*args, **kwargs)
+            self._decomposing += 1
+            try:
+                with self:
+                    result = decomposition(*args, **kwargs)
+            finally:
+                self._decomposing -= 1
             if result is not NotImplemented:
                 return result
         result = func(*args, **kwargs)
@@ -100,10 +108,13 @@ class AtenRecorder(TorchDispatchMode):
                 return
             # A constant of the program: nothing may change it in place.
             func, args, kwargs = aten.clone.default, (args[0],), {}
+        if getattr(getattr(func, "_schema", None), "is_mutable", False):
+            raise NotLowerable(f"{func} changes a value in place beneath functionalisation", self.source)
+        if isinstance(result, torch.Tensor) and id(result) in self._vars:
+            return  # the argument itself
         variables = self._define(result)
-        if variables is None and not getattr(getattr(func, "_schema", None), "is_mutable", False):
-            if isinstance(result, (int, float, bool, complex, torch.dtype, torch.device)):
-                return  # a question about a tensor, answered
+        if isinstance(result, (int, float, bool, complex, torch.dtype, torch.device)):
+            return  # a question about a tensor, answered
         source_op = self.source
         self.ops.append(
             Op(
@@ -129,9 +140,6 @@ class AtenRecorder(TorchDispatchMode):
 
     def _define(self, result: Any) -> Any:
         if isinstance(result, torch.Tensor):
-            known = self._vars.get(id(result))
-            if known is not None:
-                return known
             var = Var(self.namer.fresh(self.stem), result)
             self.bind(result, var)
             return var

@@ -77,8 +77,10 @@ class Region:
     Attributes:
         name: identifier under which it is printed.
         trace: what it computes; pasted code runs this.
-        implementation: compiled callable with the trace's signature, or None to run the trace as it stands.
+        implementation: compiled callable, or None to run the trace as it stands.
         executor: name of the executor that made the implementation.
+        boxed: whether the implementation takes one list, which it empties, in place of separate arguments: it can
+            then free an argument after its last use.
     """
 
     def __init__(
@@ -87,20 +89,23 @@ class Region:
         trace: Trace,
         implementation: Callable[..., Any] | None = None,
         executor: str = "eager",
+        *,
+        boxed: bool = False,
     ) -> None:
         self.name = self.__name__ = name
         self.trace = trace
         self.implementation = implementation
         self.executor = executor
+        self.boxed = boxed
 
     def callable(self) -> Callable[..., Any]:
-        """What runs when the region is called."""
+        """What runs when the region is called; see `boxed`."""
         if self.implementation is None:
-            self.implementation = self.trace.callable()
+            self.implementation = self.trace.callable(boxed=self.boxed)
         return self.implementation
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.callable()(*args, **kwargs)
+        return self.callable()(list(args)) if self.boxed else self.callable()(*args, **kwargs)
 
     def __repr__(self) -> str:
         return f"Region({self.name}, {self.executor}, {len(self.trace.ops)} ops)"

@@ -16,6 +16,7 @@ import math
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -204,10 +205,17 @@ class _Writer:
         arguments = [self.expression(arg) for arg in op.args]
         arguments += [f"{key}={self.expression(value)}" for key, value in op.kwargs.items()]
         left = self.assignment(op.result, defined)
-        call = f"{self.target(op.target)}({', '.join(arguments)})"
+        given, before = ", ".join(arguments), ""
+        if not self.readable and isinstance(op.target, Region) and op.target.boxed:
+            given = f"[{given}]"
+            dead = op.tags.get("arguments_are_moved")
+            if dead:
+                before = f"arguments_ = {given}; del {', '.join(var.name for var in dead)}; "
+                given = "arguments_"
+        call = f"{self.target(op.target)}({given})"
         if left.startswith("(") and left.endswith(")") and not left.endswith(",)"):
             left = left[1:-1]
-        return f"{left} = {call}" if left else call
+        return before + (f"{left} = {call}" if left else call)
 
 
 def _location_comment(op: Op) -> str:
@@ -224,7 +232,7 @@ def _write_function(writer: _Writer, trace: Trace, *, types: bool, locations: bo
             lines.append("    # " + "  ".join(f'{var.name}: "{var.describe()}"' for var in group))
     defined = {var.name for var in trace.inputs}
     previous = None
-    for op in trace.ops:
+    for op in trace.ops if writer.readable else _moved_into_boxes(trace.ops):
         if locations and op.location is not None and op.location[:2] != previous:
             previous = op.location[:2]
             lines.append(f"    {_location_comment(op)}")
@@ -236,6 +244,29 @@ def _write_function(writer: _Writer, trace: Trace, *, types: bool, locations: bo
         lines.append(line)
     lines.append(f"    return {writer.expression(trace.output)}")
     return lines
+
+
+def _moved_into_boxes(ops: list[Op]) -> list[Op]:
+    """Where arguments of a boxed region die with the call, they are given up before it, so that it can free them."""
+    moved: list[Op] = []
+    skip = False
+    for op, following in zip(ops, [*ops[1:], None]):
+        if skip:
+            skip = False
+            continue
+        if isinstance(op.target, Region) and op.target.boxed and following is not None and following.target is delete:
+            given = {id(var) for var in op.inputs()}
+            dead = [var for var in following.inputs() if id(var) in given]
+            rest = [var for var in following.inputs() if id(var) not in given]
+            if dead:
+                op = replace(op, tags={**op.tags, "arguments_are_moved": dead})
+                skip = True
+                moved.append(op)
+                if rest:
+                    moved.append(replace(following, args=tuple(rest)))
+                continue
+        moved.append(op)
+    return moved
 
 
 def print_trace(trace: Trace, *, types: bool = True, locations: bool = True) -> str:
@@ -263,10 +294,18 @@ def trace_constants(trace: Trace) -> dict[str, Any]:
     return writer.constants
 
 
-def compile_trace(trace: Trace) -> Callable[..., Any]:
-    """The function that `trace` describes; its source is registered so that tracebacks show the statements."""
+def compile_trace(trace: Trace, *, boxed: bool = False) -> Callable[..., Any]:
+    """The function that `trace` describes; its source is registered so that tracebacks show the statements.
+
+    `boxed`: it takes its arguments as one list, which it empties.
+    """
     writer = _Writer(readable=False)
-    source = "\n".join(_write_function(writer, trace, types=False, locations=False)) + "\n"
+    lines = _write_function(writer, trace, types=False, locations=False)
+    if boxed:
+        names = "".join(f"{var.name}, " for var in trace.inputs)
+        unpack = [f"    {names}= arguments", "    arguments.clear()"] if names else []
+        lines = [f"def {trace.name}(arguments):", *unpack, *lines[1:]]
+    source = "\n".join(lines) + "\n"
     return compile_source(source, trace.name, {"torch": torch, **writer.constants})
 
 

@@ -85,9 +85,12 @@ class Trace:
         """The program as Python source that runs when pasted."""
         return print_trace(self, types=types, locations=locations)
 
-    def callable(self) -> Callable[..., Any]:
-        """The program as a Python function, with the same statements as `python()`."""
-        return compile_trace(self)
+    def callable(self, *, boxed: bool = False) -> Callable[..., Any]:
+        """The program as a Python function, with the same statements as `python()`.
+
+        `boxed`: it takes its arguments as one list, which it empties.
+        """
+        return compile_trace(self, boxed=boxed)
 
     def __str__(self) -> str:
         return self.python()
