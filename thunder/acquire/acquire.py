@@ -23,6 +23,7 @@ from thunder.acquire.lookasides import Lookasides, is_opaque, is_user_file
 from thunder.acquire.program import Program
 from thunder.acquire.recorder import Recorder
 from thunder.acquire.sources import ITEM, ROOT, Source
+from thunder.acquire.symbols import Symbols
 from thunder.acquire.tracker import AcquisitionTracker
 from thunder.errors import Location
 from thunder.interpreter import Interpreter
@@ -52,6 +53,7 @@ def acquire(
     *,
     sharp_edges: str = "allow",
     unstable: frozenset[str] = frozenset(),
+    dynamic: frozenset[tuple[str, int | None]] = frozenset(),
     lookasides: dict[Any, Callable[..., Any]] | None = None,
 ) -> Program:
     """Runs `function(*args, **kwargs)` under the interpreter and writes down what it did.
@@ -60,6 +62,7 @@ def acquire(
         function: a function, method or module.
         args, kwargs: real arguments; their tensors are only asked for their metadata.
         sharp_edges: what Python that cannot be replayed leads to: "allow", "warn" or "error".
+        dynamic: places that vary and become symbols: (tensor, dimension) or (number, None), by description.
         unstable: places whose containers are another object at every call.
         lookasides: further callables to replace, `{callable: replacement(interp, *args, **kwargs)}`.
 
@@ -73,7 +76,7 @@ def acquire(
     with acquisition.lock:
         outer, acquisition.thread = acquisition.thread, threading.get_ident()
         try:
-            return _Acquisition(function, args, kwargs, sharp_edges, unstable, lookasides or {}).run()
+            return _Acquisition(function, args, kwargs, sharp_edges, unstable, dynamic, lookasides or {}).run()
         finally:
             acquisition.thread = outer
 
@@ -86,13 +89,16 @@ class _Acquisition:
         kwargs: dict[str, Any],
         sharp_edges: str,
         unstable: frozenset[str],
+        dynamic: frozenset[tuple[str, int | None]],
         lookasides: dict[Any, Callable[..., Any]],
     ) -> None:
         self.function, self.args, self.kwargs = function, args, kwargs
         self.prologue = Prologue()
         self.heap = Heap()
         self.tracker = AcquisitionTracker(self.prologue, self.heap, unstable)
-        self.recorder = Recorder(self.tracker.shadow_of, self.location)
+        self.symbols = Symbols(self.prologue, dynamic) if dynamic else None
+        self.recorder = Recorder(self.tracker.shadow_of, self.location, self.symbols)
+        self.tracker.symbols = self.symbols
         self.tracker.recorder = self.recorder
         names: dict[int, str] = {}
         if isinstance(function, torch.nn.Module):
@@ -176,7 +182,12 @@ class _Acquisition:
                 output_vars.append(var)
             return f"o{outputs[id(var)]}"
 
-        epilogue = Epilogue(prologue, tracker.known, tensor_expression, _definition(self.function))
+        def number_expression(value: Any) -> str:
+            if isinstance(value, torch.SymInt) and self.symbols is not None:
+                return self.symbols.text(value)
+            return repr(float(value) if isinstance(value, torch.SymFloat) else bool(value))
+
+        epilogue = Epilogue(prologue, tracker.known, tensor_expression, number_expression, _definition(self.function))
         changes = self.heap.changes()
         epilogue.count_uses(result)
         for container, _, after in changes:
@@ -203,25 +214,30 @@ class _Acquisition:
             elif after is not before:
                 epilogue.lines.append(f"{setter}({owner}, {name!r}, {epilogue.expression(after)})")
 
+        if self.symbols is not None:
+            self.symbols.finish()
         used = {id(var) for op in recorder.ops for var in op.inputs()}
         inputs = []
+        sizes = [pair for pair in self.symbols.inputs if id(pair[0]) in used] if self.symbols is not None else []
         for source, real, shadow in tracker.inputs:
             var = recorder.var_of(shadow)
             assert var is not None
             if id(var) in used:
                 inputs.append((var, prologue.expression(source), real, shadow))
-        computation = Trace("computation", [var for var, _, _, _ in inputs], recorder.ops, tuple(output_vars))
+        names = [var for var, _ in sizes] + [var for var, _, _, _ in inputs]
+        computation = Trace("computation", names, recorder.ops, tuple(output_vars))
         computation.history = (f"acquired from {_name(self.function)}, {len(recorder.ops)} ops",)
         shares_storage = self._guard_storages(inputs)
         return Program(
             prologue=prologue,
             computation=computation,
-            arguments=[expression for _, expression, _, _ in inputs],
+            arguments=[name for _, name in sizes] + [expression for _, expression, _, _ in inputs],
             epilogue=epilogue.lines,
             returned=returned,
             output_count=len(output_vars),
             shares_storage=shares_storage,
             identity_checks=tracker.identity_checks,
+            symbolic=self.symbols is not None,
         )
 
     def _guard_storages(self, inputs: list[tuple[Var, str, torch.Tensor, torch.Tensor]]) -> bool:

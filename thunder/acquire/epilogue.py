@@ -37,16 +37,23 @@ class Epilogue:
         prologue: names constants and arguments.
         known: sources of objects that existed before the call, by id.
         tensors: expression for a shadow, or None when the object is no tensor of the program.
+        numbers: expression for a symbolic number.
         location: the line of the call, for errors.
     """
 
     def __init__(
-        self, prologue: Prologue, known: dict[int, Source], tensors: Any, location: Location | None = None
+        self,
+        prologue: Prologue,
+        known: dict[int, Source],
+        tensors: Any,
+        numbers: Any,
+        location: Location | None = None,
     ) -> None:
         self.prologue = prologue
         self.lines: list[str] = []
         self._known = known
         self._tensor = tensors
+        self._number = numbers
         self._location = location
         self._made: dict[int, str] = {}
         self._keep: list[Any] = []
@@ -78,6 +85,8 @@ class Epilogue:
                     "make it with torch calls inside of the compiled function",
                 )  # fmt: skip
             return str(name)
+        if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
+            return self._number(value)
         made = self._made.get(id(value))
         if made is not None:
             return made

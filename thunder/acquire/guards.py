@@ -112,6 +112,7 @@ class Prologue:
     Attributes:
         lines: statements of the prologue so far.
         namespace: constants that they name.
+        places: of checks on a tensor's sizes or on a number, by number: (source, the sizes or the number).
         tensors: lines that check a tensor, by index: (expression, the tensor); torch can check them all at once.
         descriptions: for every check (by index), what it means to the user.
     """
@@ -125,6 +126,8 @@ class Prologue:
         }
         self.checks: list[tuple[str, str | Callable[[], str]]] = []
         self.tensors: dict[int, tuple[str, torch.Tensor]] = {}
+        self.tensors_by_check: dict[int, str] = {}
+        self.places: dict[int, tuple[Source, Any]] = {}
         self._names: dict[int, str] = {}
         self._constants: dict[int, str] = {}
         self._keep: list[Any] = []
@@ -217,6 +220,8 @@ class Prologue:
         reading = self.peek(source)
         self.lines.append(f"v = {reading}")
         kind = type(value)
+        if kind is int:
+            self.places[len(self.checks)] = (source, value)
         if kind in (int, str, torch.dtype, torch.device):
             self.check(f"v is {name} or (type(v) is {self.bind(kind)} and v == {name})", described)
         else:
@@ -279,6 +284,8 @@ class Prologue:
         """Class, dtype, device, sizes, strides and requires_grad of the tensor at `source`."""
         name = self.expression(source)
         self.tensors[len(self.lines)] = (name, tensor)
+        self.tensors_by_check[len(self.checks)] = name
+        self.places[len(self.checks)] = (source, tuple(tensor.shape))
         if source.stable:
             # Identity is established: only what can change in place is left (module.to, .data, requires_grad_).
             condition = ""

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 import torch.utils.checkpoint
 
+from thunder.acquire.guards import type_lookup
 from thunder.acquire.recorder import Recorder, is_tensor_text
 from thunder.acquire.sources import INSTANCE_DICT, ITEM
 from thunder.acquire.tracker import AcquisitionTracker
@@ -102,6 +103,7 @@ class Lookasides:
             delattr: lambda interp, obj, name: self.tracker.delete_attr(obj, name),
             vars: self.vars,
             len: self.len,
+            isinstance: self.isinstance,
             object.__getattribute__: lambda interp, obj, name: self.tracker.load_generic(obj, name),
             object.__setattr__: lambda interp, obj, name, value: self.tracker.store_generic(obj, name, value),
             object.__delattr__: lambda interp, obj, name: self.tracker.delete_generic(obj, name),
@@ -165,6 +167,16 @@ class Lookasides:
         if isinstance(method, types.FunctionType):
             return len(range(interp.call(method, obj)))  # range checks the number as len does
         return len(obj)
+
+    def isinstance(self, interp: Any, obj: Any, kinds: Any) -> bool:
+        """A symbolic number is an instance of the class of the number that it stands for."""
+        if isinstance(obj, (torch.SymInt, torch.SymFloat, torch.SymBool)):
+            stands_for = int if isinstance(obj, torch.SymInt) else float if isinstance(obj, torch.SymFloat) else bool
+            return isinstance(obj, kinds) or issubclass(stands_for, kinds)
+        hook = type_lookup(type(kinds), "__instancecheck__")
+        if isinstance(hook, types.FunctionType) and not is_opaque(hook):
+            return bool(interp.call(hook, kinds, obj))
+        return isinstance(obj, kinds)
 
     # Modules ----------------------------------------------------------------------------------------------------
     def call_module(self, interp: Any, module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:

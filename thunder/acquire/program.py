@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from thunder._torch_compat import tensor_guards
 from thunder.acquire.guards import Check, Prologue
 from thunder.acquire.sources import Source
@@ -30,6 +32,7 @@ class Program:
         epilogue: statements after the computation, in terms of the prologue and the outputs `o0`, `o1`, ...
         returned: expression of the call's result.
         shares_storage: inputs share storage with each other.
+        symbolic: sizes or numbers are symbols.
         identity_checks: for guards on identity, by number, the place that they are about.
     """
 
@@ -41,6 +44,7 @@ class Program:
     output_count: int
     shares_storage: bool
     identity_checks: dict[int, Source] = field(default_factory=dict)
+    symbolic: bool = False
 
     def prologue_source(self) -> str:
         """The prologue as readable Python."""
@@ -115,6 +119,33 @@ class Program:
         lines += ["        pass", "    except _guard_errors:", "        return -1", "    return -1"]
         namespace = {**self.prologue.namespace, "_guard_errors": _GUARD_ERRORS}
         found: int = compile_source("\n".join(lines) + "\n", "explain", namespace)(args, kwargs)
+        return found
+
+    def varied(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> set[tuple[str, int | None]]:
+        """Places that differ at this call only by a size or a number: (tensor, dimension) or (number, None)."""
+        prologue = self.prologue
+        lines = ["def compare(args, kwargs, report):", "    try:"]
+        for line in prologue.lines:
+            if not isinstance(line, Check):
+                lines.append(f"        {line}")
+            elif line.number in prologue.places:
+                reading = (
+                    "v" if type(prologue.places[line.number][1]) is int else prologue.tensors_by_check[line.number]
+                )
+                lines.append(f"        if not ({line.condition}): report({line.number}, {reading})")
+        lines += ["        pass", "    except _guard_errors:", "        pass"]
+        found: set[tuple[str, int | None]] = set()
+
+        def report(number: int, value: Any) -> None:
+            source, expected = prologue.places[number]
+            if isinstance(value, torch.Tensor) and isinstance(expected, tuple) and value.dim() == len(expected):
+                sizes = zip(value.shape, expected)
+                found.update((source.describe(), dim) for dim, (now, then) in enumerate(sizes) if now != then)
+            elif type(value) is int and type(expected) is int:
+                found.add((source.describe(), None))
+
+        namespace = {**prologue.namespace, "_guard_errors": _GUARD_ERRORS}
+        compile_source("\n".join(lines) + "\n", "compare", namespace)(args, kwargs, report)
         return found
 
     def describe_guard(self, number: int) -> str:

@@ -22,6 +22,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
 from thunder.acquire.queries import BREAK_REMEDY, DEVICE_QUERIES, QUERIES, VALUE_READS, call_name
+from thunder.acquire.symbols import Symbols
 from thunder.errors import DataDependentError, Location, ThunderError, UnsupportedError, add_location_note
 from thunder.trace import Namer, Op, Region, Trace, Var
 
@@ -45,13 +46,18 @@ class Recorder(TorchFunctionMode):
     Args:
         shadow_of: gives the shadow of a real tensor that turns up as an argument.
         location: gives the user's current line.
+        symbols: sizes that vary; shadows are then fake tensors, whose kernels know symbolic sizes.
     """
 
     def __init__(
-        self, shadow_of: Callable[[torch.Tensor], torch.Tensor], location: Callable[[], Location | None]
+        self,
+        shadow_of: Callable[[torch.Tensor], torch.Tensor],
+        location: Callable[[], Location | None],
+        symbols: Symbols | None = None,
     ) -> None:
         super().__init__()
-        self.fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
+        self.symbols = symbols
+        self.fake_mode = FakeTensorMode(allow_non_fake_inputs=True) if symbols is None else symbols.fake_mode
         self.shadow_of = shadow_of
         self.location = location
         self.ops: list[Op] = []
@@ -67,10 +73,11 @@ class Recorder(TorchFunctionMode):
     # Values -----------------------------------------------------------------------------------------------------
     def new_var(self, shadow: torch.Tensor, device: torch.device, stem: str = "t", *, numbered: bool = True) -> Var:
         """Names a shadow for the first time."""
-        var = Var(
-            self.namer.fresh(stem, numbered=numbered),
-            make_value=lambda: self._fake(shadow.detach(), shadow, device),
-        )
+        name = self.namer.fresh(stem, numbered=numbered)
+        if isinstance(shadow, FakeTensor):
+            var = Var(name, shadow)
+        else:
+            var = Var(name, make_value=lambda: self._fake(shadow.detach(), shadow, device))
         key = id(shadow)
         self._vars[key] = var
         self._devices[key] = device
@@ -128,6 +135,8 @@ class Recorder(TorchFunctionMode):
                 value = self.shadow_of(value)
                 var = self._vars[id(value)]
             found.append(value)
+            if self.symbols is not None:
+                return value, var
             metadata = self._metadata.get(id(value))
             if metadata is None:
                 metadata = self._metadata[id(value)] = self._describe(value)
@@ -154,6 +163,11 @@ class Recorder(TorchFunctionMode):
             if hasattr(value, "_fields"):
                 return kind(*run), kind(*(pair[1] for pair in pairs))
             return run, [pair[1] for pair in pairs]
+        if isinstance(value, torch.SymInt) and self.symbols is not None:
+            return value, self.symbols.written(value, self.ops.append, self.namer.fresh)
+        if isinstance(value, (torch.SymFloat, torch.SymBool)):
+            value = float(value) if isinstance(value, torch.SymFloat) else bool(value)
+            return value, value
         key.append(value)
         var = self._vars.get(id(value))
         return value, value if var is None else var
@@ -258,6 +272,8 @@ class Recorder(TorchFunctionMode):
         key: list[Any],
     ) -> Any:
         """The result of a call: remembered, made on the shadows, or worked out on fake tensors."""
+        if self.symbols is not None:
+            return self._infer_symbolic(func, args, kwargs, shadows)
         key.append(torch.is_grad_enabled())
         key.append(torch.get_default_dtype())
         if torch._C._is_any_autocast_enabled():
@@ -282,6 +298,23 @@ class Recorder(TorchFunctionMode):
             maker = self._maker(result, shadows)
             if maker is not None:
                 self._memo[identity] = maker
+        return result
+
+    def _infer_symbolic(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], shadows: list[torch.Tensor]
+    ) -> Any:
+        """The result of a call on shadows that are fake tensors with symbolic sizes."""
+        state = torch.get_rng_state()
+        try:
+            with self.fake_mode:
+                result = func(*args, **kwargs)
+        except ThunderError:
+            raise
+        except _CALL_ERRORS as error:
+            self._explain(func, args, kwargs, error)
+        finally:
+            torch.set_rng_state(state)
+        self._adopt(result, None)
         return result
 
     def _on_shadows(
@@ -317,11 +350,11 @@ class Recorder(TorchFunctionMode):
             return slice(*map(self._index_values, (index.start, index.stop, index.step)))
         return index
 
-    def _adopt(self, value: Any, device: torch.device) -> None:
-        """Names every new tensor of a result."""
+    def _adopt(self, value: Any, device: torch.device | None) -> None:
+        """Names every new tensor of a result; a fake tensor knows its device itself."""
         if isinstance(value, torch.Tensor):
             if id(value) not in self._vars and not torch._C._functorch.is_functorch_wrapped_tensor(value):
-                self.new_var(value, device)
+                self.new_var(value, value.device if device is None else device)
         elif isinstance(value, (tuple, list)) and type(value) is not torch.Size:
             for item in value:
                 self._adopt(item, device)
@@ -490,13 +523,14 @@ class Recorder(TorchFunctionMode):
 
         def to_real(value: Any) -> Any:
             nonlocal total
+            if isinstance(value, torch.SymInt):
+                return value.node.hint
             if isinstance(value, torch.Tensor) and id(value) in self._devices:
                 total += value.numel()
                 if total > _REPLAY_LIMIT or self._devices[id(value)].type not in ("cpu",):
                     raise OverflowError
-                real = torch.empty_strided(
-                    value.shape, value.stride(), dtype=value.dtype, device=self._devices[id(value)]
-                ).zero_()
+                shape, stride = to_real(tuple(value.shape)), to_real(tuple(value.stride()))
+                real = torch.empty_strided(shape, stride, dtype=value.dtype, device=self._devices[id(value)]).zero_()
                 if value.requires_grad:
                     real.requires_grad_(True)
                     real = real if value.is_leaf else real.clone()

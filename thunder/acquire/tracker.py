@@ -31,6 +31,7 @@ from thunder.acquire.sources import (
     Source,
     constant,
 )
+from thunder.acquire.symbols import Symbols
 from thunder.errors import UnsupportedError
 from thunder.interpreter import Tracker
 
@@ -65,6 +66,7 @@ class AcquisitionTracker(Tracker):
         self.heap = heap
         self.unstable = unstable
         self.recorder: Recorder
+        self.symbols: Symbols | None = None
         self.known: dict[int, Source] = {}
         self.shadows: dict[int, torch.Tensor] = {}
         self.inputs: list[tuple[Source, torch.Tensor, torch.Tensor]] = []  # (source, real, shadow)
@@ -103,6 +105,8 @@ class AcquisitionTracker(Tracker):
                 return self.shadows.get(id(value), value)
             source.written = True
             return self.wrap(value) if isinstance(value, torch.Tensor) else value
+        if self.symbols is not None and type(value) is int and self.symbols.is_dynamic_number(source):
+            return self.symbols.number(source, value)
         source.seen, source.value = True, value
         if is_plain(value):
             self.prologue.value(source, value)
@@ -161,8 +165,11 @@ class AcquisitionTracker(Tracker):
             source = constant(real)
         else:
             stem = source.describe()
-        self.prologue.tensor(source, real)
-        shadow = self._make_shadow(real, source)
+        if self.symbols is not None:
+            shadow: torch.Tensor = self.symbols.tensor(source, real)
+        else:
+            self.prologue.tensor(source, real)
+            shadow = self._make_shadow(real, source)
         stem = "".join(c if c.isalnum() else "_" for c in stem).strip("_")
         stem = stem if stem[:1].isalpha() else f"x_{stem}"
         self.recorder.new_var(shadow, real.device, stem, numbered=False)

@@ -31,7 +31,7 @@ from thunder.errors import (
 )
 from thunder.executors import CompiledComputation, Executor, compile_computation, resolve_executors
 
-CACHE_MODES = ("constant values", "same input", "no caching")
+CACHE_MODES = ("constant values", "symbolic values", "same input", "no caching")
 SHARP_EDGES = ("allow", "warn", "error")
 ON_BREAK = ("error", "eager")
 DEFAULT_EXECUTORS: tuple[str, ...] = ("inductor", "eager")
@@ -44,7 +44,8 @@ class Options:
     Attributes:
         transforms: user passes `Trace -> Trace`, applied in order.
         executors: in order of preference.
-        cache: "constant values" guards everything that was read; "same input" takes the first program for every
+        cache: "constant values" guards everything that was read; "symbolic values" makes symbols of the sizes and
+            ints that have varied; "same input" takes the first program for every
             call; "no caching" acquires every call anew.
         sharp_edges: what Python that cannot be replayed leads to.
         on_break: what a program that cannot be acquired leads to: its error, or a call in plain Python.
@@ -118,6 +119,7 @@ class CompiledFunction:
         self.last: Entry | None = None
         self.statistics = Statistics()
         self._unstable: frozenset[str] = frozenset()
+        self._dynamic: frozenset[tuple[str, int | None]] = frozenset()
         self._gave_up: str | None = None
         if not isinstance(function, torch.nn.Module):
             functools.update_wrapper(self, function)
@@ -143,7 +145,7 @@ class CompiledFunction:
         return self if instance is None else functools.partial(self, instance)
 
     def __repr__(self) -> str:
-        return f"<thunder {getattr(self.function, '__qualname__', self.function)!s}>"
+        return f"<thunder {getattr(self.function, '__qualname__', type(self.function).__qualname__)}>"
 
     def _to_front(self, entry: Entry) -> None:
         # A new list: another thread may be iterating over the old one.
@@ -160,6 +162,8 @@ class CompiledFunction:
                     self.statistics.cache_hits += 1
                     return answer[0]
                 self._note_failure(entry, entry.program.failed_guard(args, kwargs))
+                if self.options.cache == "symbolic values":
+                    self._dynamic |= entry.program.varied(args, kwargs)
             self.statistics.cache_misses += 1
             if len(self.entries) >= self.options.recompile_limit:
                 self._give_up()
@@ -223,11 +227,12 @@ class CompiledFunction:
             kwargs,
             sharp_edges=options.sharp_edges,
             unstable=self._unstable,
+            dynamic=self._dynamic,
             lookasides=module_lookasides,
         )
         acquired = time.perf_counter()
         executors = options.executors
-        if program.shares_storage:
+        if program.shares_storage or program.symbolic:
             executors = tuple(resolve_executors(["eager"]))
         computation = compile_computation(
             program.computation,
@@ -235,7 +240,7 @@ class CompiledFunction:
             transforms=options.transforms,
             grad_enabled=torch.is_grad_enabled(),
         )
-        call = program.link(computation.run, check=options.cache == "constant values")
+        call = program.link(computation.run, check=options.cache != "same input")
         finished = time.perf_counter()
         self.statistics.acquire_seconds.append(acquired - start)
         self.statistics.compile_seconds.append(finished - acquired)

@@ -30,8 +30,9 @@ def jit(
         fn: a function, method or `nn.Module`; without it, a decorator is returned.
         transforms: passes `Trace -> Trace` (see `thunder.Transform`), applied in order.
         executors: names or instances in order of preference; None for the defaults.
-        cache: "constant values" (guards decide which program fits), "same input" (no guards: every call is like the
-            first) or "no caching" (every call is acquired anew).
+        cache: "constant values": guards decide which program fits; "symbolic values": as well, but sizes and ints
+            that have varied once become symbols, so that one program fits all of them; "same input": no guards,
+            every call is like the first; "no caching": every call is acquired anew.
         sharp_edges: "allow", "warn" or "error" for Python that cannot be replayed (printing, random numbers, time).
         on_break: "error" raises when a program cannot be acquired; "eager" runs such calls in plain Python, with one
             warning that names the line.
@@ -47,9 +48,13 @@ def jit(
         tensor(9.)
     """
     choices = {
-        "transforms": transforms, "executors": executors, "cache": cache, "sharp_edges": sharp_edges, "on_break": on_break,
+        "transforms": transforms,
+        "executors": executors,
+        "cache": cache,
+        "sharp_edges": sharp_edges,
+        "on_break": on_break,
         "recompile_limit": recompile_limit,
-    }  # fmt: skip
+    }
     if fn is None:
         return lambda function: jit(function, **choices)  # type: ignore[arg-type]
     options = make_options(**choices)  # type: ignore[arg-type]

@@ -1,0 +1,197 @@
+"""Sizes and numbers that vary from call to call, as symbols.
+
+After a size has varied, its place is acquired as a symbol of PyTorch's shape environment: shadows are then fake
+tensors with symbolic sizes, Python that computes with sizes computes with symbols, and a decision on a symbol
+becomes a relation that the prologue states (`n0 >= 2`, `n0 + n1 == n2`).
+
+Input: the places that vary.  Output: symbols, their values as expressions of the prologue, checks, and operations
+that compute sizes inside the trace.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import sympy
+import torch
+from torch._dynamo.source import ConstantSource
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
+from torch.utils._sympy.printers import PythonPrinter
+
+from thunder.acquire.guards import Prologue
+from thunder.acquire.sources import Source
+from thunder.errors import UnsupportedError
+from thunder.trace import Op, Var
+
+_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "FloorDiv": operator.floordiv,
+    "CleanDiv": operator.floordiv,
+    "Mod": operator.mod,
+    "PythonMod": operator.mod,
+    "Max": max,
+    "Min": min,
+    "Abs": abs,
+}
+
+
+class Symbols:
+    """The symbols of one acquisition.
+
+    Args:
+        prologue: receives the checks.
+        dynamic: places that vary: (description of a tensor, dimension), or (description of a number, None).
+    """
+
+    def __init__(self, prologue: Prologue, dynamic: frozenset[tuple[str, int | None]]) -> None:
+        self.prologue = prologue
+        self.dynamic = dynamic
+        self.environment = ShapeEnv()
+        self.fake_mode = FakeTensorMode(shape_env=self.environment, allow_non_fake_inputs=True)
+        self.names: dict[sympy.Symbol, str] = {}
+        self.inputs: list[tuple[Var, str]] = []
+        self._vars: dict[sympy.Expr, Any] = {}
+        self._numbers: dict[int, torch.SymInt] = {}
+        self._places: dict[sympy.Symbol, str] = {}
+
+    # Inputs -----------------------------------------------------------------------------------------------------
+    def is_dynamic_number(self, source: Source) -> bool:
+        return (source.describe(), None) in self.dynamic
+
+    def number(self, source: Source, value: int) -> Any:
+        """The symbol for an int that varies; 0 and 1 stay what they are, as in PyTorch."""
+        known = self._numbers.get(id(source))
+        if known is not None:
+            return known
+        name = self.prologue.expression(source)
+        self.prologue.check(f"type({name}) is int", lambda: f"{source.describe()} is an int")
+        made = self.environment.create_unspecified_symint_and_symbol(
+            value, ConstantSource(f"number_{len(self.names)}"), DimDynamic.DYNAMIC
+        )
+        self._numbers[id(source)] = made
+        self._define(made, name, source.describe())
+        return made
+
+    def tensor(self, source: Source, real: torch.Tensor) -> FakeTensor:
+        """The fake tensor for a real one, symbolic where its sizes vary; checks what the symbols do not leave open."""
+        place = source.describe()
+        varying = [(place, dim) in self.dynamic for dim in range(real.dim())]
+        context = StatelessSymbolicContext(
+            dynamic_sizes=[DimDynamic.DYNAMIC if varies else DimDynamic.STATIC for varies in varying]
+        )
+        with torch._C.DisableTorchFunction():
+            fake = self.fake_mode.from_tensor(
+                real, source=ConstantSource(f"tensor_{len(self.prologue.lines)}"), symbolic_context=context
+            )
+        if not any(isinstance(size, torch.SymInt) for size in fake.shape):
+            self.prologue.tensor(source, real)
+            return fake
+        name, bind = self.prologue.expression(source), self.prologue.bind
+        shape = f"{name}_shape".replace(".", "_")
+        self.prologue.check(
+            f"type({name}) is {bind(type(real))} and {name}.dtype is {bind(real.dtype)}"
+            f" and {name}.dim() == {real.dim()} and {name}.requires_grad is {real.requires_grad} and {name}.device == {bind(real.device)}",
+            lambda: f"{place} is a {real.dim()}-dimensional {real.dtype} tensor on {real.device}",
+        )
+        self.prologue.lines.append(f"{shape} = {name}.shape")
+        for dim, size in enumerate(fake.shape):
+            if isinstance(size, torch.SymInt):
+                self._define(size, f"{shape}[{dim}]", f"{place}.shape[{dim}]")
+            else:
+                self.prologue.check(f"{shape}[{dim}] == {int(size)}", f"{place}.shape[{dim}] == {int(size)}")
+        strides = ", ".join(self.text(stride) for stride in fake.stride())
+        self.prologue.check(f"{name}.stride() == ({strides},)", f"{place}.stride() == ({strides})")
+        return fake
+
+    def _define(self, symbol: torch.SymInt, reading: str, place: str) -> None:
+        """Binds a symbol to what the prologue reads, or checks that two readings of one symbol agree."""
+        expression = symbol.node.expr
+        if not isinstance(expression, sympy.Symbol):
+            self.prologue.check(f"{reading} == {self.text(symbol)}", f"{place} == {self.text(symbol)}")
+            return
+        known = self.names.get(expression)
+        if known is not None:
+            other = self._places[expression]
+            self.prologue.check(f"{reading} == {known}", f"{place} == {other}")
+            return
+        name = f"n{len(self.names)}"
+        self.names[expression] = name
+        self._places[expression] = place
+        self.prologue.lines.append(f"{name} = {reading}")
+        var = Var(name, symbol)
+        self._vars[expression] = var
+        self.inputs.append((var, name))
+
+    # Use --------------------------------------------------------------------------------------------------------
+    def text(self, value: Any) -> str:
+        """A size as Python over the prologue's names."""
+        expression = value.node.expr if isinstance(value, torch.SymInt) else sympy.sympify(value)
+        return _print(expression, self.names)
+
+    def written(self, value: torch.SymInt, emit: Callable[[Op], None], fresh: Callable[[str], str]) -> Any:
+        """A size as an argument in the trace: a number, an input, or computed by operations that are emitted."""
+        return self._lower(value.node.expr, emit, fresh)
+
+    def _lower(self, expression: Any, emit: Callable[[Op], None], fresh: Callable[[str], str]) -> Any:
+        if expression.is_Integer:
+            return int(expression)
+        known = self._vars.get(expression)
+        if known is not None:
+            return known
+        arguments = [self._lower(part, emit, fresh) for part in expression.args]
+        if expression.is_Add or expression.is_Mul:
+            function = operator.add if expression.is_Add else operator.mul
+            result = functools.reduce(lambda a, b: self._operation(function, (a, b), emit, fresh), arguments)
+        elif expression.is_Pow:
+            result = self._operation(operator.pow, tuple(arguments), emit, fresh)
+        else:
+            name = type(expression).__name__
+            function = _FUNCTIONS.get(name)
+            if function is None:
+                raise UnsupportedError(
+                    f"the size {expression} cannot be computed in a trace ({name})",
+                    remedy="use thunder.jit(..., cache='constant values')",
+                )
+            result = self._operation(function, tuple(arguments), emit, fresh)
+        self._vars[expression] = result
+        return result
+
+    def _operation(
+        self, function: Any, arguments: tuple[Any, ...], emit: Callable[[Op], None], fresh: Callable[[str], str]
+    ) -> Var:
+        values = [argument.value if isinstance(argument, Var) else argument for argument in arguments]
+        var = Var(fresh("n"), function(*values))
+        emit(Op(function, arguments, {}, var))
+        return var
+
+    # The end ----------------------------------------------------------------------------------------------------
+    def finish(self) -> None:
+        """Checks of everything that was decided on symbols."""
+        for symbol, name in self.names.items():
+            bounds = self.environment.var_to_range.get(symbol)
+            if bounds is not None and bounds.lower.is_Integer and int(bounds.lower) > -(2**31):
+                self.prologue.check(f"{name} >= {int(bounds.lower)}", f"{self._places[symbol]} >= {int(bounds.lower)}")
+            if bounds is not None and bounds.upper.is_Integer and int(bounds.upper) < 2**31:
+                self.prologue.check(f"{name} <= {int(bounds.upper)}", f"{self._places[symbol]} <= {int(bounds.upper)}")
+        seen = set()
+        for guard in self.environment.guards:
+            text = _print(guard.expr, self.names)
+            if text in seen or guard.expr in (sympy.true, True):
+                continue
+            seen.add(text)
+            self.prologue.check(text, _print(guard.expr, self._places))
+
+
+def _print(expression: Any, names: dict[sympy.Symbol, str]) -> str:
+    """A sympy expression as Python."""
+    stand_ins = {symbol: sympy.Symbol(f"_size_{index}", integer=True) for index, symbol in enumerate(names)}
+    missing = [symbol for symbol in expression.free_symbols if symbol not in names]
+    if missing:
+        raise UnsupportedError(f"the size {expression} depends on values of tensors", remedy="use constant sizes")
+    text: str = PythonPrinter().doprint(expression.xreplace(stand_ins))
+    for symbol, stand_in in reversed(list(stand_ins.items())):
+        text = text.replace(str(stand_in), names[symbol])
+    return text
