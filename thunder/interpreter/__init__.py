@@ -10,7 +10,7 @@ from . import handlers
 from .errors import InterpreterError, UnsupportedInstructionError, UnsupportedPythonError
 from .frame import NULL, Frame
 from .interpreter import Interpreter
-from .lookup import type_lookup
+from .lookup import observed_lookups, type_lookup
 from .tracker import Tracker
 
 __all__ = [
@@ -22,5 +22,6 @@ __all__ = [
     "UnsupportedInstructionError",
     "UnsupportedPythonError",
     "handlers",
+    "observed_lookups",
     "type_lookup",
 ]

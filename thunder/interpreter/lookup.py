@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from types import FunctionType, MethodType
 from typing import Any
 
@@ -13,13 +15,41 @@ PLAIN_TYPES = frozenset(
 """Builtin types whose own operators call no Python code, apart from that of the elements they hold."""
 
 
+_IMMUTABLE_TYPE = 1 << 8  # Py_TPFLAGS_IMMUTABLETYPE
+_observers: list[Callable[[type, str], None]] = []
+
+
+@contextlib.contextmanager
+def observed_lookups(observe: Callable[[type, str], None]) -> Iterator[None]:
+    """Within the block `observe(class, name)` is called for every look-up in a class that could be changed."""
+    _observers.append(observe)
+    try:
+        yield
+    finally:
+        _observers.remove(observe)
+
+
 def type_lookup(cls: type, name: str, default: Any = NULL) -> Any:
     """The raw attribute `name` of a class or its bases (no descriptor is applied), as CPython's `_PyType_Lookup`."""
-    for base in cls.__mro__:
+    if _observers and not cls.__flags__ & _IMMUTABLE_TYPE:
+        for observe in _observers:
+            observe(cls, name)
+    for base in cls.__mro__ or ():  # None while a metaclass computes it
         namespace = base.__dict__
         if name in namespace:
             return namespace[name]
     return default
+
+
+def is_class(obj: Any) -> bool:
+    """Whether `obj` is a class, without asking it (`isinstance` would read its `__class__`)."""
+    cls = type(obj)
+    return cls is type or type in (cls.__mro__ or ())
+
+
+def is_instance_of(obj: Any, base: type) -> bool:
+    """Whether `obj` is a real instance of `base`, without asking either."""
+    return base in (type(obj).__mro__ or ())
 
 
 def python_method(cls: type, name: str) -> FunctionType | None:

@@ -4,7 +4,7 @@ A `Tracker` is asked for every read of state that the interpreted code performs,
 of the base class does what plain Python does; a subclass overrides what it wants to know.  Values are ordinary Python
 objects: a tracker that wants to know where a value came from keeps its own table, for the types that it cares about.
 
-Hooks that would be called very often are filtered by exact type: `touch` is called only for values whose type is in
+Hooks that would be called very often are filtered by exact type: `touch` and its like are called only for values whose type is in
 `container_types`, `wrap` only for values whose type is in `wrapped_types`, `identity` only when an operand's type is in
 `container_types` or `wrapped_types`.
 """
@@ -99,6 +99,13 @@ class Tracker:
 
     def touch(self, obj: Any) -> None:
         """The whole content of a container is read."""
+
+    def touch_deeply(self, obj: Any) -> None:
+        """The whole content of a container is read, and that of its items: it is compared, shown or searched."""
+        self.touch(obj)
+
+    def change(self, obj: Any) -> None:
+        """A container is about to be changed by an in-place operator."""
 
     def identity(self, left: Any, right: Any) -> bool:
         """`left is right` is decided."""

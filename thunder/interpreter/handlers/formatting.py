@@ -13,7 +13,7 @@ _CONVERSIONS = {1: str_of, 2: repr_of, 3: ascii_of}
 
 def _touch(frame: Frame, value: Any) -> None:
     if frame.tracker is not None and type(value) in frame.tracker.container_types:
-        frame.tracker.touch(value)
+        frame.tracker.touch_deeply(value)
 
 
 @instruction("FORMAT_VALUE")

@@ -30,15 +30,28 @@ def binary_operation(frame: Frame, stack: list[Any], operation: Operation) -> No
 
 
 @tracked("BINARY_OPERATION")
+@tracked("BINARY_ADD")
+@tracked("BINARY_SUBTRACT")
+@tracked("BINARY_MULTIPLY")
+@tracked("BINARY_AND")
+@tracked("BINARY_MODULO")
 @tracked("INPLACE_ADD")
 def binary_operation_tracked(frame: Frame, stack: list[Any], operation: Operation) -> None:
     right = stack.pop()
     left = stack[-1]
+    if type(left) in SCALARS and type(right) in SCALARS:
+        stack[-1] = operation.native(left, right)
+        return
     touched = frame.tracker.container_types
     if type(left) in touched:
         frame.tracker.touch(left)
+        if operation.in_place is not None:
+            frame.tracker.change(left)
     if type(right) in touched:
-        frame.tracker.touch(right)
+        if type(left) in SCALARS:  # `text % values` shows them
+            frame.tracker.touch_deeply(right)
+        else:
+            frame.tracker.touch(right)
     stack[-1] = operators.binary(frame.interpreter, left, right, operation)
 
 
@@ -167,9 +180,9 @@ def compare_tracked(frame: Frame, stack: list[Any], operation: Operation) -> Non
     left = stack[-1]
     touched = frame.tracker.container_types
     if type(left) in touched:
-        frame.tracker.touch(left)
+        frame.tracker.touch_deeply(left)
     if type(right) in touched:
-        frame.tracker.touch(right)
+        frame.tracker.touch_deeply(right)
     stack[-1] = operators.compare(frame.interpreter, left, right, operation)
 
 
@@ -246,7 +259,7 @@ def contains_op(frame: Frame, stack: list[Any], inverted: int) -> None:
 def contains_op_tracked(frame: Frame, stack: list[Any], inverted: int) -> None:
     container = stack.pop()
     if type(container) in frame.tracker.container_types:
-        frame.tracker.touch(container)
+        frame.tracker.touch_deeply(container)
     found = operators.contains(frame.interpreter, container, stack[-1])
     stack[-1] = not found if inverted else found
 
