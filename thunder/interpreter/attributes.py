@@ -2,18 +2,27 @@
 
 Most accesses cannot run Python code: the class has no `__getattribute__` or `__getattr__` in Python, and the class
 attribute of that name, if any, is no property or descriptor in Python.  Those are remembered for each interpreter
-(`plain_attributes`: class -> names) and done natively from then on.  Interpreted code that assigns to a class empties
+(`plain_attributes`: id of the class -> names) and done natively from then on.  Interpreted code that assigns to a class empties
 the memory.  Should native code change a class behind the interpreter's back, the access is still right, because it is
 native; it is only that the new hook runs natively.
 """
 
 from __future__ import annotations
 
-from types import AsyncGeneratorType, CoroutineType, FunctionType, GeneratorType, ModuleType, TracebackType
+import weakref
+from types import (
+    AsyncGeneratorType,
+    CoroutineType,
+    FunctionType,
+    GeneratorType,
+    ModuleType,
+    TracebackType,
+    WrapperDescriptorType,
+)
 from typing import Any
 
-from .frame import DRIVER_CODE_IDS, NULL
-from .lookup import type_lookup
+from .frame import DRIVEN_CODE, NULL
+from .lookup import is_class, is_instance_of, type_lookup
 from .tracebacks import frame_of_traceback
 from .trampolines import original_code
 
@@ -25,19 +34,16 @@ def _generator_frame(attribute: str) -> Any:
             return None
         frame = native.f_locals.get("frame", native)
         if frame is not native:
-            frame.native_generator = generator
+            frame.native_generator = weakref.ref(generator)
         return frame
 
     return read
 
 
-def _generator_code(attribute: str, frame_attribute: str) -> Any:
+def _generator_code(attribute: str) -> Any:
     def read(generator: Any) -> Any:
-        native = getattr(generator, frame_attribute)
         code = getattr(generator, attribute)
-        if native is None or id(code) not in DRIVER_CODE_IDS:
-            return code
-        return native.f_locals["frame"].program.code
+        return DRIVEN_CODE.get(id(code), code)
 
     return read
 
@@ -48,9 +54,9 @@ SPECIAL_ATTRIBUTES: dict[str, tuple[type, Any]] = {
     "gi_frame": (GeneratorType, _generator_frame("gi_frame")),
     "cr_frame": (CoroutineType, _generator_frame("cr_frame")),
     "ag_frame": (AsyncGeneratorType, _generator_frame("ag_frame")),
-    "gi_code": (GeneratorType, _generator_code("gi_code", "gi_frame")),
-    "cr_code": (CoroutineType, _generator_code("cr_code", "cr_frame")),
-    "ag_code": (AsyncGeneratorType, _generator_code("ag_code", "ag_frame")),
+    "gi_code": (GeneratorType, _generator_code("gi_code")),
+    "cr_code": (CoroutineType, _generator_code("cr_code")),
+    "ag_code": (AsyncGeneratorType, _generator_code("ag_code")),
 }
 """Attributes of native objects that show the interpreted program's frames and code instead of the interpreter's."""
 
@@ -92,7 +98,7 @@ def apply_getter(interp: Any, attribute: Any, obj: Any, cls: type) -> Any:
 def get_attribute(interp: Any, obj: Any, name: str) -> Any:
     """`obj.name`."""
     cls = type(obj)
-    plain = interp.plain_attributes.get(cls)
+    plain = interp.plain_attributes.get(id(cls))
     if plain is not None and name in plain:
         return getattr(obj, name)
     if name in SPECIAL_ATTRIBUTES:
@@ -101,11 +107,15 @@ def get_attribute(interp: Any, obj: Any, name: str) -> Any:
             return read(obj)
     getattribute = type_lookup(cls, "__getattribute__")
     fallback = type_lookup(cls, "__getattr__")
-    if fallback is NULL and cls is not super and not isinstance(obj, (type, ModuleType)):
+    if (type(getattribute) is not FunctionType and type(getattribute) is not WrapperDescriptorType) or (
+        fallback is not NULL and type(fallback) is not FunctionType
+    ):
+        return getattr(obj, name)
+    if fallback is NULL and cls is not super and not is_class(obj) and not is_instance_of(obj, ModuleType):
         if type(getattribute) is not FunctionType:
             attribute = type_lookup(cls, name)
             if attribute is NULL or not python_getter(attribute):
-                interp.plain_attributes.setdefault(cls, set()).add(name)
+                interp.remember_plain(interp.plain_attributes, cls, name)
                 return getattr(obj, name)
             if not is_data_descriptor(type(attribute)) and instance_has(obj, name):
                 return getattr(obj, name)
@@ -121,14 +131,12 @@ def get_attribute(interp: Any, obj: Any, name: str) -> Any:
             if fallback is NULL:
                 raise
             return interp.call(fallback, name)
-        if type(fallback) is not FunctionType:
-            return type_lookup(type(fallback), "__get__")(fallback, obj, cls)(name)
         return interp.call(fallback, obj, name)
 
 
 def _module_fallback(obj: Any) -> Any:
     """The function `__getattr__` of a module, or NULL."""
-    if isinstance(obj, ModuleType):
+    if is_instance_of(obj, ModuleType):
         return obj.__dict__.get("__getattr__", NULL)
     return NULL
 
@@ -137,14 +145,14 @@ def _without_fallback(interp: Any, obj: Any, cls: type, name: str, getattribute:
     if type(getattribute) is FunctionType:
         return interp.call(getattribute, obj, name)
     attribute = type_lookup(cls, name)
-    if isinstance(obj, type):
+    if is_class(obj):
         return _of_class(interp, obj, cls, name, attribute, getattribute)
     if cls is super:
         return _of_super(interp, obj, name)
     if attribute is not NULL and python_getter(attribute):
         if is_data_descriptor(type(attribute)) or not instance_has(obj, name):
             return apply_getter(interp, attribute, obj, cls)
-    if isinstance(obj, ModuleType) and "__getattr__" in obj.__dict__:
+    if is_instance_of(obj, ModuleType) and "__getattr__" in obj.__dict__:
         # The module's own lookup would call the hook natively; find the name without it.
         return object.__getattribute__(obj, name)
     return getattribute(obj, name)
@@ -183,7 +191,7 @@ def _of_super(interp: Any, obj: Any, name: str) -> Any:
 def set_attribute(interp: Any, obj: Any, name: str, value: Any) -> None:
     """`obj.name = value`."""
     cls = type(obj)
-    plain = interp.plain_stores.get(cls)
+    plain = interp.plain_stores.get(id(cls))
     if plain is not None and name in plain:
         setattr(obj, name, value)
         return
@@ -191,7 +199,7 @@ def set_attribute(interp: Any, obj: Any, name: str, value: Any) -> None:
     if type(hook) is FunctionType:
         interp.call(hook, obj, name, value)
         return
-    if isinstance(obj, type):
+    if is_class(obj):
         interp.forget_plain_attributes()
     elif cls is FunctionType and name == "__code__":
         obj.__code__ = interp.code_to_install(value)
@@ -206,8 +214,8 @@ def set_attribute(interp: Any, obj: Any, name: str, value: Any) -> None:
         if setter is _PROPERTY_SET and attribute.fset is not None:
             interp.call(attribute.fset, obj, value)
             return
-    elif not isinstance(obj, type):
-        interp.plain_stores.setdefault(cls, set()).add(name)
+    elif not is_class(obj):
+        interp.remember_plain(interp.plain_stores, cls, name)
     setattr(obj, name, value)
 
 
@@ -221,7 +229,7 @@ def delete_attribute(interp: Any, obj: Any, name: str) -> None:
     if type(hook) is FunctionType:
         interp.call(hook, obj, name)
         return
-    if isinstance(obj, type):
+    if is_class(obj):
         interp.forget_plain_attributes()
     attribute = type_lookup(cls, name)
     if attribute is not NULL:

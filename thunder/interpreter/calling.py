@@ -23,7 +23,7 @@ from typing import Any
 
 from .binding import bind
 from .frame import NULL, Frame
-from .lookup import type_lookup
+from .lookup import is_class, type_lookup
 from .loop import run, suspended
 
 _NO_KEYWORDS: dict[str, Any] = {}
@@ -56,7 +56,7 @@ def call_value(
             bound, replace = replacement
             return replace(interp, *bound, *arguments, **keywords)
         return interp.call_natively(function, arguments, keywords)
-    if isinstance(function, type):
+    if is_class(function):
         replace = interp.lookasides.get(function) if type(function).__hash__ is type.__hash__ else None
         if replace is not None:
             return replace(interp, *arguments, **keywords)
@@ -84,7 +84,7 @@ def find_replacement(interp: Any, function: Any, kind: type) -> tuple[tuple[Any,
         if receiver is not None and type(receiver) is not ModuleType:
             name = function.__name__
             if name in interp.method_lookaside_names:
-                if isinstance(receiver, type):
+                if is_class(receiver):
                     replace = _hashed_get(interp.lookasides, function)
                     return None if replace is None else ((), replace)
                 descriptor = type_lookup(type(receiver), name)
@@ -113,7 +113,7 @@ def _call_slot(interp: Any, function: Any, arguments: Sequence[Any], keywords: M
             return replace(interp, receiver, *arguments, **keywords)
     if name == "__call__":
         receiver = function.__self__
-        if type(receiver) is FunctionType or isinstance(receiver, type):
+        if type(receiver) is FunctionType or is_class(receiver):
             return call_value(interp, receiver, arguments, keywords)
     return interp.call_natively(function, arguments, keywords)
 

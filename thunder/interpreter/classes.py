@@ -8,7 +8,7 @@ from typing import Any
 from .calling import call_value
 from .frame import NULL, Frame
 from .loop import run
-from .lookup import type_lookup
+from .lookup import is_class, type_lookup
 
 
 def build_class(interp: Any, body: Any, name: Any, /, *bases: Any, metaclass: Any = NULL, **keywords: Any) -> Any:
@@ -20,7 +20,7 @@ def build_class(interp: Any, body: Any, name: Any, /, *bases: Any, metaclass: An
     resolved = resolve_bases(interp, bases)
     if metaclass is NULL:
         metaclass = type(resolved[0]) if resolved else type
-    if isinstance(metaclass, type):
+    if is_class(metaclass):
         metaclass = most_derived_metaclass(metaclass, resolved)
     try:
         prepare = interp.getattr(metaclass, "__prepare__")
@@ -29,7 +29,7 @@ def build_class(interp: Any, body: Any, name: Any, /, *bases: Any, metaclass: An
     else:
         namespace = call_value(interp, prepare, (name, resolved), keywords)
         if type_lookup(type(namespace), "__getitem__") is NULL:
-            what = metaclass.__name__ if isinstance(metaclass, type) else "<metaclass>"
+            what = metaclass.__name__ if is_class(metaclass) else "<metaclass>"
             raise TypeError(f"{what}.__prepare__() must return a mapping, not {type(namespace).__name__}")
     program = interp.program(body.__code__)
     frame = Frame(interp, program, body, body.__globals__, body.__builtins__, list(program.tail))
@@ -39,7 +39,7 @@ def build_class(interp: Any, body: Any, name: Any, /, *bases: Any, metaclass: An
     if resolved is not bases:
         interp.setitem(namespace, "__orig_bases__", bases)
     cls = call_value(interp, metaclass, (name, resolved, namespace), keywords)
-    if isinstance(cls, type) and type(cell) is CellType:
+    if is_class(cls) and type(cell) is CellType:
         check_class_cell(cell, name, cls)
     return cls
 
@@ -61,7 +61,7 @@ def resolve_bases(interp: Any, bases: tuple[Any, ...]) -> tuple[Any, ...]:
     result: list[Any] = []
     changed = False
     for base in bases:
-        if isinstance(base, type):
+        if is_class(base):
             result.append(base)
             continue
         try:

@@ -18,7 +18,7 @@ from .tracebacks import without_internal_frames
 
 _USAGE = "usage: python -m thunder.interpreter [-m MODULE | -c CODE | FILE | -] [ARGS...]"
 # One interpreted call takes a few native ones.
-NATIVE_CALLS_PER_CALL = 12
+NATIVE_CALLS_PER_CALL = 6
 STACK_BYTES = 512 * 2**20
 
 

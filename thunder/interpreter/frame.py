@@ -47,6 +47,8 @@ END = sys.maxsize
 
 DRIVER_CODE_IDS: set[int] = set()
 """Ids of the code objects of the drivers; `loop` fills it."""
+DRIVEN_CODE: dict[int, CodeType] = {}
+"""The interpreted code object by the id of the code object of the driver that was made for it."""
 
 
 class Frame:
@@ -61,6 +63,7 @@ class Frame:
         "f_trace_opcodes",
         "function",
         "globals",
+        "in_handler",
         "instructions",
         "interpreter",
         "iterator",
@@ -100,6 +103,7 @@ class Frame:
         self.stack = stack
         self.position = 0
         self.reraising = False
+        self.in_handler = False
 
     # What users of the interpreter read.
 
@@ -160,7 +164,8 @@ class Frame:
 
     @property
     def f_generator(self) -> Any:
-        return getattr(self, "native_generator", None)
+        reference = getattr(self, "native_generator", None)
+        return None if reference is None else reference()
 
     @property
     def f_locals(self) -> Any:
@@ -196,7 +201,7 @@ class Frame:
 
     def clear(self) -> None:
         """Drops the local variables, as `frame.clear()` does."""
-        generator = getattr(self, "native_generator", None)
+        generator = self.f_generator
         if generator is not None:
             if any(frame is self for frame in running_frames(sys._getframe())):
                 raise RuntimeError("cannot clear an executing frame")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import builtins
 import sys
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from types import CodeType, FunctionType, MethodType
 from typing import Any
@@ -20,7 +21,7 @@ from .lookasides import callback_lookasides, frame_lookasides, import_lookasides
 from .lookup import bind_special, type_lookup
 from .loop import run, suspended
 from .program import Program, decode
-from .tracebacks import without_internal_frames
+from .tracebacks import is_internal, without_internal_frames
 from .tracker import Tracker
 from .trampolines import original_code, trampoline
 from .versions import translate_code
@@ -67,9 +68,11 @@ class Interpreter:
         self._opaque_code: dict[int, bool] = {}
         self._kept: list[CodeType] = []  # keeps the ids above valid
         self._trampolines: dict[int, CodeType] = {}
-        self.plain_attributes: dict[type, set[str]] = {}
-        self.plain_stores: dict[type, set[str]] = {}
-        self.native_iterators: set[type] = {type(iter(())), type(iter([])), type(iter(range(0)))}
+        # What is known about classes, by their id: a class must not live longer for being known.
+        self.plain_attributes: dict[int, set[str]] = {}
+        self.plain_stores: dict[int, set[str]] = {}
+        self.native_iterators: set[int] = set()
+        self._known_classes: dict[int, weakref.ref[type]] = {}
         self._flavour = "plain" if tracker is None else "tracked"
 
     # Calls.
@@ -99,17 +102,17 @@ class Interpreter:
         if key in self._replaced_code and not despite_lookaside:
             self.programs[key] = False
             return None
-        if self.is_opaque is not None:
-            opaque = self._opaque_code.get(key)
-            if opaque is None:
-                self._kept.append(code)
-                opaque = self._opaque_code[key] = bool(self.is_opaque(function))
-            if opaque:
-                self.programs[key] = False
-                return None
-        program = self.program(code)
-        if key not in self.programs:
+        opaque = self._opaque_code.get(key)
+        if opaque is None:
             self._kept.append(code)
+            opaque = is_internal(original_code(code)) or (
+                self.is_opaque is not None and bool(self.is_opaque(function))
+            )
+            self._opaque_code[key] = opaque
+        if opaque:
+            self.programs[key] = False
+            return None
+        program = self.program(code)
         self.programs[key] = False if key in self._replaced_code else program
         return program
 
@@ -171,6 +174,30 @@ class Interpreter:
     def type_lookup(cls: type, name: str, default: Any = NULL) -> Any:
         """The raw class attribute `name`, found along the method resolution order without running any code."""
         return type_lookup(cls, name, default)
+
+    def remember_plain(self, memory: dict[int, set[str]], cls: type, name: str) -> None:
+        """Accesses to attribute `name` of instances of `cls` run no Python code."""
+        names = memory.get(id(cls))
+        if names is None:
+            self._know(cls)
+            names = memory[id(cls)] = set()
+        names.add(name)
+
+    def remember_native_iterator(self, cls: type) -> None:
+        """`__next__` of this class is not a Python function."""
+        self._know(cls)
+        self.native_iterators.add(id(cls))
+
+    def _know(self, cls: type) -> None:
+        key = id(cls)
+        if key not in self._known_classes:
+            self._known_classes[key] = weakref.ref(cls, lambda _: self._forget_class(key))
+
+    def _forget_class(self, key: int) -> None:
+        self._known_classes.pop(key, None)
+        self.plain_attributes.pop(key, None)
+        self.plain_stores.pop(key, None)
+        self.native_iterators.discard(key)
 
     def forget_plain_attributes(self) -> None:
         """A class changed: what was known about attribute look-ups no longer holds."""

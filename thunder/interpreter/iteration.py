@@ -45,11 +45,11 @@ def _by_index(interp: Any, get_item: FunctionType, obj: Any) -> Iterator[Any]:
 def next_value(interp: Any, iterator: Any) -> Any:
     """The iterator's next value, or NULL at its end."""
     cls = type(iterator)
-    if cls in interp.native_iterators:
+    if id(cls) in interp.native_iterators:
         return next(iterator, NULL)
     method = python_method(cls, "__next__")
     if method is None:
-        interp.native_iterators.add(cls)
+        interp.remember_native_iterator(cls)
         return next(iterator, NULL)
     try:
         return interp.call(method, iterator)

@@ -15,11 +15,12 @@ drivers', with a local variable `frame`; nothing else has.
 
 from __future__ import annotations
 
+import sys
 from types import CodeType, CoroutineType, FunctionType, GeneratorType, coroutine
 from typing import Any
 
-from .frame import DRIVER_CODE_IDS, LEFT_HANDLER, Frame
-from .program import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR, CO_ITERABLE_COROUTINE
+from .frame import DRIVEN_CODE, DRIVER_CODE_IDS, LEFT_HANDLER, Frame
+from .program import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR, CO_ITERABLE_COROUTINE, Program
 from .unwinding import ENTER, LEAVE, PROPAGATE, unwind
 
 
@@ -74,6 +75,8 @@ class Delegation:
 def generator_driver(frame: Frame) -> Any:
     """Executes a frame that suspends, as `run` executes one that does not."""
     stack = frame.stack
+    handled = sys.exc_info()[1] if frame.in_handler else None
+    is_suspended = False
     while True:
         frame.iterator = iterator = iter(frame.instructions)
         frame.jump = iterator.__setstate__
@@ -81,12 +84,14 @@ def generator_driver(frame: Frame) -> Any:
             iterator.__setstate__(frame.position)
         try:
             while True:
+                is_suspended = False
                 for handler, operand in iterator:
                     reason = handler(frame, stack, operand)
                     if reason is not None:
                         break
                 else:
                     return frame.result
+                is_suspended = True
                 if reason is YIELD:
                     stack.append((yield stack.pop()))
                     continue
@@ -100,15 +105,25 @@ def generator_driver(frame: Frame) -> Any:
                 result = None
                 iterator.__setstate__(operand)
         except BaseException:  # a boundary: everything the program raises is the program's to handle
+            if is_suspended and handled is not None:
+                chain_thrown(handled)
             action = unwind(frame)
             if action == PROPAGATE:
                 raise
             if action == LEAVE:
                 return LEFT_HANDLER
             if action == ENTER:
+                frame.in_handler = True
                 result = yield from iterable_coroutine_driver(frame)
                 if result is not LEFT_HANDLER:
                     return result
+
+
+def chain_thrown(handled: BaseException) -> None:
+    """An exception was thrown into a nested driver: give it the context that the native `throw` cannot see."""
+    thrown = sys.exc_info()[1]
+    if thrown is not None and thrown is not handled and thrown.__context__ is None:
+        thrown.__context__ = handled
 
 
 def _with_flags(function: Any, added: int, removed: int) -> Any:
@@ -162,18 +177,30 @@ async def async_generator_driver(frame: Frame) -> Any:
             resume, argument = inner.throw, error
 
 
+def driver_for(program: Program) -> Any:
+    """A driver with a code object of its own, from which the program's can be told (`gi_code`)."""
+    flags = program.flags
+    if flags & CO_COROUTINE:
+        model = coroutine_driver
+    elif flags & CO_ASYNC_GENERATOR:
+        model = async_generator_driver
+    elif flags & CO_ITERABLE_COROUTINE:
+        model = iterable_coroutine_driver
+    else:
+        model = generator_driver
+    code = model.__code__.replace(co_name=program.code.co_name)
+    if model is not async_generator_driver:
+        DRIVER_CODE_IDS.add(id(code))
+    DRIVEN_CODE[id(code)] = program.code
+    return FunctionType(code, model.__globals__)
+
+
 def suspended(frame: Frame, name: str, qualified_name: str) -> Any:
     """The generator, coroutine or asynchronous generator that will execute `frame`."""
-    flags = frame.program.flags
-    result: Any
-    if flags & CO_COROUTINE:
-        result = coroutine_driver(frame)
-    elif flags & CO_ASYNC_GENERATOR:
-        result = async_generator_driver(frame)
-    elif flags & CO_ITERABLE_COROUTINE:
-        result = iterable_coroutine_driver(frame)
-    else:
-        result = generator_driver(frame)
+    program = frame.program
+    if program.driver is None:
+        program.driver = driver_for(program)
+    result = program.driver(frame)
     result.__name__ = name
     result.__qualname__ = qualified_name
     return result

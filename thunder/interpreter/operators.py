@@ -11,7 +11,7 @@ from typing import Any
 
 from .frame import NULL
 from .iteration import get_iterator, next_value
-from .lookup import PLAIN_TYPES, python_method, type_lookup
+from .lookup import PLAIN_TYPES, is_class, is_instance_of, python_method, type_lookup
 from .operations import COMPARISONS, Operation
 
 _CONCATENATING = (list, tuple, str, bytes, bytearray)
@@ -187,11 +187,11 @@ def get_item(interp: Any, obj: Any, key: Any) -> Any:
     method = type_lookup(cls, "__getitem__")
     if type(method) is FunctionType:
         return interp.call(method, obj, key)
-    if isinstance(obj, type) and method is NULL:
+    if is_class(obj) and method is NULL:
         method = type_lookup(obj, "__class_getitem__")
         if isinstance(method, classmethod) and type(method.__func__) is FunctionType:
             return interp.call(method.__func__, obj, key)
-    if isinstance(obj, dict) and method is _DICT_GET_ITEM and cls is not dict:
+    if is_instance_of(obj, dict) and method is _DICT_GET_ITEM and cls is not dict:
         missing = type_lookup(cls, "__missing__")
         if type(missing) is FunctionType and not dict.__contains__(obj, key):
             return interp.call(missing, obj, key)

@@ -54,6 +54,7 @@ class Program:
         "base",
         "cell_slots",
         "code",
+        "driver",
         "flags",
         "handler_ranges",
         "instructions",
@@ -103,6 +104,7 @@ class Program:
             if name not in free or slot < len(code.co_varnames)
         ]
         self.stub: Any = None  # what `tracebacks` builds from the code object, when first needed
+        self.driver: Any = None  # what `loop` makes for code that suspends
         self.traced_lines: dict[int, int] | None = None
 
     def line(self, index: int) -> int:

@@ -18,6 +18,8 @@ from .frame import Frame
 from .program import CO_GENERATOR, Program
 
 _PACKAGE_DIRECTORY = os.path.dirname(os.path.abspath(__file__)) + os.sep
+# Programs that live in the package but run on top of the interpreter.
+_PROGRAMS_DIRECTORY = _PACKAGE_DIRECTORY + "conformance" + os.sep
 _MARK = ".frame"
 
 
@@ -27,7 +29,8 @@ def _generator_model(_frame: Any) -> Any:
 
 def is_internal(code: CodeType) -> bool:
     """Whether a code object is part of the interpreter."""
-    return code.co_filename.startswith(_PACKAGE_DIRECTORY)
+    filename = code.co_filename
+    return filename.startswith(_PACKAGE_DIRECTORY) and not filename.startswith(_PROGRAMS_DIRECTORY)
 
 
 def _stub_code(program: Program) -> CodeType:

@@ -14,7 +14,7 @@ from ..operators import delete_item, get_item, set_item
 @instruction("LOAD_ATTR", Operand.NAME)
 def load_attr(frame: Frame, stack: list[Any], name: str) -> None:
     obj = stack[-1]
-    plain = frame.interpreter.plain_attributes.get(type(obj))
+    plain = frame.interpreter.plain_attributes.get(id(type(obj)))
     if plain is not None and name in plain:
         stack[-1] = getattr(obj, name)
     else:
@@ -30,7 +30,7 @@ def load_attr_tracked(frame: Frame, stack: list[Any], name: str) -> None:
 def load_method(frame: Frame, stack: list[Any], name: str) -> None:
     """Replaces an object by "no self" and its attribute; CALL takes bound methods apart."""
     obj = stack[-1]
-    plain = frame.interpreter.plain_attributes.get(type(obj))
+    plain = frame.interpreter.plain_attributes.get(id(type(obj)))
     if plain is not None and name in plain:
         value = getattr(obj, name)
     else:
@@ -49,7 +49,7 @@ def load_method_tracked(frame: Frame, stack: list[Any], name: str) -> None:
 @instruction("STORE_ATTR", Operand.NAME)
 def store_attr(frame: Frame, stack: list[Any], name: str) -> None:
     obj = stack.pop()
-    plain = frame.interpreter.plain_stores.get(type(obj))
+    plain = frame.interpreter.plain_stores.get(id(type(obj)))
     if plain is not None and name in plain:
         setattr(obj, name, stack.pop())
     else:

@@ -107,7 +107,7 @@ def get_iter_tracked(frame: Frame, stack: list[Any], _: int) -> None:
 @instruction("FOR_ITER", Operand.JUMP)
 def for_iter(frame: Frame, stack: list[Any], target: int) -> None:
     iterator = stack[-1]
-    if type(iterator) in frame.interpreter.native_iterators:
+    if id(type(iterator)) in frame.interpreter.native_iterators:
         value = next(iterator, NULL)
     else:
         value = next_value(frame.interpreter, iterator)

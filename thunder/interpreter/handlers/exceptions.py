@@ -14,7 +14,7 @@ from ..calling import call_value
 from ..exception_groups import match_group, reraise_star
 from ..frame import END, LEFT_HANDLER, NULL, Frame
 from ..instructions import Operand, instruction
-from ..lookup import bind_special
+from ..lookup import bind_special, is_class, is_instance_of
 
 _GROUPS_EXIST = sys.version_info >= (3, 11)
 
@@ -79,9 +79,9 @@ def raise_varargs(frame: Frame, stack: list[Any], count: int) -> None:
 
 def _exception_of(frame: Frame, value: Any) -> BaseException:
     """The exception that `raise value` raises."""
-    if isinstance(value, type) and issubclass_of_exception(value):
+    if is_class(value) and issubclass_of_exception(value):
         instance = call_value(frame.interpreter, value, ())
-        if not isinstance(instance, BaseException):
+        if not is_instance_of(instance, BaseException):
             raise TypeError(
                 f"calling {value!r} should have returned an instance of BaseException, not {type(instance)!r}"
             )
@@ -92,14 +92,14 @@ def _exception_of(frame: Frame, value: Any) -> BaseException:
 
 
 def _cause_of(frame: Frame, cause: Any) -> BaseException | None:
-    if isinstance(cause, type) and issubclass_of_exception(cause):
+    if is_class(cause) and issubclass_of_exception(cause):
         instance = call_value(frame.interpreter, cause, ())
-        if not isinstance(instance, BaseException):
+        if not is_instance_of(instance, BaseException):
             raise TypeError(
                 f"calling {cause!r} should have returned an instance of BaseException, not {type(instance)!r}"
             )
         return instance
-    if cause is None or isinstance(cause, BaseException):
+    if cause is None or is_instance_of(cause, BaseException):
         return cause
     raise TypeError("exception causes must derive from BaseException")
 
@@ -118,13 +118,13 @@ def matches(exception: BaseException, wanted: Any) -> bool:
 
 def _check_catchable(wanted: Any) -> None:
     for candidate in wanted if isinstance(wanted, tuple) else (wanted,):
-        if not (isinstance(candidate, type) and issubclass_of_exception(candidate)):
+        if not (is_class(candidate) and issubclass_of_exception(candidate)):
             raise TypeError("catching classes that do not inherit from BaseException is not allowed")
 
 
 def _check_star_candidates(wanted: Any) -> None:
     for candidate in wanted if isinstance(wanted, tuple) else (wanted,):
-        if not (isinstance(candidate, type) and issubclass_of_exception(candidate)):
+        if not (is_class(candidate) and issubclass_of_exception(candidate)):
             raise TypeError("catching classes that do not inherit from BaseException is not allowed")
         if BaseExceptionGroup in candidate.__mro__:  # noqa: F821 - 3.11 and newer only
             raise TypeError("catching ExceptionGroup with except* is not allowed. Use except instead.")

@@ -7,6 +7,7 @@ from typing import Any
 from ..frame import NULL, Frame
 from ..instructions import instruction
 from ..operators import length
+from ..lookup import is_class
 
 TYPE_FLAG_MAPPING = 1 << 6  # Py_TPFLAGS_MAPPING
 TYPE_FLAG_SEQUENCE = 1 << 5  # Py_TPFLAGS_SEQUENCE
@@ -79,7 +80,7 @@ def copy_dict_without_keys(frame: Frame, stack: list[Any], _: int) -> None:
 def class_attributes(frame: Frame, subject: Any, cls: Any, count: int, names: tuple[str, ...]) -> Any:
     """The attributes that a class pattern asks for, or None if the subject does not match."""
     interpreter = frame.interpreter
-    if not isinstance(cls, type):
+    if not is_class(cls):
         raise TypeError("called match pattern must be a class")
     if not interpreter.call(isinstance, subject, cls):
         return None

@@ -8,12 +8,12 @@ import builtins
 import sys
 import warnings
 from collections.abc import Callable
-from types import CellType, CodeType
+from types import CellType, CodeType, FrameType
 from typing import Any
 
 from ..calling import run_code
 from ..frame import NULL, Frame, running_frames
-from ..lookup import type_lookup
+from ..lookup import is_class, type_lookup
 
 _FUTURE_FLAGS = 0
 for _feature in __future__.all_feature_names:
@@ -185,7 +185,7 @@ def super_of(interp: Any, *arguments: Any, **keywords: Any) -> Any:
         cls = closure[code.co_freevars.index("__class__")].cell_contents
     except ValueError:
         raise RuntimeError("super(): empty __class__ cell") from None
-    if not isinstance(cls, type):
+    if not is_class(cls):
         raise RuntimeError(f"super(): __class__ is not a type ({type(cls).__name__})")
     return super(cls, instance)
 
@@ -211,6 +211,8 @@ def new_type(interp: Any, *arguments: Any, **keywords: Any) -> Any:
     """`type(...)`: a class made by calling `type` belongs to the module of the caller."""
     if len(arguments) == 3:
         return interp.call_natively(type, _with_module(interp, arguments), keywords)
+    if len(arguments) == 1 and not keywords and type(arguments[0]) is Frame:
+        return FrameType
     return interp.call_natively(type, arguments, keywords)
 
 
@@ -243,8 +245,8 @@ def warn(
         category = type(message)
     elif category is None:
         category = UserWarning
-    if not (isinstance(category, type) and issubclass(category, Warning)):
-        given = category if isinstance(category, type) else type(category)
+    if not (is_class(category) and issubclass(category, Warning)):
+        given = category if is_class(category) else type(category)
         raise TypeError(f"category must be a Warning subclass, not '{given.__name__}'")
     if skip_file_prefixes and stacklevel < 2:
         stacklevel = 2

@@ -1,0 +1,23 @@
+"""The modules of the standard `test` package that concern the language."""
+
+from __future__ import annotations
+
+MODULES = """
+test_abc test_abstract_numbers test_array test_asyncgen test_augassign test_baseexception test_bool test_builtin
+test_bytes test_call test_class test_collections test_compare test_complex test_contains test_contextlib
+test_contextlib_async test_copy test_coroutines test_dataclasses test_decorators test_defaultdict test_deque
+test_descr test_descrtut test_dict test_dict_version test_dictcomps test_dictviews test_dynamic
+test_dynamicclassattribute test_enum test_enumerate test_eof test_except_star test_exception_group
+test_exception_hierarchy test_exception_variations test_exceptions test_extcall test_fractions test_fstring
+test_funcattrs test_functools test_future test_future_stmt test_generator_stop test_generators test_genericalias
+test_genericclass test_genexps test_getopt test_global test_grammar test_hash test_heapq test_index test_inspect
+test_int test_isinstance test_iter test_iterlen test_itertools test_keyword test_keywordonlyarg test_list
+test_listcomps test_long test_memoryview test_metaclass test_mro test_named_expressions test_numeric_tower test_opcache
+test_operator test_ordered_dict test_patma test_pow test_positional_only_arg test_print test_property test_pyclbr
+test_raise test_range test_reprlib test_richcmp test_scope test_set test_setcomps test_slice test_sort test_statistics
+test_string test_string_literals test_strtod test_subclassinit test_super test_syntax test_textwrap test_tuple
+test_type_annotations test_type_comments test_type_params test_type_aliases test_types test_typing test_typechecks
+test_unary test_unpack test_unpack_ex test_userdict test_userlist test_userstring test_utf8source test_weakref
+test_weakset test_with test_yield_from test_traceback test_warnings test_format test_float
+""".split()
+"""Modules that a version does not have are left out for it."""
