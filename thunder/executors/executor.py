@@ -59,6 +59,10 @@ class Executor:
         """Whether this executor takes regions of several operations."""
         return type(self).fuse is not Executor.fuse
 
+    def __reduce__(self) -> Any:
+        """Executors are pickled and copied by name: they hold locks and caches of this process."""
+        return (get_executor, (self.name,)) if _registry.get(self.name) is self else super().__reduce__()
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"
 

@@ -17,6 +17,7 @@ from typing import Any
 from thunder import _torch_compat
 from thunder.executors.claim import fusible_regions
 from thunder.executors.executor import Executor
+from thunder.executors.gain import WORTHWHILE_SECONDS, estimate_gain
 from thunder.executors.runtime import TrainingProgram, make_inference_run, make_training_run
 from thunder.executors.torch_program import run_torch_program
 from thunder.lower import (
@@ -31,7 +32,7 @@ from thunder.lower import (
     split_joint,
 )
 from thunder.trace import Region, Trace, verify
-from thunder.transforms import apply_transforms, delete_dead_values
+from thunder.transforms import apply_transforms, delete_dead_values, level_of
 
 BLOCK_PASSES: tuple[Callable[[Trace], Trace], ...] = ()
 
@@ -65,6 +66,7 @@ def compile_computation(
     executors: Sequence[Executor],
     transforms: Sequence[Callable[[Trace], Trace]] = (),
     grad_enabled: bool,
+    worthwhile_seconds: float = WORTHWHILE_SECONDS,
 ) -> CompiledComputation:
     """Compiles a torch-level trace.
 
@@ -73,15 +75,24 @@ def compile_computation(
         executors: in order of preference; `eager` alone runs the trace as it stands.
         transforms: applied in order, at the level that each one asks for.
         grad_enabled: the grad mode under which `run` will be called.
+        worthwhile_seconds: a program that fusion can make faster by less than this in a call is not compiled.
     """
     verify(computation, "acquisition")
     stages = [computation, *apply_transforms(computation, transforms, "torch")]
     notes: list[str] = []
-    if any(executor.name != "eager" for executor in executors):
+    if all(executor.name == "eager" for executor in executors):
+        pass
+    elif estimate_gain(stages[-1], worthwhile_seconds) < worthwhile_seconds and not _has_level(transforms, "aten"):
+        notes.append("the program runs operation by operation: it is too small to gain from compilation")
+    else:
         try:
             return _compile_lowered(stages, executors, transforms, grad_enabled, notes)
         except NotLowerable as reason:
             notes.append(f"the program runs operation by operation: {reason}")
+        except Exception as error:
+            # A boundary: lowering runs the program's own code (custom functions) and PyTorch's on tensors without
+            # data, which may raise anything where eager execution would not.
+            notes.append(f"the program runs operation by operation: {type(error).__name__}: {error}")
     final = delete_dead_values(stages[-1])
     return CompiledComputation(run_torch_program(final), [*stages, final], [], notes)
 
@@ -104,6 +115,10 @@ def _compile_lowered(
     _fuse(blocks, executors)
     run = _link(lowered, assembled)
     return CompiledComputation(run, forward_stages, backward_stages, notes)
+
+
+def _has_level(transforms: Sequence[Callable[[Trace], Trace]], level: str) -> bool:
+    return any(level_of(transform) == level for transform in transforms)
 
 
 def _decompositions(executors: Sequence[Executor]) -> dict[Any, Callable[..., Any]]:
