@@ -10,6 +10,7 @@ Guards are emitted in the order of discovery, so a container is checked before i
 
 from __future__ import annotations
 
+import collections
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,6 +38,9 @@ VALUE_TYPES: frozenset[type] = frozenset(
     }
 )  # fmt: skip
 """Immutable types whose objects are compared by value."""
+
+
+_EXACT = frozenset({dict, list, tuple})
 
 
 def is_plain(value: Any) -> bool:
@@ -71,6 +75,31 @@ def same_value(a: Any, b: Any) -> bool:
     if kind is frozenset or kind is set:
         return len(a) == len(b) and sorted(map(_typed, a)) == sorted(map(_typed, b))
     return kind in VALUE_TYPES and a == b
+
+
+def items_of(obj: Any) -> list[Any]:
+    """What a container holds, in order (the keys of a dict), by the methods of its C class."""
+    if isinstance(obj, collections.OrderedDict):
+        return list(collections.OrderedDict.__iter__(obj))
+    for base in (dict, list, tuple, set, frozenset, collections.deque):
+        if isinstance(obj, base):
+            return list(base.__iter__(obj))
+    return list(obj)
+
+
+def same_items(obj: Any, items: list[Any]) -> bool:
+    """Whether a container holds these very objects, or plain values equal to them, in this order."""
+    found = items_of(obj)
+    return len(found) == len(items) and all(map(same_value, found, items))
+
+
+def is_unset(slot: Any, obj: Any) -> bool:
+    """Whether a slot (its descriptor) of an object is empty."""
+    try:
+        slot.__get__(obj)
+    except AttributeError:
+        return True
+    return False
 
 
 def _typed(value: Any) -> tuple[str, str]:
@@ -121,6 +150,10 @@ class Prologue:
         self.lines: list[str | Check] = []
         self.namespace: dict[str, Any] = {
             "_same": same_value,
+            "_same_items": same_items,
+            "_is_unset": is_unset,
+            "_get": dict.get,
+            "_item": list.__getitem__,
             "_type_lookup": type_lookup,
             "_absent": _absent,
         }
@@ -184,7 +217,13 @@ class Prologue:
         else:
             owner = self.expression(parent)
         if source.kind == ITEM:
-            return f"{owner}[{self.literal(source.key)}]"
+            key, kind = self.literal(source.key), type(parent.value)
+            if kind in _EXACT or parent.kind in (ROOT, INSTANCE_DICT):
+                return f"{owner}[{key}]"
+            # A subclass may find its items in Python, or make missing ones.
+            if issubclass(kind, dict):
+                return f"_get({owner}, {key}, _absent)"
+            return f"_item({owner}, {key})" if issubclass(kind, list) else f"{owner}[{key}]"
         if source.kind == KEY:
             return f"list({owner})[{source.key}]"
         if source.kind == INSTANCE_DICT:
@@ -252,9 +291,9 @@ class Prologue:
         self.check(f"len({self.expression(source)}) == {length}", lambda: f"len({source.describe()}) == {length}")
 
     def plain_items(self, source: Source, items: list[Any]) -> None:
-        """The container at `source` holds these plain values in this order."""
+        """The container at `source` holds these values or very objects in this order."""
         self.check(
-            f"_same(list({self.expression(source)}), {self.bind(list(items))})",
+            f"_same_items({self.expression(source)}, {self.bind(list(items))})",
             lambda: f"items of {source.describe()} are unchanged",
         )
 
@@ -265,6 +304,8 @@ class Prologue:
         else:
             owner = self.expression(source)
         word = "in" if present else "not in"
+        if type(source.value) not in _EXACT and isinstance(source.value, dict):
+            owner = f"dict.keys({owner})"
         self.check(f"{self.literal(key)} {word} {owner}", lambda: f"{key!r} {word} {source.describe()}")
 
     def type_attribute(self, kind: type, name: str, found: Any) -> None:

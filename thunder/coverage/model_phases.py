@@ -27,7 +27,7 @@ GENERATED_TOKENS = 8
 
 @dataclasses.dataclass
 class ModelCase:
-    """A model in evaluation mode, its inputs, and how to generate with it."""
+    """A model, its inputs, and how to generate with it."""
 
     model: torch.nn.Module
     inputs: dict[str, Any]
@@ -35,12 +35,14 @@ class ModelCase:
     notes: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def run_model_phases(build: Callable[[], ModelCase], subject: Subject, recorder: Recorder) -> None:
+def run_model_phases(
+    build: Callable[[], ModelCase], subject: Subject, recorder: Recorder, training: bool = False
+) -> None:
     """Build a model and take it through all phases that apply to it."""
     case: ModelCase | None = None
     with recorder.case("build", on_error=Status.NOT_RUNNABLE):
         case = build()
-        case.model.eval()
+        case.model.train(training)
     if case is None:
         return
     recorder.note(parameters=sum(parameter.numel() for parameter in case.model.parameters()), **case.notes)
@@ -68,7 +70,13 @@ def call(model: Callable[..., Any], inputs: Mapping[str, Any], gradients: bool =
     """Call a model with fresh copies of its inputs from a fixed random state."""
     torch.manual_seed(1)
     with torch.set_grad_enabled(gradients):
-        return model(**fresh(inputs, gradients))
+        return call_with(model, fresh(inputs, gradients))
+
+
+def call_with(function: Callable[..., Any], inputs: Mapping[str, Any]) -> Any:
+    """Pass inputs by name; one whose name is a number goes by position."""
+    positional = [value for name, value in inputs.items() if name.isdigit()]
+    return function(*positional, **{name: value for name, value in inputs.items() if not name.isdigit()})
 
 
 def fresh(inputs: Mapping[str, Any], gradients: bool) -> dict[str, Any]:
@@ -120,7 +128,7 @@ def forward_and_gradients(
     """Run forward and backward; the result and the gradients by name."""
     copies = fresh(inputs, gradients=True)
     torch.manual_seed(1)
-    result = (model if compiled is None else compiled)(**copies)
+    result = call_with(model if compiled is None else compiled, copies)
     loss = weighted_sum(result)
     if loss is None:
         raise NotRunnableInEager("no output has a gradient")

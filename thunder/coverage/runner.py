@@ -164,6 +164,7 @@ class Run:
         done = {row.key for row in self.results}
         self.pending = [task for task in self.tasks if (task.suite, task.row, task.subject) not in done]
         self.lock = threading.Lock()
+        self.servers: list[Server] = []
         self.failure: BaseException | None = None
 
     def execute(self) -> list[RowResult]:
@@ -179,10 +180,14 @@ class Run:
                 threading.Thread(target=self.work, args=(waiting,), daemon=True)
                 for _ in range(min(self.plan.jobs, len(group)))
             ]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
+            try:
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    thread.join()
+            finally:
+                for server in self.servers:
+                    server.close()
             if self.failure is not None:
                 raise self.failure
         order = {(task.suite, task.row, task.subject): index for index, task in enumerate(self.tasks)}
@@ -200,14 +205,12 @@ class Run:
                 self.keep(self.run_task(task, servers))
         except BaseException as error:  # handed to the thread that waits for this one
             self.failure = error
-        finally:
-            for server in servers.values():
-                server.close()
 
     def run_task(self, task: Task, servers: dict[str, Server]) -> RowResult:
         """Run a row; a server that dies of it counts as the row's crash and is replaced."""
         if task.subject not in servers:
             servers[task.subject] = Server(task.suite, task.subject)
+            self.servers.append(servers[task.subject])
             self.versions.update(servers[task.subject].limits["versions"])
         try:
             return servers[task.subject].run(task.row, self.plan)

@@ -30,6 +30,7 @@ from thunder.errors import (
     unknown_name,
 )
 from thunder.executors import CompiledComputation, Executor, compile_computation, resolve_executors
+from thunder.trace import Trace
 
 CACHE_MODES = ("constant values", "symbolic values", "same input", "no caching")
 SHARP_EDGES = ("allow", "warn", "error")
@@ -232,7 +233,7 @@ class CompiledFunction:
         )
         acquired = time.perf_counter()
         executors = options.executors
-        if program.shares_storage or program.symbolic:
+        if program.shares_storage or program.symbolic or enables_grad(program.computation):
             executors = tuple(resolve_executors(["eager"]))
         computation = compile_computation(
             program.computation,
@@ -264,6 +265,13 @@ class CompiledFunction:
             RecompileWarning,
             stacklevel=4,
         )
+
+
+def enables_grad(computation: Trace) -> bool:
+    """Whether gradients are switched on inside a program that is called without them."""
+    if torch.is_grad_enabled():
+        return False
+    return any(op.target is torch._C._set_grad_enabled and op.args == (True,) for op in computation.ops)
 
 
 module_lookasides: dict[Any, Callable[..., Any]] = {

@@ -291,8 +291,12 @@ def _cell(cell: types.CellType) -> Any:
 
 
 def _text(value: Any) -> str:
-    """What an object looks like, without its address."""
-    return _ADDRESS.sub("", repr(value))
+    return without_addresses(repr(value))
+
+
+def without_addresses(text: str) -> str:
+    """A text in which two objects of a class look the same."""
+    return _ADDRESS.sub("", text)
 
 
 def _short(items: Any) -> str:

@@ -6,6 +6,7 @@ The wrong ones show that the comparison notices: a run against each must find a 
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -19,8 +20,26 @@ REFUSALS: tuple[type[BaseException], ...] = (ThunderError,)
 
 
 def with_thunder(subject: Callable[..., Any]) -> Callable[..., Any]:
-    """The subject compiled, its tensor operations run by PyTorch as they stand."""
-    return thunder.jit(subject, executors=["eager"])  # type: ignore[no-any-return]
+    """The subject compiled, its tensor operations run by PyTorch as they stand.
+
+    A call that does not raise must have run compiled.
+    """
+    compiled = thunder.jit(subject, executors=["eager"])
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        before = thunder.compile_stats(compiled).plain_calls
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            result = compiled(*args, **kwargs)
+        if thunder.compile_stats(compiled).plain_calls > before:
+            raise RanInPlainPython(*(str(warning.message) for warning in caught))
+        return result
+
+    return call
+
+
+class RanInPlainPython(AssertionError):
+    """The compiled subject fell back although nothing was wrong with the call."""
 
 
 def in_plain_python(subject: Callable[..., Any]) -> Callable[..., Any]:

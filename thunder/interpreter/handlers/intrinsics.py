@@ -1,12 +1,13 @@
 """CALL_INTRINSIC_1 and CALL_INTRINSIC_2 (3.12 and newer), and LOAD_SUPER_ATTR.
 
 The versions' tables translate an intrinsic that other versions have as an instruction into that instruction; what is
-left concerns type parameters.
+left concerns type parameters, which only the native instructions can make.
 """
 
 from __future__ import annotations
 
-import typing
+import opcode
+from types import CodeType, FunctionType
 from typing import Any
 
 from ..calling import call_value
@@ -37,39 +38,49 @@ def stop_iteration_error(frame: Frame, stack: list[Any], _: int) -> None:
     stack[-1] = error
 
 
-@instruction("TYPE_VARIABLE")
-def type_variable(frame: Frame, stack: list[Any], _: int) -> None:
-    stack[-1] = _in_module(frame, typing.TypeVar(stack[-1], infer_variance=True))
+_NATIVE_INTRINSICS: dict[tuple[str, int], CodeType] = {}
 
 
-@instruction("PARAM_SPEC")
-def param_spec(frame: Frame, stack: list[Any], _: int) -> None:
-    stack[-1] = _in_module(frame, typing.ParamSpec(stack[-1], infer_variance=True))
+def _operand_of_one(a: Any) -> Any:
+    return a
 
 
-@instruction("TYPE_VARIABLE_TUPLE")
-def type_variable_tuple(frame: Frame, stack: list[Any], _: int) -> None:
-    stack[-1] = _in_module(frame, typing.TypeVarTuple(stack[-1]))
+def _operands_of_two(a: Any, b: Any) -> Any:
+    return a, b
 
 
-def _in_module(frame: Frame, parameter: Any) -> Any:
-    return parameter
+def _native_intrinsic(frame: Frame, name: str, number: int, *operands: Any) -> Any:
+    """Executes an intrinsic natively: type parameters cannot be made otherwise, as their bounds are evaluated lazily.
+
+    It runs in a function with the globals of the interpreted frame, from which the type parameter takes its module.
+    """
+    code = _NATIVE_INTRINSICS.get((name, number))
+    if code is None:
+        model = _operand_of_one if len(operands) == 1 else _operands_of_two
+        names = opcode.opmap
+        body = [names["RESUME"], 0]
+        for slot in range(len(operands)):
+            body += [names["LOAD_FAST"], slot]
+        body += [names[name], number, names["RETURN_VALUE"], 0]
+        code = model.__code__.replace(co_code=bytes(body), co_stacksize=4, co_linetable=b"")
+        _NATIVE_INTRINSICS[name, number] = code
+    return FunctionType(code, frame.globals)(*operands)
 
 
-@instruction("SUBSCRIPT_GENERIC")
-def subscript_generic(frame: Frame, stack: list[Any], _: int) -> None:
-    """The base class `Generic[...]` of a class with type parameters."""
-    parameters = tuple(
-        typing.Unpack[parameter] if isinstance(parameter, typing.TypeVarTuple) else parameter
-        for parameter in stack[-1]
-    )
-    stack[-1] = typing.Generic[parameters]
+@instruction("NATIVE_INTRINSIC_1")
+def native_intrinsic_1(frame: Frame, stack: list[Any], number: int) -> None:
+    stack[-1] = _native_intrinsic(frame, "CALL_INTRINSIC_1", number, stack[-1])
 
 
-@instruction("SET_FUNCTION_TYPE_PARAMETERS")
-def set_function_type_parameters(frame: Frame, stack: list[Any], _: int) -> None:
-    parameters = stack.pop()
-    stack[-1].__type_params__ = parameters
+@instruction("NATIVE_INTRINSIC_2")
+def native_intrinsic_2(frame: Frame, stack: list[Any], number: int) -> None:
+    second = stack.pop()
+    stack[-1] = _native_intrinsic(frame, "CALL_INTRINSIC_2", number, stack[-1], second)
+
+
+@instruction("PUSH_NONE")
+def push_none(frame: Frame, stack: list[Any], _: int) -> None:
+    stack.append(None)
 
 
 @instruction("LOAD_SUPER_ATTR", Operand.NAME)
@@ -84,7 +95,7 @@ def load_super_attr(frame: Frame, stack: list[Any], operand: tuple[str, bool, in
     cls = stack.pop()
     function = stack.pop()
     interpreter = frame.interpreter
-    proxy = call_value(interpreter, function, (cls, instance) if explicit or function is super else ())
+    proxy = call_value(interpreter, function, (cls, instance) if explicit else ())
     if null == 1:
         stack.append(NULL)
     stack.append(

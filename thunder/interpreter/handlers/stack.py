@@ -48,7 +48,6 @@ def delete_fast(frame: Frame, stack: list[Any], slot: int) -> None:
 
 
 @instruction("POP_TOP")
-@instruction("END_FOR")
 def pop_top(frame: Frame, stack: list[Any], _: int) -> None:
     stack.pop()
 
