@@ -63,7 +63,7 @@ class Thunder(Subject):
         self.executors = executors
 
     def warm(self) -> None:
-        import_thunder()
+        self.compile(torch.sin)(torch.zeros(1))
 
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
         jit = import_thunder().jit
