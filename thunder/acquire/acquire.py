@@ -26,7 +26,7 @@ from thunder.acquire.sources import ITEM, ROOT, Source
 from thunder.acquire.symbols import Symbols
 from thunder.acquire.tracker import AcquisitionTracker
 from thunder.errors import Location
-from thunder.interpreter import Interpreter
+from thunder.interpreter import Interpreter, observed_lookups
 from thunder.trace import Trace, Var
 
 
@@ -54,6 +54,7 @@ def acquire(
     sharp_edges: str = "allow",
     unstable: frozenset[str] = frozenset(),
     dynamic: frozenset[tuple[str, int | None]] = frozenset(),
+    all_dynamic: bool = False,
     lookasides: dict[Any, Callable[..., Any]] | None = None,
 ) -> Program:
     """Runs `function(*args, **kwargs)` under the interpreter and writes down what it did.
@@ -64,6 +65,7 @@ def acquire(
         sharp_edges: what Python that cannot be replayed leads to: "allow", "warn" or "error".
         dynamic: places that vary and become symbols: (tensor, dimension) or (number, None), by description.
         unstable: places whose containers are another object at every call.
+        all_dynamic: every size of every tensor that is reached from the arguments is a symbol.
         lookasides: further callables to replace, `{callable: replacement(interp, *args, **kwargs)}`.
 
     Returns:
@@ -76,7 +78,7 @@ def acquire(
     with acquisition.lock:
         outer, acquisition.thread = acquisition.thread, threading.get_ident()
         try:
-            return _Acquisition(function, args, kwargs, sharp_edges, unstable, dynamic, lookasides or {}).run()
+            return _Acquisition(function, args, kwargs, sharp_edges, unstable, dynamic, all_dynamic, lookasides or {}).run()
         finally:
             acquisition.thread = outer
 
@@ -90,13 +92,14 @@ class _Acquisition:
         sharp_edges: str,
         unstable: frozenset[str],
         dynamic: frozenset[tuple[str, int | None]],
+        all_dynamic: bool,
         lookasides: dict[Any, Callable[..., Any]],
     ) -> None:
         self.function, self.args, self.kwargs = function, args, kwargs
         self.prologue = Prologue()
         self.heap = Heap()
         self.tracker = AcquisitionTracker(self.prologue, self.heap, unstable)
-        self.symbols = Symbols(self.prologue, dynamic) if dynamic else None
+        self.symbols = Symbols(self.prologue, dynamic, all_dynamic) if dynamic or all_dynamic else None
         self.recorder = Recorder(self.tracker.shadow_of, self.location, self.symbols)
         self.tracker.symbols = self.symbols
         self.tracker.recorder = self.recorder
@@ -129,7 +132,8 @@ class _Acquisition:
                 args, kwargs = self._bind_arguments()
                 self._root(self.function)
                 torch.compiler._is_compiling_flag = True  # type: ignore[attr-defined]
-                result = self.interpreter.call(self.function, *args, **kwargs)
+                with observed_lookups(self.tracker.class_lookup):
+                    result = self.interpreter.call(self.function, *args, **kwargs)
             return self._program(result)
         finally:
             self.heap.restore()

@@ -44,11 +44,15 @@ class Symbols:
     Args:
         prologue: receives the checks.
         dynamic: places that vary: (description of a tensor, dimension), or (description of a number, None).
+        all_sizes: every size of every tensor that is reached from the arguments varies.
     """
 
-    def __init__(self, prologue: Prologue, dynamic: frozenset[tuple[str, int | None]]) -> None:
+    def __init__(
+        self, prologue: Prologue, dynamic: frozenset[tuple[str, int | None]], all_sizes: bool = False
+    ) -> None:
         self.prologue = prologue
         self.dynamic = dynamic
+        self.all_sizes = all_sizes
         self.environment = ShapeEnv()
         self.fake_mode = FakeTensorMode(shape_env=self.environment, allow_non_fake_inputs=True)
         self.names: dict[sympy.Symbol, str] = {}
@@ -78,7 +82,8 @@ class Symbols:
     def tensor(self, source: Source, real: torch.Tensor) -> FakeTensor:
         """The fake tensor for a real one, symbolic where its sizes vary; checks what the symbols do not leave open."""
         place = source.describe()
-        varying = [(place, dim) in self.dynamic for dim in range(real.dim())]
+        every = self.all_sizes and not source.stable
+        varying = [every or (place, dim) in self.dynamic for dim in range(real.dim())]
         context = StatelessSymbolicContext(
             dynamic_sizes=[DimDynamic.DYNAMIC if varies else DimDynamic.STATIC for varies in varying]
         )

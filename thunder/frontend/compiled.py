@@ -50,6 +50,7 @@ class Options:
             call; "no caching" acquires every call anew.
         sharp_edges: what Python that cannot be replayed leads to.
         on_break: what a program that cannot be acquired leads to: its error, or a call in plain Python.
+        all_dynamic: with "symbolic values": every size of the arguments' tensors is a symbol from the first call on.
         recompile_limit: specialisations of one callable before further calls run in plain Python.
     """
 
@@ -59,6 +60,7 @@ class Options:
     sharp_edges: str = "allow"
     on_break: str = "error"
     recompile_limit: int = 16
+    all_dynamic: bool = False
 
     def __post_init__(self) -> None:
         for name, known in (("cache", CACHE_MODES), ("sharp_edges", SHARP_EDGES), ("on_break", ON_BREAK)):
@@ -229,6 +231,7 @@ class CompiledFunction:
             sharp_edges=options.sharp_edges,
             unstable=self._unstable,
             dynamic=self._dynamic,
+            all_dynamic=options.all_dynamic,
             lookasides=module_lookasides,
         )
         acquired = time.perf_counter()

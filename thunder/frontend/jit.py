@@ -23,6 +23,7 @@ def jit(
     sharp_edges: str = "allow",
     on_break: str = "error",
     recompile_limit: int = 16,
+    all_dynamic: bool = False,
 ) -> Any:
     """Compiles a function or module; the work is done at the first call.
 
@@ -36,6 +37,8 @@ def jit(
         sharp_edges: "allow", "warn" or "error" for Python that cannot be replayed (printing, random numbers, time).
         on_break: "error" raises when a program cannot be acquired; "eager" runs such calls in plain Python, with one
             warning that names the line.
+        all_dynamic: with `cache="symbolic values"`: every size of the arguments' tensors is a symbol from the first
+            call on.
         recompile_limit: programs kept for one callable; calls that fit none of so many run in plain Python.
 
     Returns:
@@ -54,6 +57,7 @@ def jit(
         "sharp_edges": sharp_edges,
         "on_break": on_break,
         "recompile_limit": recompile_limit,
+        "all_dynamic": all_dynamic,
     }
     if fn is None:
         return lambda function: jit(function, **choices)  # type: ignore[arg-type]

@@ -14,12 +14,16 @@ def compile(
     model_or_fn: Callable[..., Any],
     recipe: str | Recipe = "auto",
     plugins: str | Plugin | Sequence[str | Plugin] | None = None,
+    *,
+    dynamic: bool | None = None,
 ) -> Any:
     """Compiles a model or function; the work is done at its first call.
 
     Args:
         model_or_fn: an `nn.Module` or a function.
         recipe: a name or a `Recipe`; "auto" chooses by the model and the machine.
+        dynamic: None: sizes and numbers become symbols after they have varied once; True: all sizes of the arguments
+            are symbols from the start; False: every new size is compiled anew.
         plugins: one or several names or `Plugin`s, applied in order.
 
     Returns:
@@ -35,6 +39,8 @@ def compile(
         torch.Size([3, 2])
     """
     choices = get_recipe(recipe).choices(model_or_fn)
+    choices.options.setdefault("cache", "constant values" if dynamic is False else "symbolic values")
+    choices.options.setdefault("all_dynamic", dynamic is True)
     for plugin in resolve_plugins(plugins):
         choices = plugin.apply(choices, model_or_fn)
     return jit(model_or_fn, transforms=choices.transforms, executors=choices.executors, **choices.options)
