@@ -9,15 +9,15 @@ however often it is referred to.  No user code runs: instances are made by `obje
 from __future__ import annotations
 
 import collections
-import copyreg
 import functools
 import types
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
-from thunder.acquire.guards import Prologue, is_plain
-from thunder.acquire.heap import EMPTY_CELL, Heap
+from thunder.acquire.guards import Prologue, is_plain, items_of
+from thunder.acquire.heap import EMPTY_CELL, Heap, content_of, slot_names
 from thunder.acquire.recorder import is_tensor_text
 from thunder.acquire.sources import Source
 from thunder.errors import DataDependentError, Location, UnsupportedError
@@ -26,6 +26,11 @@ _CONSTANT_TYPES = (
     type, types.ModuleType, types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType,
     types.GetSetDescriptorType, types.MemberDescriptorType, types.CodeType, property, torch.nn.Module,
 )  # fmt: skip
+_BASES: tuple[Any, ...] = (
+    collections.OrderedDict, collections.defaultdict, dict, list, set, collections.deque, bytearray, tuple, frozenset,
+    str, bytes, int, float, complex, BaseException, types.SimpleNamespace,
+)  # fmt: skip
+"""C classes whose instances, and those of their subclasses, can be made anew: by `__new__`, then filled."""
 _ITERATORS = (types.GeneratorType, types.CoroutineType, types.AsyncGeneratorType, type(iter([])), type(iter(())),
               map, filter, zip, enumerate, type(iter({}.items())), type(iter({}.values())), type(iter({})))  # fmt: skip
 
@@ -67,13 +72,8 @@ class Epilogue:
         self._uses[id(value)] += 1
         if self._uses[id(value)] > 1:
             return
-        if isinstance(value, dict):
-            for key, item in dict.items(value):
-                self.count_uses(key)
-                self.count_uses(item)
-        elif isinstance(value, (list, tuple, set, frozenset, collections.deque)):
-            for item in list(value):
-                self.count_uses(item)
+        for part in _parts(value):
+            self.count_uses(part)
 
     def expression(self, value: Any) -> str:
         """An expression that makes, or names, `value`."""
@@ -170,17 +170,21 @@ class Epilogue:
 
     def _holds_state(self, value: Any) -> bool:
         """Whether a fresh copy has to be made: only objects with attributes or items can hold tensors."""
-        return hasattr(value, "__dict__") or isinstance(value, (dict, list, set)) or bool(_slot_names(type(value)))
+        return hasattr(value, "__dict__") or isinstance(value, _BASES) or bool(slot_names(type(value)))
 
     def _make_instance(self, value: Any, kind: type) -> str:
         const = self.prologue.bind
-        base = next(
-            (b for b in (collections.OrderedDict, collections.defaultdict, dict, list, set) if issubclass(kind, b)),
-            object,
-        )
+        base = next((base for base in _BASES if issubclass(kind, base)), object)
         if base is object and kind.__new__ is not object.__new__ and kind.__flags__ & (1 << 8):
             return const(value)  # an immutable or C type that is not made by object.__new__
-        name = self._bind(value, f"{const(base)}.__new__({const(kind)})")
+        content = ""
+        if issubclass(base, (tuple, frozenset)):
+            content = f", {self._listed(items_of(value))}"
+        elif issubclass(base, (str, bytes, int, float, complex)):
+            content = f", {self.prologue.literal(base(value))}"
+        elif base is BaseException:
+            content = f", *{self._listed(list(value.args))}"
+        name = self._bind(value, f"{const(base)}.__new__({const(kind)}{content})")
         if base is collections.defaultdict and value.default_factory is not None:
             self.lines.append(f"{name}.default_factory = {self.expression(value.default_factory)}")
         if issubclass(base, dict):
@@ -188,18 +192,18 @@ class Epilogue:
             for key, item in base.items(value):
                 self.lines.append(f"{setter}({name}, {self.expression(key)}, {self.expression(item)})")
         elif base is list:
-            self.lines.append(
-                f"list.extend({name}, [{', '.join(self.expression(item) for item in list.__iter__(value))}])"
-            )
+            self.lines.append(f"list.extend({name}, {self._listed(items_of(value))})")
         elif base is set:
-            self.lines.append(
-                f"set.update({name}, [{', '.join(self.expression(item) for item in set.__iter__(value))}])"
-            )
+            self.lines.append(f"set.update({name}, {self._listed(items_of(value))})")
+        elif base is collections.deque:
+            self.lines.append(f"{const(base)}.__init__({name}, {self._listed(items_of(value))}, {value.maxlen!r})")
+        elif base is bytearray:
+            self.lines.append(f"{name}[:] = {bytes(value)!r}")
         attributes = getattr(value, "__dict__", None)
         if attributes:
             for key, item in list(attributes.items()):
                 self.lines.append(f"{name}.__dict__[{key!r}] = {self.expression(item)}")
-        for slot in _slot_names(kind):
+        for slot in slot_names(kind):
             try:
                 item = object.__getattribute__(value, slot)
             except AttributeError:
@@ -282,9 +286,40 @@ class Epilogue:
                 self.lines.append(f"{setter}{self.expression(key)}, {self.expression(value)})")
 
 
-def _slot_names(kind: type) -> list[str]:
+def _parts(value: Any) -> Iterator[Any]:
+    """The objects that `value` refers to, as far as it is made anew with them."""
+    if isinstance(value, dict):
+        yield from dict.keys(value)
+        yield from dict.values(value)
+    elif isinstance(value, (list, tuple, set, frozenset, collections.deque)):
+        yield from items_of(value)
+    elif isinstance(value, types.CellType):
+        content = content_of(value)
+        if content is not EMPTY_CELL:
+            yield content
+    elif isinstance(value, types.FunctionType):
+        yield from value.__closure__ or ()
+        yield value.__defaults__
+        yield value.__kwdefaults__
+    elif isinstance(value, types.MethodType):
+        yield value.__func__
+        yield value.__self__
+    elif isinstance(value, functools.partial):
+        yield value.func
+        yield from value.args
+        yield from value.keywords.values()
+    elif isinstance(value, slice):
+        yield from (value.start, value.stop, value.step)
+    elif isinstance(value, BaseException):
+        yield from value.args
+    if isinstance(value, _CONSTANT_TYPES):
+        return
     try:
-        names = copyreg._slotnames(kind)  # type: ignore[attr-defined]
-    except (AttributeError, TypeError):
-        return []
-    return [name for name in names or [] if name not in ("__dict__", "__weakref__")]
+        yield from object.__getattribute__(value, "__dict__").values()
+    except AttributeError:
+        pass
+    for slot in slot_names(type(value)):
+        try:
+            yield object.__getattribute__(value, slot)
+        except AttributeError:
+            continue

@@ -11,6 +11,7 @@ An object is followed as its underlying container: the dict of an instance, the 
 from __future__ import annotations
 
 import collections
+import copyreg
 from collections.abc import Callable
 from types import CellType
 from typing import Any
@@ -135,3 +136,12 @@ class Heap:
                 set_content(container, before)
         for _, _, undo, _ in self._slots.values():
             undo()
+
+
+def slot_names(kind: type) -> list[str]:
+    """Names of the slots that a class and its bases define."""
+    try:
+        names = copyreg._slotnames(kind)  # type: ignore[attr-defined]
+    except (AttributeError, TypeError):
+        return []
+    return [name for name in names or [] if name not in ("__dict__", "__weakref__")]

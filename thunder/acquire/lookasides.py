@@ -160,12 +160,11 @@ class Lookasides:
         return self.tracker.load_attr(objects[0], "__dict__")
 
     def len(self, interp: Any, obj: Any) -> int:
-        if type(obj) in self.tracker.container_types:
-            self.tracker.length(obj)
-            return len(obj)
+        self.tracker.classes.lookup(type(obj), "__len__")
         method = getattr(type(obj), "__len__", None)
         if isinstance(method, types.FunctionType):
             return len(range(interp.call(method, obj)))  # range checks the number as len does
+        self.tracker.length(obj)
         return len(obj)
 
     def isinstance(self, interp: Any, obj: Any, kinds: Any) -> bool:
@@ -173,6 +172,7 @@ class Lookasides:
         if isinstance(obj, (torch.SymInt, torch.SymFloat, torch.SymBool)):
             stands_for = int if isinstance(obj, torch.SymInt) else float if isinstance(obj, torch.SymFloat) else bool
             return isinstance(obj, kinds) or issubclass(stands_for, kinds)
+        self.tracker.classes.order(type(obj))
         hook = type_lookup(type(kinds), "__instancecheck__")
         if isinstance(hook, types.FunctionType) and not is_opaque(hook):
             return bool(interp.call(hook, kinds, obj))

@@ -11,14 +11,16 @@ Real tensors never reach the program: where one is read it becomes an input, and
 from __future__ import annotations
 
 import collections
+import itertools
 import types
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from thunder.acquire.guards import Prologue, absent, is_plain, type_lookup
-from thunder.acquire.heap import Heap, is_container
+from thunder.acquire.class_guards import ClassGuards
+from thunder.acquire.guards import Prologue, absent, is_plain, items_of, type_lookup
+from thunder.acquire.heap import Heap, is_container, slot_names
 from thunder.acquire.recorder import Recorder
 from thunder.acquire.sources import (
     ATTRIBUTE,
@@ -40,6 +42,7 @@ _CONTAINERS = frozenset(
     {list, dict, tuple, set, frozenset, collections.OrderedDict, collections.defaultdict, collections.deque,
      collections.Counter, types.MappingProxyType}
 )  # fmt: skip
+_CONTAINER_BASES = (list, dict, tuple, set, frozenset, collections.deque)
 _IDENTITY_TYPES = (type, types.ModuleType, types.BuiltinFunctionType, types.MethodDescriptorType, torch.nn.Module,
                    types.WrapperDescriptorType, types.CodeType, property, staticmethod, classmethod)  # fmt: skip
 _INTEGRAL_GETATTRIBUTE = frozenset(
@@ -57,9 +60,6 @@ class AcquisitionTracker(Tracker):
         unstable: descriptions of places whose containers are another object at every call; they are followed by
             path instead of by identity.
     """
-
-    container_types = _CONTAINERS
-    wrapped_types = frozenset({torch.Tensor, torch.nn.Parameter})
 
     def __init__(self, prologue: Prologue, heap: Heap, unstable: frozenset[str] = frozenset()) -> None:
         self.prologue = prologue
@@ -81,8 +81,15 @@ class AcquisitionTracker(Tracker):
             "__setattr__": self.store_generic,
             "__delattr__": self.delete_generic,
         }
+        self.classes = ClassGuards(prologue)
+        # Both grow: classes that inherit from a container are containers, and the identity of an object that is
+        # followed by path is asked for.
+        self.container_types = set(_CONTAINERS)  # type: ignore[assignment]
+        self.wrapped_types = {torch.Tensor, torch.nn.Parameter}  # type: ignore[assignment]
+        self._kinds: set[type] = set()
         self._new: set[int] = set()
         self._entered: set[int] = set()
+        self._class_guarded: set[int] = set()
         self._touched: set[int] = set()
         self._keep: list[Any] = []
 
@@ -91,6 +98,13 @@ class AcquisitionTracker(Tracker):
         """Remembers where an object that existed before the call comes from."""
         self.known[id(obj)] = source
         self._keep.append(obj)
+        kind = type(obj)
+        if kind not in self._kinds:
+            self._kinds.add(kind)
+            if issubclass(kind, _CONTAINER_BASES):
+                self.container_types.add(kind)  # type: ignore[attr-defined]
+        if not source.stable:
+            self.wrapped_types.add(kind)  # type: ignore[attr-defined]
         return source
 
     def source_of(self, obj: Any) -> Source:
@@ -319,11 +333,36 @@ class AcquisitionTracker(Tracker):
     # Attributes -------------------------------------------------------------------------------------------------
     def load_attr(self, obj: Any, name: str) -> Any:
         kind = type(obj)
+        if kind is super:
+            self._guard_super(obj, name)
+            return self.interp.getattr(obj, name)
         source = self.known.get(id(obj))
+        if source is not None and source.stable:
+            self._guard_class_of(obj, kind)
         plan = self._plans.get((kind, name))
         if plan is None:
             plan = self._plans[kind, name] = self._make_plan(obj, kind, name)
         return plan(obj, name, source)
+
+    def _guard_super(self, proxy: Any, name: str) -> None:
+        this_class = super.__getattribute__(proxy, "__thisclass__")
+        self_class = super.__getattribute__(proxy, "__self_class__")
+        if self_class is not None and this_class in self_class.__mro__:
+            self.classes.super_lookup(this_class, self_class, name)
+
+    def _guard_class_of(self, obj: Any, kind: type) -> None:
+        """The class of an object that is followed by identity can still be assigned."""
+        if id(obj) in self._class_guarded or kind.__flags__ & _IMMUTABLE_TYPE or isinstance(obj, type):
+            return
+        self._class_guarded.add(id(obj))
+        bind = self.prologue.bind
+        self.prologue.check(
+            f"type({bind(obj)}) is {bind(kind)}", lambda: f"the class of {self.source_of(obj).describe()} is unchanged"
+        )
+
+    def class_lookup(self, kind: type, name: str) -> None:
+        """The interpreter looks `name` up in a class, for an operator or a protocol."""
+        self.classes.lookup(kind, name)
 
     def load_generic(self, obj: Any, name: str) -> Any:
         """`object.__getattribute__(obj, name)`: attribute look-up that skips a Python `__getattribute__`."""
@@ -344,7 +383,7 @@ class AcquisitionTracker(Tracker):
         if not generic:
             lookup = type_lookup(kind, "__getattribute__")
             if not kind.__flags__ & _IMMUTABLE_TYPE and isinstance(lookup, types.FunctionType):
-                self.prologue.type_attribute(kind, "__getattribute__", lookup)
+                self.classes.lookup(kind, "__getattribute__")
                 return lambda obj, name, source: self.interp.getattr(obj, name)
             if lookup not in _INTEGRAL_GETATTRIBUTE:
                 return lambda obj, name, source: self.interp.getattr(obj, name)
@@ -352,7 +391,8 @@ class AcquisitionTracker(Tracker):
         if name == "__dict__":
             return self._load_builtin_attribute
         if not kind.__flags__ & _IMMUTABLE_TYPE:
-            self.prologue.type_attribute(kind, name, found)
+            self.classes.lookup(kind, name)
+            self.classes.lookup(kind, "__getattribute__")
         elif found is not absent and not issubclass(kind, types.ModuleType):
             return lambda obj, name, source: self._load_from_builtin(obj, name, source)
         if isinstance(found, property):
@@ -366,6 +406,11 @@ class AcquisitionTracker(Tracker):
                 obj, name, source, lambda: types.MethodType(found, obj)
             )
         if found is absent:
+            if issubclass(kind, types.ModuleType):
+                return lambda obj, name, source: self._load_instance(
+                    obj, name, source, lambda: self._module_missing(obj, name, source)
+                )
+            self.classes.lookup(kind, "__getattr__")
             fallback = type_lookup(kind, "__getattr__")
             if fallback is absent:
                 return lambda obj, name, source: self._load_instance(obj, name, source, lambda: getattr(obj, name))
@@ -380,9 +425,21 @@ class AcquisitionTracker(Tracker):
             and hasattr(type(found), "__get__")
         ):
             return lambda obj, name, source: self._load_instance(obj, name, source, lambda: getattr(obj, name))
-        if hasattr(type(found), "__get__"):
-            return lambda obj, name, source: self.interp.getattr(obj, name)
+        getter = type_lookup(type(found), "__get__")
+        if getter is not absent:
+            for access in ("__get__", "__set__", "__delete__"):
+                self.classes.lookup(type(found), access)
+            if hasattr(type(found), "__set__") or hasattr(type(found), "__delete__"):
+                return lambda obj, name, source: self.interp.call(getter, found, obj, kind)
+            return lambda obj, name, source: self._load_instance(
+                obj, name, source, lambda: self.interp.call(getter, found, obj, kind)
+            )
         return lambda obj, name, source: self._load_instance(obj, name, source, lambda: self._class_value(found))
+
+    def _module_missing(self, obj: types.ModuleType, name: str, source: Source | None) -> Any:
+        """An attribute that a module does not have: its own `__getattr__` answers, if there is one."""
+        fallback = self._load_instance(obj, "__getattr__", source, lambda: absent)
+        return getattr(obj, name) if fallback is absent else self.interp.call(fallback, name)
 
     def _class_value(self, value: Any) -> Any:
         """A value kept in a class: the guard on the class's attribute has established its identity."""
@@ -438,7 +495,23 @@ class AcquisitionTracker(Tracker):
         return self.interp.call(torch.nn.Module.__getattr__, obj, name)
 
     def _load_slot(self, obj: Any, name: str, source: Source | None) -> Any:
-        value = getattr(obj, name)
+        slot = type_lookup(type(obj), name)
+        try:
+            value = slot.__get__(obj)
+        except AttributeError:
+            if source is not None and not source.child(ATTRIBUTE, name).seen:
+                place = source.child(ATTRIBUTE, name)
+                place.seen, place.value = True, absent
+                if not place.written:
+                    self.prologue.check(
+                        f"_is_unset({self.prologue.bind(slot)}, {self.prologue.expression(source)})",
+                        lambda: f"{place.describe()} is unset",
+                    )
+            fallback = type_lookup(type(obj), "__getattr__")
+            self.classes.lookup(type(obj), "__getattr__")
+            if fallback is not absent:
+                return self.interp.call(fallback, obj, name)
+            raise
         if source is None:
             return self.wrap(value) if isinstance(value, torch.Tensor) else value
         return self.read(source.child(ATTRIBUTE, name), value)
@@ -480,10 +553,10 @@ class AcquisitionTracker(Tracker):
             place = source.child(ATTRIBUTE, name)
             if hasattr(type_lookup(type(obj), name), "__set__"):  # of the metaclass: `__name__`, `__dict__`, ...
                 value = self.interp.getattr(obj, name)
+                if name in ("__mro__", "__bases__", "__base__"):
+                    self.classes.order(obj)
                 return self.read(place, value) if is_plain(value) else value
-            if not place.seen and not place.written:
-                place.seen = True
-                self.prologue.type_attribute(obj, name, found)
+            self.classes.lookup(obj, name)
         value = self.interp.getattr(obj, name)
         return self._class_value(value) if value is found else value
 
@@ -511,6 +584,10 @@ class AcquisitionTracker(Tracker):
         if isinstance(obj, type):
             self._store_on_class(obj, name, lambda: self.interp.setattr(obj, name, value))
             return
+        source = self.known.get(id(obj))
+        if source is not None and source.stable:
+            self._guard_class_of(obj, kind)
+        self.classes.lookup(kind, "__setattr__")
         setter = type_lookup(kind, "__setattr__")
         descriptor = type_lookup(kind, name)
         plain = setter in (object.__setattr__, types.ModuleType.__setattr__) or setter is absent
@@ -523,24 +600,49 @@ class AcquisitionTracker(Tracker):
 
     def store_generic(self, obj: Any, name: str, value: Any) -> None:
         """`object.__setattr__(obj, name, value)`."""
+        if self._through_descriptor(obj, name, "__set__", value):
+            return
         self._before_attribute_change(obj, name)
         if isinstance(obj, torch.Tensor):
             setattr(obj, name, value)
         else:
             object.__setattr__(obj, name, value)
 
+    def _through_descriptor(self, obj: Any, name: str, access: str, *value: Any) -> bool:
+        """Whether a property or a descriptor written in Python has taken the assignment or deletion."""
+        kind = type(obj)
+        found = type_lookup(kind, name)
+        if isinstance(obj, torch.Tensor):
+            return False
+        self.classes.lookup(kind, name)
+        if type(found) is property:
+            function = found.fset if access == "__set__" else found.fdel
+        else:
+            function = type_lookup(type(found), access)
+            self.classes.lookup(type(found), access)
+            value = (obj, *value)
+            obj = found
+        if not isinstance(function, types.FunctionType):
+            return False
+        self.interp.call(function, obj, *value)
+        return True
+
     def delete_attr(self, obj: Any, name: str) -> None:
         kind = type(obj)
         if isinstance(obj, type):
             self._store_on_class(obj, name, lambda: delattr(obj, name))
-        elif type_lookup(kind, "__delattr__") in (object.__delattr__, absent):
+            return
+        self.classes.lookup(kind, "__delattr__")
+        if type_lookup(kind, "__delattr__") in (object.__delattr__, absent):
             self.delete_generic(obj, name)
         else:
             self.interp.delattr(obj, name)
 
     def delete_generic(self, obj: Any, name: str) -> None:
         """`object.__delattr__(obj, name)`."""
-        self.load_attr(obj, name)
+        if self._through_descriptor(obj, name, "__delete__"):
+            return
+        self.load_generic(obj, name)
         self._before_attribute_change(obj, name)
         object.__delattr__(obj, name)
 
@@ -576,8 +678,11 @@ class AcquisitionTracker(Tracker):
                     type.__setattr__(obj, name, before)
 
             self.source_of(obj).child(ATTRIBUTE, name).written = True
+            self.classes.written(obj, name)
             self.heap.before_slot_change(obj, name, undo, before)
         store()
+        self._plans.clear()
+        self._generic_plans.clear()
 
     def _store_on_tensor(self, obj: torch.Tensor, name: str, value: Any) -> None:
         found = self._input_of_shadow.get(id(obj))
@@ -600,7 +705,9 @@ class AcquisitionTracker(Tracker):
             value = self.interp.getitem(obj, key)
             return self.wrap(value) if isinstance(value, torch.Tensor) else value
         kind = type(obj)
-        if kind is list or kind is tuple:
+        if kind not in _CONTAINERS and isinstance(type_lookup(kind, "__getitem__"), types.FunctionType):
+            return self._wrap_all(self.interp.getitem(obj, key))
+        if isinstance(obj, (list, tuple)):
             if type(key) is int and not self.heap.was_changed(obj):
                 index = key
                 if -len(obj) <= index < 0:
@@ -614,16 +721,31 @@ class AcquisitionTracker(Tracker):
         if isinstance(obj, dict) and type(obj).__getitem__ in _DICT_GETITEM and is_plain(key):
             if key in obj:
                 return self.read(source.child(ITEM, _typed_key(key)), obj[key])
-            if type_lookup(kind, "__missing__") is absent:
-                self._guard_absent(source, key)
-        elif kind in _CONTAINERS:
+            self._guard_absent(source, key)
+            if isinstance(obj, collections.defaultdict):
+                return self._make_missing(obj, key)
+        elif kind in self.container_types:
             self.touch(obj)
         return self._wrap_all(self.interp.getitem(obj, key))
+
+    def _make_missing(self, obj: collections.defaultdict[Any, Any], key: Any) -> Any:
+        """`defaultdict.__missing__`."""
+        missing = type_lookup(type(obj), "__missing__")
+        if isinstance(missing, types.FunctionType):
+            return self.interp.call(missing, obj, key)
+        factory = self.load_attr(obj, "default_factory")
+        if factory is None:
+            raise KeyError(key)
+        value = self.interp.call(factory)
+        self.store_item(obj, key, value)
+        return value
 
     def _wrap_all(self, value: Any) -> Any:
         """Exchanges tensors for shadows in a value, or a list or tuple of values, that a read has just made."""
         if isinstance(value, torch.Tensor):
             return self.wrap(value)
+        if id(value) in self.known:
+            return value
         if type(value) in (list, tuple) and any(isinstance(item, torch.Tensor) for item in value):
             return type(value)(self.wrap(item) if isinstance(item, torch.Tensor) else item for item in value)
         return value
@@ -656,7 +778,7 @@ class AcquisitionTracker(Tracker):
     def length(self, obj: Any) -> None:
         """`len(obj)` or its truth value is read."""
         source = self.known.get(id(obj))
-        if source is None or type(obj) not in _CONTAINERS:
+        if source is None or type(obj) not in self.container_types:
             return
         if self.heap.was_changed(obj):
             self.touch(obj)
@@ -675,21 +797,38 @@ class AcquisitionTracker(Tracker):
             self._touch_dict(source, obj)
         elif isinstance(obj, (set, frozenset)):
             content = self.heap.content_before(obj) if isinstance(obj, set) else obj
-            self.prologue.check(
-                f"{self.prologue.expression(source)} == {self.prologue.bind(frozenset(content))}",
-                f"{source.describe()} holds the same items",
-            )
+            self.prologue.plain_items(source, list(content))
             for item in content:
                 if not is_plain(item) and id(item) not in self.known and not isinstance(item, torch.Tensor):
                     self.make_known(item, constant(item))
         elif isinstance(obj, (list, tuple, collections.deque)):
-            content = list(obj) if isinstance(obj, tuple) else self.heap.content_before(obj)
+            content = items_of(obj) if isinstance(obj, tuple) else self.heap.content_before(obj)
             if all(is_plain(item) for item in content):
                 self.prologue.plain_items(source, content)
                 return
             self.prologue.length(source, len(content))
             for index, item in enumerate(content):
                 self.read(source.child(ITEM, index), item)
+
+    def touch_deeply(self, obj: Any) -> None:
+        """The whole content of a container is read, and that of the containers in it."""
+        pending, met = [obj], set()
+        while pending:
+            container = pending.pop()
+            if id(container) in met or not isinstance(container, _CONTAINER_BASES):
+                continue
+            met.add(id(container))
+            self.touch(container)
+            pending += items_of(container)
+            if isinstance(container, dict):
+                pending += dict.values(container)
+
+    def change(self, obj: Any) -> None:
+        """An in-place operator is about to change a container."""
+        if id(obj) in self.known and is_container(obj):
+            self.heap.before_change(obj)
+            if isinstance(obj, dict):
+                self._mark_written(obj, ())
 
     def _touch_dict(self, source: Source, obj: dict[Any, Any]) -> None:
         content = self.heap.content_before(obj)
@@ -722,6 +861,9 @@ class AcquisitionTracker(Tracker):
         result = left is right
         if left is None or right is None:
             return result
+        if isinstance(left, torch.Tensor) and isinstance(right, torch.Tensor):
+            left, right = self.wrap(left), self.wrap(right)
+            result = left is right
         first, second = self._source_for_identity(left), self._source_for_identity(right)
         if first is not None and second is not None and not result and not (first.stable and second.stable):
             self.prologue.check(
@@ -738,6 +880,13 @@ class AcquisitionTracker(Tracker):
         if type(obj) in _CONTAINERS:
             self.length(obj)
             return bool(obj)
+        if type(obj) in self.container_types:
+            for name in ("__bool__", "__len__"):
+                self.classes.lookup(type(obj), name)
+                if isinstance(type_lookup(type(obj), name), types.FunctionType):
+                    return self.interp.truth(obj)
+            self.length(obj)
+            return bool(obj)
         if isinstance(obj, torch.Tensor):
             return bool(obj)
         return self.interp.truth(obj)
@@ -750,16 +899,52 @@ class AcquisitionTracker(Tracker):
             generic = self._generic_access.get(function.__name__)
             if generic is not None and not isinstance(function.__self__, (type, torch.Tensor)):
                 return generic(function.__self__, *arguments)
-        for argument in arguments:
-            if type(argument) in _CONTAINERS and id(argument) in known:
-                self.touch(argument)
-        for argument in keywords.values():
-            if type(argument) in _CONTAINERS and id(argument) in known:
-                self.touch(argument)
         owner = getattr(function, "__self__", None)
+        if owner is None and arguments and type(function) in _UNBOUND:
+            owner, arguments_of_method = arguments[0], arguments[1:]
+        else:
+            arguments_of_method = arguments
+        depth = _DEPTHS.get(id(function), 2)
+        if isinstance(owner, _CONTAINER_BASES):
+            depth = _METHOD_DEPTHS.get(function.__name__, 2)
+        for argument in (*arguments_of_method, *keywords.values()):
+            self._before_opaque(argument, depth)
         if owner is not None and id(owner) in known and is_container(owner):
-            self._before_method(owner, function.__name__, arguments)
+            self._before_method(owner, function.__name__, arguments_of_method)
+        elif owner is not None and id(owner) in known and function.__name__ in _INSTANCE_READERS:
+            self._touch_instance(owner)
         return self._wrap_all(function(*arguments, **keywords))
+
+    def _before_opaque(self, argument: Any, depth: int) -> None:
+        """Code that is not interpreted gets a container.
+
+        At depth 0 it does not look into it, at 1 it reads the items, at 2 it may read everything and change it.
+        """
+        if isinstance(argument, _CONTAINER_BASES):
+            if depth == 1:
+                self.touch(argument)
+            if depth < 2:
+                return
+            self.touch_deeply(argument)
+            if id(argument) in self.known and is_container(argument):
+                self.heap.before_change(argument)
+        elif type(argument) in _ITERATORS and id(argument) in self.known:
+            raise UnsupportedError(
+                f"{self.known[id(argument)].describe()} is a {type(argument).__qualname__} that existed before the call",
+                self.recorder.location(),
+                "keep a list instead, and make the iterator inside of the compiled function",
+            )
+
+    def _touch_instance(self, obj: Any) -> None:
+        """All attributes of an object are read."""
+        attributes = _instance_dict(obj)
+        if attributes is not None:
+            self.touch_deeply(self.load_generic(obj, "__dict__"))
+        for name in slot_names(type(obj)):
+            try:
+                self.load_generic(obj, name)
+            except AttributeError:
+                continue
 
     def _before_method(self, owner: Any, name: str, arguments: tuple[Any, ...]) -> None:
         """A method of a known container is about to run: guards what it reads, remembers what it changes."""
@@ -782,7 +967,10 @@ class AcquisitionTracker(Tracker):
         if name == "__len__":
             self.length(owner)
             return
-        self.touch(owner)
+        if name in _DEEP_READERS:
+            self.touch_deeply(owner)
+        else:
+            self.touch(owner)
         if name not in _READERS:
             self.heap.before_change(owner)
             if isinstance(owner, dict):
@@ -801,6 +989,27 @@ class AcquisitionTracker(Tracker):
                 source.child(ITEM, _typed_key(key)).written = True
 
 
+_UNBOUND = (types.MethodDescriptorType, types.WrapperDescriptorType)
+_DEPTHS: dict[int, int] = {
+    **{id(function): 0 for function in (isinstance, issubclass, type, id, callable)},
+    **{id(function): 1 for function in (iter, next, reversed, list, tuple, dict, enumerate, zip, map, filter)},
+}
+"""How deeply builtins look into their arguments (see `_before_opaque`)."""
+_METHOD_DEPTHS = {
+    **dict.fromkeys(("append", "appendleft", "insert", "add", "setdefault", "__setitem__", "get", "pop"), 0),
+    **dict.fromkeys(("extend", "extendleft", "update", "__ior__", "__iadd__", "__add__", "__or__", "__init__"), 1),
+}
+"""The same for the methods of containers."""
+_DEEP_READERS = frozenset(
+    {"index", "count", "remove", "sort", "__contains__", "__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__",
+     "__repr__", "__str__", "__format__"}
+)  # fmt: skip
+_INSTANCE_READERS = frozenset({"__reduce_ex__", "__reduce__", "__getstate__", "__dir__", "__sizeof__"})
+_ITERATORS = frozenset(
+    {type(iter(())), type(iter([])), type(iter({})), type(iter({}.items())), type(iter({}.values())), type(iter(set())),
+     map, filter, zip, enumerate, reversed, itertools.count, itertools.cycle, itertools.chain, types.GeneratorType,
+     itertools.repeat, itertools.islice}
+)  # fmt: skip
 _DICT_GETITEM = frozenset({dict.__getitem__, collections.OrderedDict.__getitem__, collections.defaultdict.__getitem__})
 _ITEM_READERS = frozenset({"get", "__contains__", "__getitem__", "pop", "setdefault"})
 _BLIND_WRITERS = frozenset({"append", "extend", "add", "__setitem__", "update", "__ior__", "__iadd__"})
