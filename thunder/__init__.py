@@ -17,6 +17,7 @@ _PUBLIC = {
     "Recipe": "thunder.recipes",
     "Plugin": "thunder.plugins",
     "jit": "thunder.frontend",
+    "grad": "thunder.frontend",
     "last_traces": "thunder.frontend",
     "last_backward_traces": "thunder.frontend",
     "last_prologue": "thunder.frontend",
@@ -33,14 +34,15 @@ if TYPE_CHECKING:
     from thunder.frontend import cache_hits as cache_hits
     from thunder.frontend import cache_misses as cache_misses
     from thunder.frontend import compile_stats as compile_stats
-    from thunder.frontend import jit as jit
+    from thunder.frontend import grad as grad
     from thunder.frontend import last_backward_traces as last_backward_traces
     from thunder.frontend import last_epilogue as last_epilogue
     from thunder.frontend import last_prologue as last_prologue
     from thunder.frontend import last_traces as last_traces
+    from thunder.frontend.jit import jit as jit
     from thunder.plugins import Plugin as Plugin
     from thunder.recipes import Recipe as Recipe
-    from thunder.recipes import compile as compile
+    from thunder.recipes.compile import compile as compile
     from thunder.transforms import Transform as Transform
 
 

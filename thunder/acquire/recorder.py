@@ -35,6 +35,18 @@ _CALL_ERRORS = (
     RuntimeError, TypeError, ValueError, IndexError, AttributeError, KeyError, NotImplementedError, AssertionError,
 )  # fmt: skip
 _ON_SHADOWS = object()
+ResultMaker = Callable[["Recorder", list[torch.Tensor]], Any]
+_results: dict[Any, Any] = {}
+"""Results of calls by (callable, arguments, metadata of tensors, state of torch), for all acquisitions."""
+_RESULTS_LIMIT = 20_000
+
+
+def _remember(identity: Any, result: Any) -> None:
+    if len(_results) >= _RESULTS_LIMIT:
+        _results.clear()
+    _results[identity] = result
+
+
 _TEXTS = frozenset({"__format__", "__str__", "__repr__"})
 _TEXT_MARK = "<tensor whose values are not known yet"
 _REPLAY_LIMIT = 1 << 24  # elements; larger arguments are not materialised for the sake of an error message
@@ -67,7 +79,6 @@ class Recorder(TorchFunctionMode):
         self._devices: dict[int, torch.device] = {}
         self._constants: dict[int, torch.Tensor] = {}
         self._metadata: dict[int, tuple[Any, ...]] = {}
-        self._memo: dict[Any, Any] = {}
         self._keep: list[Any] = []
 
     # Values -----------------------------------------------------------------------------------------------------
@@ -281,23 +292,23 @@ class Recorder(TorchFunctionMode):
         identity: Any
         try:
             identity = tuple(key)
-            known = self._memo.get(identity)
+            known = _results.get(identity)
         except TypeError:  # an argument that cannot be hashed
             identity = known = None
         if known is not None:
             if known is _ON_SHADOWS:
                 return self._on_shadows(func, args, kwargs, shadows)
-            return known(shadows)
+            return known(self, shadows)
         result, aliases = self._run_fake(func, args, kwargs, shadows)
         if aliases:
             result = self._on_shadows(func, args, kwargs, shadows)
             if identity is not None:
-                self._memo[identity] = _ON_SHADOWS
+                _remember(identity, _ON_SHADOWS)
             return result
         if identity is not None:
             maker = self._maker(result, shadows)
             if maker is not None:
-                self._memo[identity] = maker
+                _remember(identity, maker)
         return result
 
     def _infer_symbolic(
@@ -372,30 +383,34 @@ class Recorder(TorchFunctionMode):
         self.new_var(shadow, device)
         return shadow
 
-    def _maker(self, result: Any, shadows: list[torch.Tensor]) -> Callable[[list[torch.Tensor]], Any] | None:
-        """How to make the like of `result` again from the shadows of another call, or None."""
+    def _maker(self, result: Any, shadows: list[torch.Tensor]) -> ResultMaker | None:
+        """How to make the like of `result` again in another call, or None."""
         if isinstance(result, torch.Tensor):
             for index, shadow in enumerate(shadows):
                 if result is shadow:
-                    return lambda others: others[index]
+                    return lambda recorder, others: others[index]
             with torch._C.DisableTorchFunction():
                 specification = (
-                    result.shape, result.stride(), result.dtype, self._devices[id(result)], result.requires_grad,
+                    result.shape,
+                    result.stride(),
+                    result.dtype,
+                    self._devices[id(result)],
+                    result.requires_grad,
                     result.is_leaf,
-                )  # fmt: skip
-            return lambda others: self._new_shadow(specification)
+                )
+            return lambda recorder, others: recorder._new_shadow(specification)
         if isinstance(result, (tuple, list)):
             makers = [self._maker(item, shadows) for item in result]
             if any(maker is None for maker in makers):
                 return None
             kind = type(result)
             if hasattr(kind, "_fields"):
-                return lambda others: kind(*(maker(others) for maker in makers))  # type: ignore[misc]
+                return lambda recorder, others: kind(*(maker(recorder, others) for maker in makers))  # type: ignore[misc]
             if kind in (tuple, list) or kind.__module__ == "torch.return_types":
-                return lambda others: kind([maker(others) for maker in makers])  # type: ignore[misc]
+                return lambda recorder, others: kind([maker(recorder, others) for maker in makers])  # type: ignore[misc]
             return None
         if result is None or type(result) in (int, float, bool):
-            return lambda others: result
+            return lambda recorder, others: result
         return None
 
     def _run_fake(

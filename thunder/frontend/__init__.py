@@ -1,6 +1,7 @@
 """The front end: calls, specialisations, compiled modules and their inspection."""
 
-from thunder.frontend.compiled import CompiledFunction, Entry, Options
+from thunder.frontend.compiled import CompiledFunction, Entry, Options, make_options
+from thunder.frontend.grad import grad
 from thunder.frontend.inspection import (
     CompileStats,
     cache_hits,
@@ -23,11 +24,13 @@ __all__ = [
     "cache_misses",
     "compile_module",
     "compile_stats",
+    "grad",
     "is_compiled_module",
     "jit",
     "last_backward_traces",
     "last_epilogue",
     "last_prologue",
     "last_traces",
+    "make_options",
     "original_module",
 ]

@@ -17,11 +17,14 @@ class Choices:
         transforms: passes `Trace -> Trace`.
         executors: names or instances in order of preference; None for the defaults.
         options: further arguments of `thunder.jit`.
+        front_end: "interpreter" acquires the whole call as one program; "dynamo" leaves acquisition to torch.compile,
+            with its graph breaks and dynamic shapes.
     """
 
     transforms: list[Callable[..., Any]] = field(default_factory=list)
     executors: list[Any] | None = None
     options: dict[str, Any] = field(default_factory=dict)
+    front_end: str = "interpreter"
 
 
 class Plugin:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
+
+from thunder.dynamo import backend
 from thunder.frontend import jit
 from thunder.plugins import Plugin, resolve_plugins
 from thunder.recipes.recipe import Recipe, get_recipe
@@ -39,8 +43,11 @@ def compile(
         torch.Size([3, 2])
     """
     choices = get_recipe(recipe).choices(model_or_fn)
-    choices.options.setdefault("cache", "constant values" if dynamic is False else "symbolic values")
-    choices.options.setdefault("all_dynamic", dynamic is True)
     for plugin in resolve_plugins(plugins):
         choices = plugin.apply(choices, model_or_fn)
+    if choices.front_end == "dynamo":
+        options = {"transforms": choices.transforms, "executors": choices.executors}
+        return torch.compile(model_or_fn, backend=functools.partial(backend, options=options), dynamic=dynamic)
+    choices.options.setdefault("cache", "constant values" if dynamic is False else "symbolic values")
+    choices.options.setdefault("all_dynamic", dynamic is True)
     return jit(model_or_fn, transforms=choices.transforms, executors=choices.executors, **choices.options)

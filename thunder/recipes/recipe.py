@@ -41,6 +41,15 @@ class EagerRecipe(Recipe):
         return Choices(executors=["eager"])
 
 
+class DynamoRecipe(Recipe):
+    """Acquires with torch.compile's front end: graph breaks instead of errors."""
+
+    name = "dynamo"
+
+    def choices(self, target: Callable[..., Any]) -> Choices:
+        return Choices(front_end="dynamo")
+
+
 _registry: dict[str, Recipe] = {}
 
 
@@ -67,5 +76,5 @@ def get_recipe(recipe: str | Recipe | type[Recipe]) -> Recipe:
     return _registry[recipe]
 
 
-for _recipe in (AutoRecipe(), EagerRecipe()):
+for _recipe in (AutoRecipe(), EagerRecipe(), DynamoRecipe()):
     register_recipe(_recipe)

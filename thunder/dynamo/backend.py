@@ -1,0 +1,53 @@
+"""A backend for torch.compile: Dynamo finds the graphs, thunder transforms and executes each of them.
+
+Dynamo breaks the user's Python into graphs and decides which sizes are dynamic; every graph is compiled as
+`thunder.jit` compiles a function, with the same transforms, executors and inspection.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from thunder.errors import OptionError, unknown_name
+from thunder.frontend import CompiledFunction, make_options
+
+_OPTIONS = ("transforms", "executors", "sharp_edges")
+_graphs: list[weakref.ref[CompiledFunction]] = []
+
+
+def backend(
+    graph: torch.fx.GraphModule,
+    example_inputs: list[Any],
+    *,
+    mode: str | None = None,
+    options: dict[str, Any] | None = None,
+) -> Callable[..., Any]:
+    """Compiles one graph of Dynamo's.
+
+    Args:
+        graph: the graph; its tensors are lifted to inputs.
+        example_inputs: not used: the work is done at the first call, with the real inputs.
+        mode: torch.compile's modes are its own; any other than "default" is refused.
+        options: `transforms`, `executors` and `sharp_edges` as in `thunder.jit`.
+
+    Example:
+        >>> import torch, thunder
+        >>> model = torch.compile(torch.nn.Linear(2, 2), backend="thunder")
+    """
+    if mode not in (None, "default"):
+        raise OptionError(f"mode={mode!r} belongs to torch.compile's own backend", remedy="use thunder's plugins")
+    for name in options or {}:
+        if name not in _OPTIONS:
+            raise unknown_name("option of the thunder backend", name, list(_OPTIONS))
+    compiled = CompiledFunction(graph.forward, make_options(cache="symbolic values", **(options or {})))
+    _graphs.append(weakref.ref(compiled))
+    return compiled
+
+
+def compiled_graphs() -> list[CompiledFunction]:
+    """The graphs that have been compiled and are still alive, oldest first; `thunder.last_traces` takes each."""
+    return [compiled for reference in _graphs if (compiled := reference()) is not None]
