@@ -56,7 +56,7 @@ def _unwind_by_blocks(frame: Frame) -> int:
     exception = sys.exc_info()[1]
     assert exception is not None  # called from `except` blocks only
     record(frame, exception)
-    blocks = frame.blocks
+    blocks = getattr(frame, "blocks", None)
     stack = frame.stack
     if not blocks:
         return PROPAGATE
@@ -68,7 +68,7 @@ def _unwind_by_blocks(frame: Frame) -> int:
         del stack[block.depth :]
         frame.result = LEFT_HANDLER
         frame.pending = exception
-        frame.position = frame.program.reraise_index
+        frame.position = len(frame.instructions) - 1  # RERAISE_PENDING
         return LEAVE
     del stack[block.depth :]
     blocks.append(Block(True, -1, block.depth))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from . import (
     attributes,
+    blocks,
     calls,
     classes_and_imports,
     containers,
@@ -20,6 +21,7 @@ from . import (
 
 __all__ = [
     "attributes",
+    "blocks",
     "calls",
     "classes_and_imports",
     "containers",

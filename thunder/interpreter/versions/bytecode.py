@@ -42,6 +42,7 @@ class Table:
     exception_table: bool = True
     cells_are_locals: bool = True  # cells share the slots of local variables (3.11 and newer)
     prologue: Callable[[CodeType], list[tuple[str, Any]]] | None = None
+    epilogue: list[tuple[str, Any]] = field(default_factory=list)
     caches: dict[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -55,7 +56,7 @@ class Table:
 class Reader:
     """Where the translation of a code object stands; rows of a table read and write it."""
 
-    __slots__ = ("code", "keyword_names", "next_offset", "offset", "table")
+    __slots__ = ("code", "keyword_names", "next_offset", "offset", "previous", "table")
 
     def __init__(self, code: CodeType, table: Table) -> None:
         self.code = code
@@ -63,6 +64,7 @@ class Reader:
         self.offset = 0
         self.next_offset = 0
         self.keyword_names: tuple[str, ...] = ()
+        self.previous = ("", "")  # CPython's names of the two instructions before
 
     def forward(self, distance: int) -> JumpTo:
         return JumpTo(self.next_offset + distance * self.table.unit)
@@ -149,7 +151,9 @@ def translate(code: CodeType, table: Table) -> Translation:
             result.append((instruction_offset, name, resolve(reader, argument, OPERANDS[name])))
         else:
             raise UnsupportedInstructionError(name, code.co_filename, code.co_firstlineno)
+        reader.previous = (reader.previous[1], name)
     index_of[len(code.co_code)] = len(result)
+    result += [(len(code.co_code) - 2, name, operand) for name, operand in table.epilogue]
     resolved = [
         (offset, name, index_of[operand.offset] if type(operand) is JumpTo else operand)
         for offset, name, operand in result
