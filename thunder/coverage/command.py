@@ -29,17 +29,25 @@ class SubjectName(str, Enum):
 
 
 def coverage(
-    suite: Annotated[list[str] | None, typer.Option(help=f"Suites to run: {', '.join(SUITE_NAMES)}; all by default.")] = None,
-    only: Annotated[list[str] | None, typer.Option(help="Rows to run, by name or pattern; may be repeated or hold commas.")] = None,
+    suite: Annotated[
+        list[str] | None, typer.Option(help=f"Suites to run: {', '.join(SUITE_NAMES)}; all by default.")
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Rows to run, by name or pattern; may be repeated or hold commas.")
+    ] = None,
     phase: Annotated[list[str] | None, typer.Option(help="Phases to run, such as forward; all by default.")] = None,
     subject: Annotated[list[SubjectName] | None, typer.Option(help="What to test; may be repeated.")] = None,
     peer: Annotated[bool, typer.Option(help='Run torch.compile(fullgraph=True, backend="eager") beside it.')] = False,
     jobs: Annotated[int, typer.Option(min=1, help="Rows that run at a time.")] = 1,
-    timeout: Annotated[float | None, typer.Option(help="Seconds a row may take, instead of the suite's own limit.")] = None,
+    timeout: Annotated[
+        float | None, typer.Option(help="Seconds a row may take, instead of the suite's own limit.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many rows of a suite, evenly spaced.")] = None,
     memory: Annotated[float, typer.Option(help="GiB of address space a row may use; 0 for no limit.")] = 12.0,
     resume: Annotated[bool, typer.Option(help="Go on with the run in the output directory.")] = False,
-    output: Annotated[Path, typer.Option(help="Directory of rows.jsonl, coverage.json and coverage.html.")] = Path("coverage-results"),
+    output: Annotated[Path, typer.Option(help="Directory of rows.jsonl, coverage.json and coverage.html.")] = Path(
+        "coverage-results"
+    ),
     list_only: Annotated[bool, typer.Option("--list", help="Print the names of the rows and stop.")] = False,
 ) -> None:
     """Run models, operators and random programs, each in its own process, and compare with plain PyTorch."""

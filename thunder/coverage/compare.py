@@ -33,9 +33,9 @@ ATOMS = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.d
 MAX_DEPTH = 12
 
 
-def leaves(value: Any, path: str = "result", depth: int = 0, seen: frozenset[int] = frozenset()) -> Iterator[
-    tuple[str, Any]
-]:
+def leaves(
+    value: Any, path: str = "result", depth: int = 0, seen: frozenset[int] = frozenset()
+) -> Iterator[tuple[str, Any]]:
     """All (path, leaf) pairs of a value, in a fixed order; a leaf is a tensor or a plain Python value."""
     if isinstance(value, (torch.Tensor, *ATOMS)) or callable(value) or depth > MAX_DEPTH:
         yield path, value

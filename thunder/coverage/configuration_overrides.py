@@ -20,7 +20,9 @@ TIME_SERIES = {"prediction_length": 4, "context_length": 8, "lags_sequence": [1,
 def small_resnet() -> ResNetConfig:
     """A convolutional backbone that needs no other library."""
     sizes = [16, 32, 64, 64]
-    return ResNetConfig(embedding_size=16, hidden_sizes=sizes, depths=[1, 1, 1, 1], layer_type="basic", out_features=["stage4"])
+    return ResNetConfig(
+        embedding_size=16, hidden_sizes=sizes, depths=[1, 1, 1, 1], layer_type="basic", out_features=["stage4"]
+    )
 
 
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
@@ -28,7 +30,12 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "mamba2": {"num_heads": 8, "head_dim": 16, "n_groups": 1, "expand": 2, "state_size": 16},
     "bamba": {"mamba_n_heads": 8, "mamba_d_head": 16, "mamba_d_state": 16, "attn_layer_indices": [1]},
     "falcon_h1": {"mamba_n_heads": 8, "mamba_d_head": 16, "mamba_d_ssm": 128, "mamba_d_state": 16},
-    "granitemoehybrid": {"mamba_n_heads": 8, "mamba_d_head": 16, "mamba_d_state": 16, "layer_types": ["mamba", "attention"]},
+    "granitemoehybrid": {
+        "mamba_n_heads": 8,
+        "mamba_d_head": 16,
+        "mamba_d_state": 16,
+        "layer_types": ["mamba", "attention"],
+    },
     "xlstm": {"num_heads": 4, "qk_dim_factor": 1.0, "v_dim_factor": 1.0},
     "zamba": {"num_hidden_layers": 9, "layers_block_type": None},
     # Lists that must have one entry a layer.
@@ -42,7 +49,10 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
         name: {"text_config": {"rope_parameters": HALF_ROTARY}}
         for name in ("glm4v", "glm46v", "glmga", "glm4v_moe", "glm_ocr", "glm_image")
     },
-    **{name: {"rope_parameters": HALF_ROTARY} for name in ("glm4v_text", "glm4v_moe_text", "glm_ocr_text", "glm_image_text")},
+    **{
+        name: {"rope_parameters": HALF_ROTARY}
+        for name in ("glm4v_text", "glm4v_moe_text", "glm_ocr_text", "glm_image_text")
+    },
     **{name: {"text_config": {"rope_parameters": SMALL_ROTARY}} for name in ("qwen2_vl", "qwen2_5_vl", "paddleocr_vl")},
     **{name: {"rope_parameters": SMALL_ROTARY} for name in ("qwen2_vl_text", "qwen2_5_vl_text", "paddleocr_vl_text")},
     "cohere_compass_text": {"rope_parameters": {"full_attention": ROTARY, "sliding_attention": ROTARY}},
@@ -53,7 +63,10 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1},
     "diffusion_gemma": {"text_config": {"num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 64}},
     "step3p7": {"text_config": {"sliding_window": 16}},
-    "chameleon": {"vocabulary_map": {"<image>": 100, "IMGIMGA": 101, "IMGIMGB": 102}, "vq_config": {"num_embeddings": 4}},
+    "chameleon": {
+        "vocabulary_map": {"<image>": 100, "IMGIMGA": 101, "IMGIMGB": 102},
+        "vq_config": {"num_embeddings": 4},
+    },
     "granite4_vision": {"deepstack_layer_map": [[-1, 0]]},
     "molmo2": {"vision_config": {"num_hidden_layers": 3}, "adapter_config": {"vision_feature_layer": [2, 1]}},
     "fun_asr_nano": {"adaptor_config": {"intermediate_size": 16}},

@@ -226,7 +226,13 @@ DIFFUSION_MODELS: dict[str, Entry] = {
         lambda: {"sample": video(3, 5, 16)},
     ),
     "AutoencoderKLWan": (
-        {"base_dim": 3, "z_dim": 16, "dim_mult": [1, 1, 1, 1], "num_res_blocks": 1, "temperal_downsample": [False, True, True]},
+        {
+            "base_dim": 3,
+            "z_dim": 16,
+            "dim_mult": [1, 1, 1, 1],
+            "num_res_blocks": 1,
+            "temperal_downsample": [False, True, True],
+        },
         lambda: {"sample": video(3, 5, 16)},
     ),
     "AutoencoderOobleck": (
@@ -259,11 +265,27 @@ DIFFUSION_MODELS: dict[str, Entry] = {
         },
     ),
     "DiTTransformer2DModel": (
-        {**HEADS, "in_channels": 4, "out_channels": 8, "num_layers": 2, "sample_size": 8, "norm_num_groups": 4, "num_embeds_ada_norm": 8},
+        {
+            **HEADS,
+            "in_channels": 4,
+            "out_channels": 8,
+            "num_layers": 2,
+            "sample_size": 8,
+            "norm_num_groups": 4,
+            "num_embeds_ada_norm": 8,
+        },
         lambda: {"hidden_states": image(4, 8), "timestep": torch.tensor([1, 2]), "class_labels": torch.tensor([1, 2])},
     ),
     "PixArtTransformer2DModel": (
-        {**HEADS, "num_layers": 2, "sample_size": 8, "cross_attention_dim": 16, "caption_channels": 8, "in_channels": 4, "use_additional_conditions": False},
+        {
+            **HEADS,
+            "num_layers": 2,
+            "sample_size": 8,
+            "cross_attention_dim": 16,
+            "caption_channels": 8,
+            "in_channels": 4,
+            "use_additional_conditions": False,
+        },
         lambda: {**conditioned(image(4, 8), 8), "added_cond_kwargs": {"aspect_ratio": None, "resolution": None}},
     ),
     "SD3Transformer2DModel": (
@@ -368,7 +390,17 @@ DIFFUSION_MODELS: dict[str, Entry] = {
         },
     ),
     "LatteTransformer3DModel": (
-        {**HEADS, "sample_size": 8, "num_layers": 1, "patch_size": 2, "caption_channels": 8, "in_channels": 4, "cross_attention_dim": 16, "out_channels": 8, "norm_elementwise_affine": False},
+        {
+            **HEADS,
+            "sample_size": 8,
+            "num_layers": 1,
+            "patch_size": 2,
+            "caption_channels": 8,
+            "in_channels": 4,
+            "cross_attention_dim": 16,
+            "out_channels": 8,
+            "norm_elementwise_affine": False,
+        },
         lambda: conditioned(video(4, 1, 8), 8),
     ),
     "AllegroTransformer3DModel": (
@@ -392,7 +424,15 @@ DIFFUSION_MODELS: dict[str, Entry] = {
         },
     ),
     "LTXVideoTransformer3DModel": (
-        {"in_channels": 4, "num_attention_heads": 2, "attention_head_dim": 8, "cross_attention_dim": 16, "num_layers": 1, "caption_channels": 16, "qk_norm": "rms_norm_across_heads"},
+        {
+            "in_channels": 4,
+            "num_attention_heads": 2,
+            "attention_head_dim": 8,
+            "cross_attention_dim": 16,
+            "num_layers": 1,
+            "caption_channels": 16,
+            "qk_norm": "rms_norm_across_heads",
+        },
         lambda: {
             "hidden_states": torch.randn(BATCH, 32, 4),
             "encoder_hidden_states": text(16),
@@ -404,7 +444,17 @@ DIFFUSION_MODELS: dict[str, Entry] = {
         },
     ),
     "MochiTransformer3DModel": (
-        {"patch_size": 2, "num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 2, "pooled_projection_dim": 16, "in_channels": 4, "text_embed_dim": 16, "time_embed_dim": 4, "max_sequence_length": 16},
+        {
+            "patch_size": 2,
+            "num_attention_heads": 2,
+            "attention_head_dim": 8,
+            "num_layers": 2,
+            "pooled_projection_dim": 16,
+            "in_channels": 4,
+            "text_embed_dim": 16,
+            "time_embed_dim": 4,
+            "max_sequence_length": 16,
+        },
         lambda: {**conditioned(video(4, 2, 8), 16), "encoder_attention_mask": torch.ones(BATCH, 5, dtype=torch.bool)},
     ),
     "WanTransformer3DModel": (
@@ -486,7 +536,16 @@ DIFFUSION_MODELS: dict[str, Entry] = {
         },
     ),
     "QwenImageTransformer2DModel": (
-        {"patch_size": 2, "in_channels": 16, "out_channels": 4, "num_layers": 2, "attention_head_dim": 16, "num_attention_heads": 2, "joint_attention_dim": 16, "axes_dims_rope": (8, 4, 4)},
+        {
+            "patch_size": 2,
+            "in_channels": 16,
+            "out_channels": 4,
+            "num_layers": 2,
+            "attention_head_dim": 16,
+            "num_attention_heads": 2,
+            "joint_attention_dim": 16,
+            "axes_dims_rope": (8, 4, 4),
+        },
         lambda: {
             "hidden_states": torch.randn(BATCH, 16, 16),
             "encoder_hidden_states": text(16),
@@ -500,6 +559,10 @@ DIFFUSION_MODELS: dict[str, Entry] = {
 
 def allegro_positions() -> Any:
     """Rotary embeddings and grids for frames, rows and columns of a tiny latent video."""
-    tables = [(torch.randn(2, 8), torch.randn(2, 8)), (torch.randn(4, 8), torch.randn(4, 8)), (torch.randn(4, 8), torch.randn(4, 8))]
+    tables = [
+        (torch.randn(2, 8), torch.randn(2, 8)),
+        (torch.randn(4, 8), torch.randn(4, 8)),
+        (torch.randn(4, 8), torch.randn(4, 8)),
+    ]
     grid = torch.cartesian_prod(torch.arange(2), torch.arange(4), torch.arange(4))
     return tables, [grid[:, axis][None] for axis in range(3)]

@@ -146,7 +146,9 @@ def media_inputs(model: PreTrainedModel, names: list[str]) -> Iterator[Inputs]:
         frames = find(configuration, "num_frames", "frames_per_clip") or 2
         yield {"pixel_values_videos": torch.randn(BATCH, frames, channels, height, width)}
     if "input_features" in names:
-        bins = find(configuration, "num_mel_bins", "feature_size", "mel_bins", "input_feat_per_channel", "input_dim") or 80
+        bins = (
+            find(configuration, "num_mel_bins", "feature_size", "mel_bins", "input_feat_per_channel", "input_dim") or 80
+        )
         length = 2 * (find(configuration, "max_source_positions") or FRAMES // 2)
         for shape in ((BATCH, bins, length), (BATCH, FRAMES, bins), (BATCH, bins, FRAMES), (BATCH, 1, FRAMES, bins)):
             yield {"input_features": torch.randn(shape)}

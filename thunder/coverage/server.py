@@ -26,9 +26,9 @@ import torch
 
 from thunder.coverage.outcomes import Outcome, RowResult, Status
 from thunder.coverage.recorder import Recorder
+from thunder.coverage.registry import suite_named
 from thunder.coverage.subjects import Subject, subject_named
 from thunder.coverage.suite import Suite
-from thunder.coverage.registry import suite_named
 
 MAX_RESTARTS = 20
 """How many dead processes a row may leave behind before the rest of it is given up."""
@@ -87,9 +87,7 @@ class Attempt:
         return self.log.read().decode(errors="replace")
 
 
-def run_forked(
-    suite: Suite, row: str, subject: Subject, recorder: Recorder, log: IO[bytes], memory: int
-) -> None:
+def run_forked(suite: Suite, row: str, subject: Subject, recorder: Recorder, log: IO[bytes], memory: int) -> None:
     """Run a row in the forked process, and end it."""
     os.setpgid(0, 0)
     os.dup2(log.fileno(), 1)

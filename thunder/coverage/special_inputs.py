@@ -80,7 +80,9 @@ def query_former(model: PreTrainedModel) -> Inputs:
 
 def qformer_placeholders(model: PreTrainedModel) -> Inputs:
     """Text with one placeholder for each learned query."""
-    placeholders = torch.full((BATCH, model.config.num_query_tokens), find(model.config, "image_token_index", "image_token_id"))
+    placeholders = torch.full(
+        (BATCH, model.config.num_query_tokens), find(model.config, "image_token_index", "image_token_id")
+    )
     vision = model.config.vision_config
     inputs: Inputs = {
         "pixel_values": torch.randn(BATCH, 3, vision.image_size, vision.image_size),
@@ -111,7 +113,11 @@ def instruct_blip_video(model: PreTrainedModel) -> Inputs:
 def pix2struct(model: PreTrainedModel) -> Inputs:
     """Flattened patches, each led by its row and column."""
     vision = model.config.vision_config
-    width = vision.num_channels * vision.patch_size**2 if hasattr(vision, "num_channels") else vision.patch_embed_hidden_size
+    width = (
+        vision.num_channels * vision.patch_size**2
+        if hasattr(vision, "num_channels")
+        else vision.patch_embed_hidden_size
+    )
     positions = torch.randint(1, 5, (BATCH, 9, 2)).float()
     return {
         "flattened_patches": torch.cat([positions, torch.randn(BATCH, 9, width)], dim=-1),
@@ -133,14 +139,21 @@ def codebooks(model: PreTrainedModel) -> Inputs:
 
 def oneformer(model: PreTrainedModel) -> Inputs:
     """An image and the tokens of a task."""
-    return {"pixel_values": torch.randn(BATCH, 3, 64, 64), "task_inputs": torch.randint(0, 40, (BATCH, model.config.task_seq_len)).float()}
+    return {
+        "pixel_values": torch.randn(BATCH, 3, 64, 64),
+        "task_inputs": torch.randint(0, 40, (BATCH, model.config.task_seq_len)).float(),
+    }
 
 
 def seggpt(model: PreTrainedModel) -> Inputs:
     """An image, and a prompt with its mask."""
     height, width = find(model.config, "image_size", kind=list | tuple)
     shape = (BATCH, 3, height // 2, width)
-    return {"pixel_values": torch.randn(shape), "prompt_pixel_values": torch.randn(shape), "prompt_masks": torch.randn(shape)}
+    return {
+        "pixel_values": torch.randn(shape),
+        "prompt_pixel_values": torch.randn(shape),
+        "prompt_masks": torch.randn(shape),
+    }
 
 
 def flattened_siglip(model: PreTrainedModel) -> Inputs:

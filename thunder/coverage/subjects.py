@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+import thunder
 from thunder.coverage.errors import UnknownSubject
 
 
@@ -20,14 +21,14 @@ class Subject(ABC):
 
     name: str
 
-    def warm(self) -> None:
+    def warm(self) -> None:  # noqa: B027 (most compilers need nothing)
         """Import the compiler; runs once in the process that rows are forked from."""
 
     @abstractmethod
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """The compiled form of a function or module."""
 
-    def reset(self) -> None:
+    def reset(self) -> None:  # noqa: B027 (most compilers need nothing)
         """Forget what was compiled, so that cases of one process do not touch each other."""
 
 
@@ -66,17 +67,9 @@ class Thunder(Subject):
         self.compile(torch.sin)(torch.zeros(1))
 
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        jit = import_thunder().jit
         if self.executors is None:
-            return jit(function)
-        return jit(function, executors=self.executors)
-
-
-def import_thunder() -> Any:
-    """The package under test, imported only by the process that runs it."""
-    import thunder
-
-    return thunder
+            return thunder.jit(function)
+        return thunder.jit(function, executors=self.executors)
 
 
 SUBJECTS: dict[str, Subject] = {

@@ -30,7 +30,7 @@ class Suite(ABC):
     def row_names(self) -> Sequence[str]:
         """All rows, in a fixed order."""
 
-    def warm(self) -> None:
+    def warm(self) -> None:  # noqa: B027 (most suites need nothing)
         """Import what every row needs; runs once in the process that rows are forked from."""
 
     @abstractmethod

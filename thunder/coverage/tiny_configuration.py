@@ -24,7 +24,6 @@ FIRST_SPECIAL_TOKEN = 100
 MAX_LAYERS_FOR_KINDS = 8
 
 
-
 @dataclasses.dataclass(frozen=True)
 class Scale:
     """How far to shrink: the width of a model, and whether widths shrink at all."""
@@ -81,15 +80,24 @@ SIZE_RULES: tuple[tuple[str, Rule], ...] = (
     (r"(num_)?experts_per_tok(en)?|moe_top_?k|top_k_experts|moe_k$|num_selected_experts|n_activated", at_most(2)),
     (r"topk_group|top_k_group", at_most(1)),
     (r"(num_|n_)?(routed_|local_)?experts?$|moe_num_experts|num_moe_experts|zero_expert_num|n_expert", at_most(4)),
-    (r"first_k_dense_replace|num_dense_layers|moe_layer_start_index|num_nextn_predict_layers|num_mtp_layers", at_most(1)),
+    (
+        r"first_k_dense_replace|num_dense_layers|moe_layer_start_index|num_nextn_predict_layers|num_mtp_layers",
+        at_most(1),
+    ),
     (
         r"(num|n)_(hidden_|encoder_|decoder_)?layers?$|_layers$|num_hidden_groups|^layers$|^[lxr]_layers$"
         r"|(^|_)depth$|num_encoder_blocks|num_stacks|num_self_attends_per_block|num_hidden_blocks",
         at_most(2),
     ),
-    (r"vocab(ulary)?_size|vocab$|num_embeddings$|codebook_size|num_embeds$|vocab_size_base|n_vocab|buckets$", at_most(VOCABULARY)),
+    (
+        r"vocab(ulary)?_size|vocab$|num_embeddings$|codebook_size|num_embeds$|vocab_size_base|n_vocab|buckets$",
+        at_most(VOCABULARY),
+    ),
     (r"head_out_channels|num_bpe_labels|num_wordpiece_labels|num_(qa|object|attr)_labels", at_most(VOCABULARY)),
-    (r"max_.*position_embeddings|n_positions|n_ctx|max_(source|target|speech|text)_positions|max_seq_len", at_most(512)),
+    (
+        r"max_.*position_embeddings|n_positions|n_ctx|max_(source|target|speech|text)_positions|max_seq_len",
+        at_most(512),
+    ),
     (r"sliding_window(_size)?$|attention_chunk_size|index_topk|keep_window_size|local_attention$", at_most(16)),
     (
         r"(^|_)(intermediate|ffn|feed_?forward|mlp)(_hidden)?_(size|dim)$|ffn_dim$|_ff$|^d_?ff$|d_inner|dim_feedforward"
@@ -111,8 +119,12 @@ SIZE_RULES: tuple[tuple[str, Rule], ...] = (
 """The first rule whose pattern is found in a field's name decides."""
 
 DEPTH_LIST = re.compile(r"^(depths|num_block_repeats|n_attn_blocks|stage_num_blocks|block_sizes|stage_numb_of_layers)$")
-KEPT_NAMES = re.compile(r"id2label|label2id|num_channels|in_channels|num_channel|spatial_merge|temporal_patch|_depth_bins")
-TOKEN_NAME = re.compile(r"(token|pad|bos|eos|sep|cls|mask|unk|start|end|newline|patch)_(id|index|token_index)$|_token_ids?$")
+KEPT_NAMES = re.compile(
+    r"id2label|label2id|num_channels|in_channels|num_channel|spatial_merge|temporal_patch|_depth_bins"
+)
+TOKEN_NAME = re.compile(
+    r"(token|pad|bos|eos|sep|cls|mask|unk|start|end|newline|patch)_(id|index|token_index)$|_token_ids?$"
+)
 LAYER_KIND_FIELDS = ("layer_types", "layers_block_type", "block_types", "attn_layers", "mlp_layer_types")
 
 
@@ -190,7 +202,10 @@ def attribute(configuration: PreTrainedConfig, name: str, otherwise: Any = None)
 
 def keep_equal_heads(default: PreTrainedConfig, arguments: dict[str, Any], overrides: Mapping[str, Any]) -> None:
     """Where keys have as many heads as queries, they still do."""
-    for keys, queries in (("num_key_value_heads", "num_attention_heads"), ("swa_num_key_value_heads", "swa_num_attention_heads")):
+    for keys, queries in (
+        ("num_key_value_heads", "num_attention_heads"),
+        ("swa_num_key_value_heads", "swa_num_attention_heads"),
+    ):
         same = attribute(default, keys) == attribute(default, queries)
         if same and keys in arguments and keys not in overrides and isinstance(arguments.get(queries), int):
             arguments[keys] = arguments[queries]

@@ -30,7 +30,8 @@ class DiffusersSuite(Suite):
     def warm(self) -> None:
         warnings.filterwarnings("ignore")
         diffusers.utils.logging.set_verbosity_error()
-        assert diffusers.UNet2DConditionModel and diffusers.FluxTransformer2DModel  # imports the shared code
+        for common in ("UNet2DConditionModel", "FluxTransformer2DModel"):
+            getattr(diffusers, common)  # imports the code that all share
 
     def run_row(self, row: str, subject: Subject, recorder: Recorder) -> None:
         run_model_phases(lambda: build(row), subject, recorder)

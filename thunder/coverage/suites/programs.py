@@ -95,7 +95,7 @@ def sharing(visible: Sequence[torch.Tensor]) -> list[tuple[int, int, int]]:
     for tensor in visible:
         same = next(index for index, other in enumerate(visible) if other is tensor)
         storage = next(index for index, other in enumerate(visible) if storage_of(other) == storage_of(tensor))
-        relations.append((same, storage, tensor.storage_offset()))
+        relations.append((same, storage, int(tensor.storage_offset())))
     return relations
 
 

@@ -19,8 +19,8 @@ from transformers.models.auto import configuration_auto, modeling_auto
 from thunder.coverage.configuration_overrides import CLASSES, CONFIGURATIONS
 from thunder.coverage.model_inputs import Inputs, add_placeholders, candidates
 from thunder.coverage.model_phases import ModelCase, call, run_model_phases
-from thunder.coverage.special_inputs import SPECIAL_INPUTS
 from thunder.coverage.recorder import NotRunnableInEager, Recorder, first_line
+from thunder.coverage.special_inputs import SPECIAL_INPUTS
 from thunder.coverage.subjects import Subject
 from thunder.coverage.suite import Suite
 from thunder.coverage.tiny_configuration import SCALES, Scale, tiny_configuration
@@ -72,9 +72,8 @@ class TransformersSuite(Suite):
     def warm(self) -> None:
         transformers.logging.set_verbosity_error()
         warnings.filterwarnings("ignore")
-        for common in ("llama", "bert", "clip", "t5"):
-            transformers.AutoConfig.for_model(common)
-        assert transformers.LlamaForCausalLM and transformers.GenerationConfig  # imports the shared modelling code
+        for common in ("LlamaForCausalLM", "CLIPModel", "T5Model", "GenerationConfig"):
+            getattr(transformers, common)  # imports the code that all share
 
     def run_row(self, row: str, subject: Subject, recorder: Recorder) -> None:
         run_model_phases(lambda: build(row), subject, recorder)

@@ -24,8 +24,8 @@ from thunder.coverage.suites.transformers import build_class, runnable_inputs
 from thunder.coverage.tiny_configuration import SCALES
 
 SMALL_NAMES = (
-    "test_", "atto", "femto", "pico", "nano", "xxt", "xxs", "xx_", "tiny", "050", "_s0", "_t0", "_b0", "_m0", "_m1", "micro",
-    "mini", "xs", "small", "_s", "lite", "18", "26",
+    "test_", "atto", "femto", "pico", "nano", "xxt", "xxs", "xx_", "tiny", "050", "_s0", "_t0", "_b0", "_m0", "_m1",
+    "micro", "mini", "xs", "small", "_s", "lite", "18", "26",
 )  # fmt: skip
 MAX_PARAMETERS = 50_000_000
 TIMM_INSTALLED = importlib.util.find_spec("timm") is not None
