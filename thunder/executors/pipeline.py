@@ -11,10 +11,11 @@ it, runs as the torch-level trace stands.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from thunder import _torch_compat
+from thunder.errors import OptionError, ThunderError
 from thunder.executors.claim import fusible_regions
 from thunder.executors.executor import Executor
 from thunder.executors.gain import WORTHWHILE_SECONDS, estimate_gain
@@ -22,7 +23,6 @@ from thunder.executors.runtime import TrainingProgram, make_inference_run, make_
 from thunder.executors.torch_program import run_torch_program
 from thunder.lower import (
     Assembled,
-    Block,
     BlockRegions,
     Lowered,
     NotLowerable,
@@ -32,9 +32,24 @@ from thunder.lower import (
     split_joint,
 )
 from thunder.trace import Region, Trace, verify
-from thunder.transforms import apply_transforms, delete_dead_values, level_of
+from thunder.transforms import (
+    apply_transforms,
+    delete_dead_values,
+    eliminate_common_subexpressions,
+    eliminate_dead_code,
+    fold_constants,
+    level_of,
+    rematerialise,
+)
 
-BLOCK_PASSES: tuple[Callable[[Trace], Trace], ...] = ()
+# Passes over the joint trace of each distinct block, in order; each can be switched off by name.
+BLOCK_PASSES: tuple[Callable[..., Trace], ...] = (
+    eliminate_dead_code,
+    eliminate_common_subexpressions,
+    fold_constants,
+    rematerialise,
+    eliminate_dead_code,
+)
 
 
 class CompiledComputation:
@@ -42,22 +57,34 @@ class CompiledComputation:
 
     Attributes:
         run: called with the computation's inputs, returns the tuple of its outputs.
-        forward_traces: each stage, first to last.
-        backward_traces: each stage of the backward program; empty when nothing requires grad.
         notes: decisions that were taken, one sentence each.
     """
 
     def __init__(
         self,
         run: Callable[..., tuple[Any, ...]],
-        forward_traces: list[Trace],
-        backward_traces: list[Trace],
+        torch_stages: Sequence[Trace],
+        program_stages: Sequence[Callable[[], Assembled]],
         notes: list[str],
     ) -> None:
         self.run = run
-        self.forward_traces = forward_traces
-        self.backward_traces = backward_traces
         self.notes = notes
+        self._torch_stages = list(torch_stages)
+        self._program_stages = program_stages
+
+    @functools.cached_property
+    def _programs(self) -> list[Assembled]:
+        return [stage() for stage in self._program_stages]
+
+    @property
+    def forward_traces(self) -> list[Trace]:
+        """Each stage of the forward program, first to last."""
+        return [*self._torch_stages, *(program.forward for program in self._programs)]
+
+    @property
+    def backward_traces(self) -> list[Trace]:
+        """Each stage of the backward program; empty when nothing requires grad."""
+        return [program.backward for program in self._programs if program.backward is not None]
 
 
 def compile_computation(
@@ -89,12 +116,14 @@ def compile_computation(
             return _compile_lowered(stages, executors, transforms, grad_enabled, notes)
         except NotLowerable as reason:
             notes.append(f"the program runs operation by operation: {reason}")
+        except ThunderError:
+            raise
         except Exception as error:
             # A boundary: lowering runs the program's own code (custom functions) and PyTorch's on tensors without
             # data, which may raise anything where eager execution would not.
             notes.append(f"the program runs operation by operation: {type(error).__name__}: {error}")
     final = delete_dead_values(stages[-1])
-    return CompiledComputation(run_torch_program(final), [*stages, final], [], notes)
+    return CompiledComputation(run_torch_program(final), [*stages, final], (), notes)
 
 
 def _compile_lowered(
@@ -105,16 +134,53 @@ def _compile_lowered(
     notes: list[str],
 ) -> CompiledComputation:
     lowered = lower_program(stages[-1], grad_enabled=grad_enabled, decompositions=_decompositions(executors))
-    forward_stages, backward_stages = list(stages), []
     joints = {id(block): block.joint for block in lowered.blocks}
+    programs: list[Callable[[], Assembled]] = []
+
+    def snapshot(made_by: str) -> None:
+        """Keeps what the program is now, to be put together when somebody looks at it."""
+        current = dict(joints)
+        programs.append(lambda: _named(assemble(lowered, _split(lowered, current), stages[-1].name), made_by))
+
+    snapshot("lowering")
+    for block_pass in BLOCK_PASSES:
+        for block in lowered.blocks:
+            options = {"transient": block.transient_inputs()} if block_pass is rematerialise else {}
+            joints[id(block)] = block_pass(joints[id(block)], **options)
+        snapshot(block_pass.__name__)
     blocks = _split(lowered, joints)
-    assembled = assemble(lowered, blocks, stages[-1].name)
-    forward_stages.append(assembled.forward)
-    if assembled.backward is not None:
-        backward_stages.append(assembled.backward)
+    for regions in blocks.values():
+        for region in (regions.forward, regions.backward):
+            if region is not None:
+                region.trace = _transformed(region.trace, transforms)
     _fuse(blocks, executors)
-    run = _link(lowered, assembled)
-    return CompiledComputation(run, forward_stages, backward_stages, notes)
+    assembled = _named(assemble(lowered, blocks, stages[-1].name), "claims and fusion")
+    assembled.forward = delete_dead_values(assembled.forward)
+    if assembled.backward is not None:
+        assembled.backward = delete_dead_values(assembled.backward, inputs=True)
+    return CompiledComputation(_link(lowered, assembled), stages, [*programs, lambda: assembled], notes)
+
+
+def _named(program: Assembled, made_by: str) -> Assembled:
+    """The program with a line that says what made it."""
+    for trace in (program.forward, program.backward):
+        if trace is not None:
+            trace.history = (*trace.history, f"made by {made_by}, {len(trace.regions())} regions")
+    return program
+
+
+def _transformed(trace: Trace, transforms: Sequence[Callable[[Trace], Trace]]) -> Trace:
+    """The trace after the user's ATen-level transforms, which keep what goes in and what comes out."""
+    stages = apply_transforms(trace, transforms, "aten")
+    if not stages:
+        return trace
+    result = stages[-1]
+    if len(result.inputs) != len(trace.inputs) or len(result.output) != len(trace.output):
+        raise OptionError(
+            f"a transform changed what {trace.name} takes or returns",
+            remedy="keep trace.inputs and the length of trace.output, or work at level 'torch'",
+        )
+    return result
 
 
 def _has_level(transforms: Sequence[Callable[[Trace], Trace]], level: str) -> bool:
@@ -151,8 +217,8 @@ def _fuse(blocks: dict[int, BlockRegions], executors: Sequence[Executor]) -> Non
 
 
 def _link(lowered: Lowered, assembled: Assembled) -> Callable[..., tuple[Any, ...]]:
-    forward = delete_dead_values(assembled.forward).callable()
+    forward = assembled.forward.callable()
     if assembled.backward is None:
         return make_inference_run(forward, lowered, assembled)
-    backward = delete_dead_values(assembled.backward, inputs=True).callable(boxed=True)
+    backward = assembled.backward.callable(boxed=True)
     return make_training_run(TrainingProgram(lowered, assembled, forward, backward), lowered, assembled)

@@ -99,6 +99,7 @@ class Block:
         differentiable: for each of `results`, whether it has a tangent.
         gradients: for each of the gradients that the joint trace returns, the number of the input.
         sources: the torch-level operations that it was lowered from.
+        types: of the inputs.
     """
 
     name: str
@@ -110,6 +111,13 @@ class Block:
     differentiable: list[bool]
     gradients: list[int]
     sources: Sequence[Op]
+    types: Sequence[TensorType]
+
+    def transient_inputs(self) -> frozenset[int]:
+        """Numbers of the inputs that are values of the program, not its parameters or data."""
+        return frozenset(
+            number for number, kind in enumerate(self.types) if kind.requires_grad and not kind.is_leaf
+        )
 
 
 class _Lowering:
@@ -276,4 +284,4 @@ def lower_block(
     joint = Trace(
         name, [*lowering.inputs, *tangents], lowering.recorder.ops, (tuple(results), tuple(gradients))
     )
-    return Block(name, joint, len(types), described, changed, results, differentiable, numbers, ops)
+    return Block(name, joint, len(types), described, changed, results, differentiable, numbers, ops, types)
