@@ -34,11 +34,11 @@ if TYPE_CHECKING:
     from thunder.frontend import cache_hits as cache_hits
     from thunder.frontend import cache_misses as cache_misses
     from thunder.frontend import compile_stats as compile_stats
-    from thunder.frontend import grad as grad
     from thunder.frontend import last_backward_traces as last_backward_traces
     from thunder.frontend import last_epilogue as last_epilogue
     from thunder.frontend import last_prologue as last_prologue
     from thunder.frontend import last_traces as last_traces
+    from thunder.frontend.grad import grad as grad
     from thunder.frontend.jit import jit as jit
     from thunder.plugins import Plugin as Plugin
     from thunder.recipes import Recipe as Recipe

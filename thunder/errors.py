@@ -7,7 +7,10 @@ with the user's line (`add_location_note`).
 
 from __future__ import annotations
 
+import contextlib
 import linecache
+import threading
+from collections.abc import Iterator
 from typing import NamedTuple
 
 
@@ -43,11 +46,39 @@ class ThunderError(Exception):
         super().__init__("\n".join(parts))
 
 
-class DataDependentError(ThunderError):
+class RefusalError(ThunderError):
+    """Base class of what acquisition raises when it cannot go on.
+
+    The user's own `try: ... except Exception:` may catch it while their program is acquired; `noted_refusals` tells
+    that it was raised nevertheless.
+    """
+
+    def __init__(self, what: str, where: Location | None = None, remedy: str | None = None) -> None:
+        super().__init__(what, where, remedy)
+        noted = getattr(_refusals, "noted", None)
+        if noted is not None:
+            noted.append(self)
+
+
+_refusals = threading.local()
+
+
+@contextlib.contextmanager
+def noted_refusals() -> Iterator[list[RefusalError]]:
+    """The refusals that this thread raises within the block."""
+    outer = getattr(_refusals, "noted", None)
+    _refusals.noted = noted = []
+    try:
+        yield noted
+    finally:
+        _refusals.noted = outer
+
+
+class DataDependentError(RefusalError):
     """The program's path depends on the values of a tensor, which are unknown while it is acquired."""
 
 
-class SharpEdgeError(ThunderError):
+class SharpEdgeError(RefusalError):
     """Python that the compiled program cannot replay, met with `sharp_edges="error"`."""
 
 
@@ -55,7 +86,7 @@ class SharpEdgeWarning(UserWarning):
     """Python that the compiled program cannot replay, met with `sharp_edges="warn"`."""
 
 
-class UnsupportedError(ThunderError):
+class UnsupportedError(RefusalError):
     """Something that thunder does not compile; raised before anything of the user's is changed."""
 
 
@@ -90,6 +121,6 @@ def add_location_note(error: BaseException, where: Location | None) -> None:
         if hasattr(error, "add_note"):
             error.add_note(note)
         else:
-            error.__notes__ = [*getattr(error, "__notes__", []), note]  # type: ignore[attr-defined]
+            error.__notes__ = [*getattr(error, "__notes__", []), note]
     except AttributeError:
         pass  # an exception class with __slots__: its own message must do

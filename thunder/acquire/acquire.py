@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from thunder.acquire.epilogue import Epilogue
-from thunder.acquire.guards import Prologue, absent, is_plain
+from thunder.acquire.guards import Prologue, absent, is_plain, type_lookup
 from thunder.acquire.heap import Heap
 from thunder.acquire.lookasides import Lookasides, is_opaque, is_user_file
 from thunder.acquire.program import Program
@@ -25,7 +25,7 @@ from thunder.acquire.recorder import Recorder
 from thunder.acquire.sources import ITEM, ROOT, Source
 from thunder.acquire.symbols import Symbols
 from thunder.acquire.tracker import AcquisitionTracker
-from thunder.errors import Location
+from thunder.errors import Location, RefusalError, noted_refusals
 from thunder.interpreter import Interpreter, observed_lookups
 from thunder.trace import Trace, Var
 
@@ -78,7 +78,8 @@ def acquire(
     with acquisition.lock:
         outer, acquisition.thread = acquisition.thread, threading.get_ident()
         try:
-            return _Acquisition(function, args, kwargs, sharp_edges, unstable, dynamic, all_dynamic, lookasides or {}).run()
+            run = _Acquisition(function, args, kwargs, sharp_edges, unstable, dynamic, all_dynamic, lookasides or {})
+            return run.run()
         finally:
             acquisition.thread = outer
 
@@ -105,7 +106,7 @@ class _Acquisition:
         self.tracker.recorder = self.recorder
         names: dict[int, str] = {}
         if isinstance(function, torch.nn.Module):
-            names = {id(module): name for name, module in function.named_modules(remove_duplicate=False)}
+            names = {id(module): name for name, module in function.named_modules()}
             for name, tensor in [*function.named_parameters(), *function.named_buffers()]:
                 self.tracker.input_names[id(tensor)] = name
         table = Lookasides(self.tracker, self.recorder, names, sharp_edges).table()
@@ -125,21 +126,28 @@ class _Acquisition:
 
     def run(self) -> Program:
         guard_torch_state(self.prologue)
+        refusals: list[RefusalError] = []
         flags = (torch.is_grad_enabled(), torch.get_default_dtype(), torch.compiler._is_compiling_flag)
         try:
             # Inference tensors have no version counter; the program itself runs in the caller's mode.
             with torch.inference_mode(False), torch.set_grad_enabled(flags[0]), self.recorder:
                 args, kwargs = self._bind_arguments()
                 self._root(self.function)
-                torch.compiler._is_compiling_flag = True  # type: ignore[attr-defined]
-                with observed_lookups(self.tracker.class_lookup):
+                torch.compiler._is_compiling_flag = True
+                with observed_lookups(self.tracker.class_lookup), noted_refusals() as refusals:
                     result = self.interpreter.call(self.function, *args, **kwargs)
+            if refusals:  # the program itself may have caught it
+                raise refusals[0]
             return self._program(result)
+        except Exception:
+            if refusals:
+                raise refusals[0] from None
+            raise
         finally:
             self.heap.restore()
             torch._C._set_grad_enabled(flags[0])
             torch.set_default_dtype(flags[1])
-            torch.compiler._is_compiling_flag = flags[2]  # type: ignore[attr-defined]
+            torch.compiler._is_compiling_flag = flags[2]
 
     def _root(self, function: Any) -> None:
         """The callable itself is held by the program: what it is made of is constant."""
@@ -169,7 +177,7 @@ class _Acquisition:
     def _program(self, result: Any) -> Program:
         prologue, tracker, recorder = self.prologue, self.tracker, self.recorder
         outputs: dict[int, int] = {}
-        output_vars = []
+        output_vars: list[Var] = []
 
         def tensor_expression(shadow: torch.Tensor) -> str | None:
             known = tracker.input_of(shadow)
@@ -198,6 +206,10 @@ class _Acquisition:
             if id(container) in tracker.known:
                 for item in [part for pair in after for part in pair] if isinstance(container, dict) else [after]:
                     epilogue.count_uses(item)
+        slots = []
+        for obj, name, before in self.heap.slot_changes():
+            slots.append((obj, name, before, _slot_value(obj, name)))
+            epilogue.count_uses(slots[-1][3])
         for container, before, after in changes:
             if _needs_whole_content(container, before, after):
                 tracker.touch(container)
@@ -208,11 +220,10 @@ class _Acquisition:
         }
         returned = epilogue.expression(result)
         epilogue.replay(self.heap, owners)
-        for obj, name, before in self.heap.slot_changes():
+        for obj, name, before, after in slots:
             setter = prologue.bind(type.__setattr__ if isinstance(obj, type) else object.__setattr__)
             deleter = prologue.bind(type.__delattr__ if isinstance(obj, type) else object.__delattr__)
             owner = prologue.expression(tracker.known[id(obj)])
-            after = obj.__dict__.get(name, absent) if isinstance(obj, type) else getattr(obj, name, absent)
             if after is absent:
                 epilogue.lines.append(f"{deleter}({owner}, {name!r})")
             elif after is not before:
@@ -306,6 +317,16 @@ def _definition(function: Callable[..., Any]) -> Location | None:
     target: Any = type(function).forward if isinstance(function, torch.nn.Module) else inspect.unwrap(function)
     code = getattr(getattr(target, "__func__", target), "__code__", None)
     return Location(code.co_filename, code.co_firstlineno, code.co_name) if isinstance(code, types.CodeType) else None
+
+
+def _slot_value(obj: Any, name: str) -> Any:
+    """What is in a slot or class attribute now."""
+    if isinstance(obj, type):
+        return obj.__dict__.get(name, absent)
+    try:
+        return type_lookup(type(obj), name).__get__(obj)
+    except AttributeError:
+        return absent
 
 
 def _needs_whole_content(container: Any, before: Any, after: Any) -> bool:

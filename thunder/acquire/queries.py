@@ -42,12 +42,19 @@ QUERIES = _collect()
 DEVICE_QUERIES: dict[Any, Callable[[torch.device], Any]] = {
     _getter("device"): lambda device: device,
     torch.Tensor.get_device: lambda device: device.index if device.index is not None else -1,
-    **{
-        _getter(f"is_{kind}"): (lambda device, kind=kind: device.type == kind)
-        for kind in ("cuda", "cpu", "meta", "mps", "xla", "xpu")
-    },
 }
 """Queries about the device, which the shadow itself does not know."""
+
+
+def _add_device_kinds() -> None:
+    def asks_for(kind: str) -> Callable[[torch.device], bool]:
+        return lambda device: device.type == kind
+
+    for kind in ("cuda", "cpu", "meta", "mps", "xla", "xpu"):
+        DEVICE_QUERIES[_getter(f"is_{kind}")] = asks_for(kind)
+
+
+_add_device_kinds()
 
 BREAK_REMEDY = "or let such calls run in plain Python: thunder.jit(..., on_break='eager')"
 _OUTSIDE = "return the tensor and do this outside of the compiled function"

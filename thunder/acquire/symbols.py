@@ -72,7 +72,7 @@ class Symbols:
             return known
         name = self.prologue.expression(source)
         self.prologue.check(f"type({name}) is int", lambda: f"{source.describe()} is an int")
-        made = self.environment.create_unspecified_symint_and_symbol(
+        made: Any = self.environment.create_unspecified_symint_and_symbol(
             value, ConstantSource(f"number_{len(self.names)}"), DimDynamic.DYNAMIC
         )
         self._numbers[id(source)] = made
@@ -84,7 +84,7 @@ class Symbols:
         place = source.describe()
         every = self.all_sizes and not source.stable
         varying = [every or (place, dim) in self.dynamic for dim in range(real.dim())]
-        context = StatelessSymbolicContext(
+        context: Any = StatelessSymbolicContext(
             dynamic_sizes=[DimDynamic.DYNAMIC if varies else DimDynamic.STATIC for varies in varying]
         )
         with torch._C.DisableTorchFunction():
@@ -98,7 +98,8 @@ class Symbols:
         shape = f"{name}_shape".replace(".", "_")
         self.prologue.check(
             f"type({name}) is {bind(type(real))} and {name}.dtype is {bind(real.dtype)}"
-            f" and {name}.dim() == {real.dim()} and {name}.requires_grad is {real.requires_grad} and {name}.device == {bind(real.device)}",
+            f" and {name}.dim() == {real.dim()}"
+            f" and {name}.requires_grad is {real.requires_grad} and {name}.device == {bind(real.device)}",
             lambda: f"{place} is a {real.dim()}-dimensional {real.dtype} tensor on {real.device}",
         )
         self.prologue.lines.append(f"{shape} = {name}.shape")
@@ -148,8 +149,8 @@ class Symbols:
             return known
         arguments = [self._lower(part, emit, fresh) for part in expression.args]
         if expression.is_Add or expression.is_Mul:
-            function = operator.add if expression.is_Add else operator.mul
-            result = functools.reduce(lambda a, b: self._operation(function, (a, b), emit, fresh), arguments)
+            combine = operator.add if expression.is_Add else operator.mul
+            result = functools.reduce(lambda a, b: self._operation(combine, (a, b), emit, fresh), arguments)
         elif expression.is_Pow:
             result = self._operation(operator.pow, tuple(arguments), emit, fresh)
         else:

@@ -41,7 +41,7 @@ def grad(fn: Callable[..., Any], argnums: int | Sequence[int] = 0, **options: An
             inputs = {position: args[position].detach().requires_grad_() for position in positions}
             value = compiled(*(inputs.get(position, arg) for position, arg in enumerate(args)), **kwargs)
             if not isinstance(value, torch.Tensor) or value.numel() != 1:
-                raise OptionError(f"{fn!r} does not return a scalar tensor", remedy="reduce its result, e.g. with .sum()")
+                raise OptionError(f"{fn!r} does not return a scalar tensor", remedy="reduce its result with .sum()")
             gradients = torch.autograd.grad(value, list(inputs.values()), allow_unused=True, materialize_grads=True)
         return gradients[0] if isinstance(argnums, int) else gradients
 

@@ -35,7 +35,7 @@ class CompileStats:
 def compiled_function(compiled: Any) -> CompiledFunction:
     """The compiled callable behind what `thunder.jit` or `thunder.compile` returned."""
     if is_compiled_module(compiled):
-        return compiled._thunder  # type: ignore[no-any-return]
+        return compiled._thunder
     if isinstance(compiled, CompiledFunction):
         return compiled
     raise OptionError(

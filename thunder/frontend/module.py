@@ -43,10 +43,10 @@ def compile_module(model: torch.nn.Module, options: Options) -> torch.nn.Module:
     if compiled_kind is None:
         namespace = {"__slots__": ("_thunder",), "__module__": kind.__module__, "__doc__": kind.__doc__}
         compiled_kind = _classes[kind] = type(kind.__name__, (CompiledModuleMethods, kind), namespace)
-    compiled = object.__new__(compiled_kind)
+    compiled: Any = object.__new__(compiled_kind)
     object.__setattr__(compiled, "__dict__", model.__dict__)
     object.__setattr__(compiled, "_thunder", CompiledFunction(model, options))
-    return compiled  # type: ignore[return-value]
+    return compiled
 
 
 def is_compiled_module(module: Any) -> bool:
@@ -56,7 +56,7 @@ def is_compiled_module(module: Any) -> bool:
 
 def original_module(module: Any) -> torch.nn.Module:
     """The model that a compiled module runs."""
-    return module._thunder.function  # type: ignore[no-any-return]
+    return module._thunder.function
 
 
 module_lookasides[CompiledModuleMethods.__call__] = lambda interp, module, *args, **kwargs: interp.call(
