@@ -92,6 +92,7 @@ class Lookasides:
         self.module_names = module_names
         self.sharp_edges = sharp_edges
         self._regions = 0
+        self._inference_modes = [torch.is_inference_mode_enabled()]
         self._autocasts: dict[int, list[Any]] = {}
 
     def table(self) -> dict[Any, Callable[..., Any]]:
@@ -112,6 +113,7 @@ class Lookasides:
             torch.autograd.Function.apply.__func__: self.apply_function,  # type: ignore[attr-defined]
             torch.autocast.__enter__: self.enter_autocast,
             torch.autocast.__exit__: self.exit_autocast,
+            torch.is_inference_mode_enabled: lambda interp: self._inference_modes[-1],
             torch.inference_mode.__enter__: self.enter_inference_mode,
             torch.inference_mode.__exit__: self.exit_inference_mode,
             torch.manual_seed: lambda interp, seed: self.statement(torch.manual_seed, seed),
@@ -140,6 +142,8 @@ class Lookasides:
 
     # Builtins ---------------------------------------------------------------------------------------------------
     def getattr(self, interp: Any, obj: Any, name: str, default: Any = _MISSING) -> Any:
+        if not isinstance(name, str):
+            return getattr(obj, name)  # raises
         if default is _MISSING:
             return self.tracker.load_attr(obj, name)
         try:
@@ -148,6 +152,8 @@ class Lookasides:
             return default
 
     def hasattr(self, interp: Any, obj: Any, name: str) -> bool:
+        if not isinstance(name, str):
+            return hasattr(obj, name)  # raises
         try:
             self.tracker.load_attr(obj, name)
         except AttributeError:
@@ -296,11 +302,13 @@ class Lookasides:
         var = self.recorder.name_object(object(), "context")
         self._state_op(enter, (context.mode,), var)
         context._thunder = (var, torch.is_grad_enabled())  # type: ignore[attr-defined]
+        self._inference_modes.append(context.mode)
         with torch._C.DisableTorchFunction():
             torch._C._set_grad_enabled(torch.is_grad_enabled() and not context.mode)
 
     def exit_inference_mode(self, interp: Any, context: torch.inference_mode, *exception: Any) -> None:
         var, before = context._thunder  # type: ignore[attr-defined]
+        self._inference_modes.pop()
         self.statement(torch.autograd.grad_mode._exit_inference_mode, var)
         with torch._C.DisableTorchFunction():
             torch._C._set_grad_enabled(before)

@@ -18,7 +18,7 @@ FLOATS = ("0.0", "-0.0", "1.0", "1.5", "2.0", "-1.0", "math.inf", "math.nan")
 FINITE = ("0", "1", "2", "3", "-1", "True", "0.0", "1.0", "1.5", "2.0", "-0.0")
 BOOLEANS = ("True", "False")
 TEXTS = ("''", "'a'", "'b'", "'relu'", "'neg'", "'sin'", "'1'")
-OTHERS = ("None", "None", "()", "(1, 2)", "(1.0, True)", "b'a'", "torch.float32", "torch.float64", "...", "2 + 1j")
+OTHERS = ("None", "None", "()", "(1, 2)", "(1.0, True)", "b'a'", "torch.float32", "torch.float64", "...")
 KEYS = ("'a'", "'b'", "'c'", "1", "2", "None", "(1, 'a')", "2.5")
 CONFUSED = {
     "0": ("False", "0.0", "-0.0"), "1": ("True", "1.0"), "2": ("2.0",), "3": ("3.0",), "-1": ("-1.0",),
