@@ -198,6 +198,7 @@ class Grower:
         fields = {
             "a": a,
             "b": b,
+            "same": self.one_of(*[name for name in self.tensors if self.values[name].shape == value.shape]),
             "n": b if self.chance(0.6) else self.one_of("2", "0.5", "True", "-3", "1.5", "(1 + 2j)"),
             "dim": dim,
             "other": self.random.randrange(-max(1, value.ndim), max(1, value.ndim)),
@@ -209,7 +210,7 @@ class Grower:
             "wide": [self.one_of(-1, 3) if extent == 1 else -1 for extent in value.shape],
             "dtype": self.one_of("float32", *OTHER_DTYPES),
             "place": self.one_of("{}", "{}", "{}", "{}[0]", "{}[..., 1:]", "{}.T", "{}.view(-1)").format(a),
-            "mask": f"{a} > 0" if value.ndim == 1 else self.one_of(f"{a} > 0", f"{a}.sum(-1) > 0"),
+            "mask": ("...", f"{a} > 0")[value.ndim] if value.ndim < 2 else self.one_of(f"{a} > 0", f"{a}.sum(-1) > 0"),
             "value": self.one_of("0", "1.5", "-1", b, f"{b}[0]", f"{b}.sum()"),
         }
         names = [self.fresh_name() for mark in ("{new}", "{second}") if mark in template]

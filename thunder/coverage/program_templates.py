@@ -3,12 +3,13 @@
 `EXPRESSIONS` define a new variable; `STATEMENTS` stand as they are, one or more lines. Both are lists by kind, one
 template a line. Names in braces are filled in:
 
-    {a} {b}          tensors that exist                 {n}        a tensor or a number
+    {a} {b}          tensors that exist                 {same}     one of {a}'s shape
+    {mask}           a mask or a simple index of {a}    {n}        a tensor or a number
     {dim} {other}    dimensions of {a}                  {size}     the length of {a} in {dim}
     {start} {rest}   a place in {dim}, and what is left {last}     the last index of {a}'s first dimension
     {order}          a permutation of {a}'s dimensions  {wide}     a shape that {a} expands to
     {dtype}          a dtype                            {place}    {a}, or a view of it
-    {mask}           a mask or a simple index of {a}    {value}    something to assign
+    {value}          something to assign to {a}
     {new} {second}   fresh variables
 
 What PyTorch refuses for a given tensor is dropped while a program grows, so a template need not fit every tensor.
@@ -159,12 +160,12 @@ EXPRESSIONS: dict[str, str] = {
         torch.zeros(0, 3)
     """,
     "out": """
-        torch.sin({a}, out={b})
-        torch.add({a}, 1, out={b})
-        torch.mul({a}, {b}, out={b})
+        torch.sin({a}, out={same})
+        torch.add({a}, 1, out={same})
+        torch.mul({a}, {b}, out=torch.empty(0, dtype={a}.dtype))
         torch.neg({a}, out=torch.empty(0, dtype={a}.dtype))
         torch.sum({a}, 0, out=torch.empty(0, dtype={a}.dtype))
-        torch.add({a}, {a}, out={b}.view({a}.shape))
+        torch.add({a}, {a}, out={same}.view({a}.shape))
         torch.cat([{a}, {a}], out=torch.empty(0, dtype={a}.dtype))
     """,
     "layout": """

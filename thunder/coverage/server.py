@@ -92,7 +92,7 @@ def run_forked(suite: Suite, row: str, subject: Subject, recorder: Recorder, log
     os.setpgid(0, 0)
     os.dup2(log.fileno(), 1)
     os.dup2(log.fileno(), 2)
-    faulthandler.enable(file=sys.stderr, all_threads=False)
+    faulthandler.enable(file=log, all_threads=False)
     if memory:
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -121,8 +121,10 @@ def run_row(suite: Suite, subject: Subject, job: dict[str, Any]) -> RowResult:
         timed_out = not follow(attempt, result, deadline, job["case_timeout"])
         status = attempt.end()
         if attempt.finished:
+            attempt.log.close()
             break
         index = record_death(attempt, result, timed_out, status)
+        attempt.log.close()
         restarts += 1
         out_of_time = time.monotonic() >= deadline
         if index is None or job["case_timeout"] is None or out_of_time or restarts > MAX_RESTARTS:

@@ -1,0 +1,97 @@
+"""Rows run in processes of their own: whatever a case does, the row has a result, and the next case is run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from thunder.coverage.outcomes import Status
+from thunder.coverage.recorder import NotRunnableInEager, Recorder, WrongResult
+from thunder.coverage.server import run_row
+from thunder.coverage.subjects import Eager, Subject
+from thunder.coverage.suite import Suite
+
+
+class Behaviours(Suite):
+    """A suite whose cases do what their names say."""
+
+    name = "behaviours"
+
+    def row_names(self) -> Sequence[str]:
+        return ["ok"]
+
+    def run_row(self, row: str, subject: Subject, recorder: Recorder) -> None:
+        for action in row.split():
+            if recorder.skips_next():
+                continue
+            with recorder.case("act", action):
+                act(action)
+
+
+def act(action: str) -> None:
+    """One behaviour."""
+    if action == "error":
+        raise TypeError("first line\nsecond line")
+    if action == "wrong":
+        raise WrongResult("values differ", 0.5)
+    if action == "absent":
+        raise NotRunnableInEager("eager refuses")
+    if action == "crash":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if action == "exit":
+        os._exit(3)
+    if action == "hang":
+        time.sleep(60)
+
+
+def run(row: str, **limits: Any) -> list[tuple[str, Status]]:
+    """The cases that are not ok."""
+    job = {"row": row, "row_timeout": 20.0, "case_timeout": 5.0, "memory": 0, "phases": [], **limits}
+    result = run_row(Behaviours(), Eager(), job)
+    counts = result.phases["act"].counts
+    found = [(failure.case, failure.status) for failure in result.phases["act"].failures]
+    assert sum(counts.values()) == len(found) + counts.get(Status.OK, 0)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("action", "status"),
+    [
+        ("error", Status.ERROR),
+        ("wrong", Status.WRONG),
+        ("absent", Status.NOT_RUNNABLE),
+        ("crash", Status.CRASH),
+        ("exit", Status.CRASH),
+    ],
+)
+def test_a_case_ends_in_its_status_and_the_next_one_runs(action, status):
+    assert run(f"ok {action} error") == [(action, status), ("error", Status.ERROR)]
+
+
+def test_a_hanging_case_is_ended_and_the_next_one_runs():
+    started = time.monotonic()
+    assert run("hang error", case_timeout=0.3) == [("hang", Status.TIMEOUT), ("error", Status.ERROR)]
+    assert time.monotonic() - started < 10
+
+
+def test_a_row_ends_at_its_limit():
+    assert run("ok hang error", row_timeout=0.3, case_timeout=None) == [("hang", Status.TIMEOUT)]
+
+
+def test_the_first_line_and_the_users_line_are_kept():
+    job = {"row": "error", "row_timeout": 20.0, "case_timeout": None, "memory": 0, "phases": []}
+    (failure,) = run_row(Behaviours(), Eager(), job).phases["act"].failures
+    assert failure.summary == "TypeError: first line"
+    assert "test_server.py" in failure.location and failure.location.endswith(" act")
+
+
+def test_a_crash_names_its_signal():
+    job = {"row": "crash", "row_timeout": 20.0, "case_timeout": None, "memory": 0, "phases": []}
+    (failure,) = run_row(Behaviours(), Eager(), job).phases["act"].failures
+    assert failure.error_class == "SIGSEGV"
+    assert "Segmentation fault" in failure.message

@@ -1,0 +1,57 @@
+"""A small, representative part of every suite passes; the whole is run by `thunder coverage`."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+
+from thunder.coverage.outcomes import RowResult
+from thunder.coverage.runner import Plan, Run
+
+SUBJECT = "thunder-eager"
+MODEL_PHASES = {"build", "eager", "forward", "backward"}
+ROWS = {
+    "transformers": ["llama", "bert", "t5", "vit", "clip", "mamba", "mixtral", "gpt2"],
+    "ops": ["add:float32", "sort:int64", "cat:float32", "linalg.norm:complex64", "index_put:bfloat16", "view_as:bool"],
+    "litgpt": ["Llama-3.1-8B", "Gemma-2b", "phi-2"],
+    "diffusers": ["UNet2DModel", "FluxTransformer2DModel"],
+    "vision": ["transformers/resnet"],
+    "programs": ["00000-00049"],
+}
+NEEDED = {"litgpt": "litgpt", "diffusers": "diffusers", "vision": "transformers", "transformers": "transformers"}
+
+
+def run(suite: str, tmp_path) -> list[RowResult]:
+    module = NEEDED.get(suite)
+    if module is not None and importlib.util.find_spec(module) is None:
+        pytest.skip(f"{module} is not installed")
+    phases = ["forward", "backward"] if suite not in ("ops", "programs") else []
+    return Run(Plan([suite], [SUBJECT], tmp_path, only=ROWS[suite], phases=phases)).execute()
+
+
+@pytest.mark.parametrize("suite", list(ROWS))
+def test_rows_pass(suite, tmp_path):
+    results = run(suite, tmp_path)
+    assert [result.row for result in results] == [
+        row for row in sorted(ROWS[suite], key=[r.row for r in results].index)
+    ]
+    failed = [
+        f"{result.row} {name} {failure.case}: {failure.summary}"
+        for result in results
+        for name, phase in result.phases.items()
+        for failure in phase.failures
+        if failure.status.is_failure
+    ]
+    assert not failed
+    for result in results:
+        assert all(phase.passed or name.endswith("gradient") for name, phase in result.phases.items()), result.row
+        assert suite in ("ops", "programs") or set(result.phases) == MODEL_PHASES
+
+
+def test_a_run_is_resumed(tmp_path):
+    first = Run(Plan(["programs"], ["eager"], tmp_path, only=["00000-00049"]))
+    results = first.execute()
+    again = Run(Plan(["programs"], ["eager"], tmp_path, only=["00000-00049", "00050-00099"], resume=True))
+    assert [row.row for row in again.results] == [row.row for row in results]
+    assert [task.row for task in again.pending] == ["00050-00099"]
