@@ -225,6 +225,8 @@ class Interpreter:
         key = id(code)
         installed = self._trampolines.get(key)
         if installed is None:
+            if is_internal(code):
+                return code
             self._kept.append(code)
             installed = self._trampolines[key] = trampoline(code, self._enter)
         return installed

@@ -25,7 +25,7 @@ def get_iterator(interp: Any, obj: Any) -> Any:
         return iterator
     if method is NULL:
         get_item = python_method(cls, "__getitem__")
-        if get_item is not None and not interp.interprets_everything:
+        if get_item is not None:
             return _by_index(interp, get_item, obj)
     return iter(obj)
 

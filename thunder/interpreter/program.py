@@ -13,7 +13,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from types import CodeType
-from typing import Any, NamedTuple
+from typing import Any
 
 from .frame import NULL
 from .instructions import HANDLERS, TRACKED_HANDLERS, Handler
@@ -28,23 +28,26 @@ CO_ITERABLE_COROUTINE = 0x100
 CO_ASYNC_GENERATOR = 0x200
 
 
-class HandlerRange(NamedTuple):
-    """Instructions from `start` up to `end` are covered by the exception handler at `target`."""
-
-    start: int
-    end: int
-    target: int
-    depth: int
-    push_index: bool
+HandlerRange = tuple[int, int, int, int, bool]
+"""(start, end, target, depth, push index): instructions from start up to end are covered by the handler at target."""
 
 
-class Translation(NamedTuple):
+class Translation:
     """What a version's translator makes of a code object."""
 
-    instructions: list[tuple[int, str, Any]]  # (bytecode offset, name in the common set, operand)
-    handler_ranges: list[HandlerRange]
-    local_names: tuple[str, ...]  # one for each slot that lies below the value stack
-    cell_slots: frozenset[int]  # slots that hold cells
+    __slots__ = ("cell_slots", "handler_ranges", "instructions", "local_names")
+
+    def __init__(
+        self,
+        instructions: list[tuple[int, str, Any]],
+        handler_ranges: list[HandlerRange],
+        local_names: tuple[str, ...],
+        cell_slots: frozenset[int],
+    ) -> None:
+        self.instructions = instructions  # (bytecode offset, name in the common set, operand)
+        self.handler_ranges = handler_ranges
+        self.local_names = local_names  # one for each slot that lies below the value stack
+        self.cell_slots = cell_slots  # slots that hold cells
 
 
 class Program:

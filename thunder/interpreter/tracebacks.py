@@ -66,6 +66,10 @@ def stub_frame(frame: Frame) -> FrameType:
     return FunctionType(program.stub, frame.globals)(frame).gi_frame
 
 
+def is_stub_code(code: CodeType) -> bool:
+    return code.co_varnames[:1] == (_MARK,)
+
+
 def is_stub(native: FrameType) -> bool:
     return native.f_code.co_varnames[:1] == (_MARK,)
 

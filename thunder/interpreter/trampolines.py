@@ -18,7 +18,6 @@ from typing import Any
 from .program import CO_VARARGS, CO_VARKEYWORDS
 
 _SIGNATURE_FLAGS = CO_VARARGS | CO_VARKEYWORDS
-_MAKER = "<trampoline>"
 
 _models: dict[tuple[int, int, int, int, int], CodeType] = {}
 
@@ -60,23 +59,15 @@ def _model(positional_only: int, positional: int, keyword_only: int, flags: int,
     source = (
         f"def make({', '.join(cells)}):\n"
         f" def trampoline({', '.join(parameters)}):\n"
-        f"  return 'entry'({', '.join([*arguments, get_cells])})\n"
+        f"  entry = 'entry'\n"
+        f"  return entry({', '.join([*arguments, get_cells])})\n"
         " return trampoline\n"
     )
     namespace: dict[str, Any] = {}
     # The text holds nothing of the program's: only numbered names.
-    exec(_compile_quietly(source), namespace)
+    exec(compile(source, __file__, "exec", dont_inherit=True), namespace)
     function = namespace["make"](*cells)
     return function.__code__
-
-
-def _compile_quietly(source: str) -> CodeType:
-    """Compiles text in which a string is called, which the compiler would warn about."""
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SyntaxWarning)
-        return compile(source, __file__, "exec", dont_inherit=True)
 
 
 def trampoline(code: CodeType, enter: Any) -> CodeType:
@@ -91,10 +82,10 @@ def trampoline(code: CodeType, enter: Any) -> CodeType:
     model = _models.get(shape)
     if model is None:
         model = _models[shape] = _model(*shape)
-    count = model.co_nlocals
+    count = model.co_nlocals - 1  # all but `entry`
     changes: dict[str, Any] = {
         "co_name": code.co_name,
-        "co_varnames": code.co_varnames[:count],
+        "co_varnames": (*code.co_varnames[:count], ".entry"),
         "co_freevars": code.co_freevars,
         "co_firstlineno": code.co_firstlineno,
         "co_consts": tuple(

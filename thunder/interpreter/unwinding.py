@@ -10,7 +10,7 @@ CPython 3.11 and newer describe handlers in a table of ranges; 3.10 keeps a stac
 from __future__ import annotations
 
 import sys
-from typing import Any, NamedTuple
+from typing import Any
 
 from .frame import LEFT_HANDLER, NULL, Frame
 from .tracebacks import record
@@ -44,12 +44,15 @@ def _unwind_by_ranges(frame: Frame) -> int:
     return PROPAGATE
 
 
-class Block(NamedTuple):
+class Block:
     """An entry of the block stack of 3.10: a handler that is set up, or one that is being executed."""
 
-    is_running: bool
-    target: int
-    depth: int
+    __slots__ = ("depth", "is_running", "target")
+
+    def __init__(self, is_running: bool, target: int, depth: int) -> None:
+        self.is_running = is_running
+        self.target = target
+        self.depth = depth
 
 
 def _unwind_by_blocks(frame: Frame) -> int:

@@ -1,15 +1,20 @@
 """Runs the tests of one module and writes one line of JSON for each; runs natively or interpreted, like any program.
 
-    python worker.py MODULE RESULTS
+    python worker.py MODULE RESULTS [--frames]
 
 Each line of RESULTS: `{"test": name, "outcome": "started" | "passed" | "failed" | ..., "seconds": s, "detail": text}`.
+With --frames (interpreted runs only) a last line tells how many Python frames were interpreted and how many native.
 """
 
+import faulthandler
 import json
 import os
 import sys
 import time
 import unittest
+
+
+SECONDS_FOR_ONE_TEST = 240
 
 
 class Recorder(unittest.TestResult):
@@ -28,6 +33,8 @@ class Recorder(unittest.TestResult):
         self.file.flush()
 
     def startTest(self, test):
+        # A test that hangs ends the process; the next process goes on after it.
+        faulthandler.dump_traceback_later(SECONDS_FOR_ONE_TEST, exit=True)
         super().startTest(test)
         self.subtest_failed = False
         self.began = time.perf_counter()
@@ -73,10 +80,50 @@ def test_name(test):
     return test.id().replace("__main__.", "")
 
 
-def main(module, results):
-    os.environ.setdefault("PYTHONHASHSEED", "0")
+def main(module, results, *options):
+    counter = None
+    if "--frames" in options:
+        from thunder.interpreter.frame_counter import FrameCounter
+
+        counter = FrameCounter()
+        counter.start()
+    try:
+        run_tests(module, results)
+    finally:
+        if counter is not None:
+            counter.stop()
+            frames = {"interpreted": counter.interpreted, "native": counter.native}
+            with open(results, "a") as file:
+                file.write(json.dumps({"test": "", "outcome": "frames", **frames}) + "\n")
+
+
+def known_tests(results):
+    """The tests that earlier processes ran or died in."""
+    if not os.path.exists(results):
+        return set()
+    with open(results) as file:
+        return {json.loads(line)["test"] for line in file if line.endswith("\n")}
+
+
+def without(suite, known):
+    """The suite less the tests that are known."""
+    rest = unittest.TestSuite()
+    for test in suite:
+        if isinstance(test, unittest.TestSuite):
+            # A suite class of its own may set things up around its tests.
+            test._tests = list(without(test, known))
+            rest.addTest(test)
+        elif test_name(test) not in known:
+            rest.addTest(test)
+    return rest
+
+
+def run_tests(module, results):
+    known = known_tests(results)
     with open(results, "a") as file:
         suite = unittest.defaultTestLoader.loadTestsFromName("test." + module)
+        if known:
+            suite = without(suite, known)
         began = time.perf_counter()
         suite.run(Recorder(file))
         seconds = round(time.perf_counter() - began, 3)
@@ -84,4 +131,4 @@ def main(module, results):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2])
+    main(*sys.argv[1:])

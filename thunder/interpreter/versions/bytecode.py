@@ -185,7 +185,7 @@ def exception_ranges(code: CodeType, index_of: dict[int, int]) -> list[HandlerRa
         target = number() * 2
         depth_and_flag = number()
         ranges.append(
-            HandlerRange(
+            (
                 nearest(index_of, start),
                 nearest(index_of, end),
                 index_of[target],
