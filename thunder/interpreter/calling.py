@@ -142,6 +142,8 @@ def call_function(
     del arguments  # or they would outlive the variables of the frame
     frame = Frame(interp, program, function, function.__globals__, function.__builtins__, stack)
     del stack
+    if not program.is_optimized:
+        frame.names = function.__globals__
     if program.suspends:
         return suspended(frame, function.__name__, function.__qualname__)
     return run(frame)

@@ -30,6 +30,16 @@ def raise_native_limits() -> None:
     resource.setrlimit(resource.RLIMIT_STACK, (wanted, hard))
 
 
+def keep_builtins() -> None:
+    """Makes the interpreter immune to a program that replaces builtins such as `len`."""
+    package = __name__.rpartition(".")[0]
+    for name, module in list(sys.modules.items()):
+        if name.startswith(package + ".") and not name.startswith(package + ".conformance"):
+            for builtin, value in vars(builtins).items():
+                if not builtin.startswith("_"):
+                    vars(module).setdefault(builtin, value)
+
+
 def _fresh_main() -> types.ModuleType:
     """A new `__main__`, in the place of the interpreter's own."""
     module = types.ModuleType("__main__")
@@ -88,6 +98,7 @@ def main(arguments: list[str]) -> None:
     if sys.path and not os.environ.get("PYTHONSAFEPATH"):
         del sys.path[0]  # where `python -m` looked for the interpreter
     raise_native_limits()
+    keep_builtins()
     interp = Interpreter(interprets_everything=True)
     try:
         run_program(interp, arguments)

@@ -205,7 +205,10 @@ class Frame:
         if generator is not None:
             if any(frame is self for frame in running_frames(sys._getframe())):
                 raise RuntimeError("cannot clear an executing frame")
-            generator.close()
+            for attribute in ("gi_frame", "cr_frame", "ag_frame"):
+                native = getattr(generator, attribute, None)
+                if native is not None:
+                    native.clear()
         elif any(frame is self for frame in running_frames(sys._getframe())):
             raise RuntimeError("cannot clear an executing frame")
         self.stack.clear()

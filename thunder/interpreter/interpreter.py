@@ -239,6 +239,8 @@ class Interpreter:
         function = FunctionType(code, global_names, code.co_name, None, closure)
         frame = Frame(self, program, function, global_names, function.__builtins__, values + program.tail)
         del values
+        if not program.is_optimized:
+            frame.names = global_names
         if program.suspends:
             return suspended(frame, code.co_name, getattr(code, "co_qualname", code.co_name))
         return run(frame)

@@ -78,6 +78,8 @@ def generator_driver(frame: Frame) -> Any:
     handled = sys.exc_info()[1] if frame.in_handler else None
     is_suspended = False
     while True:
+        if handled is not None and sys.exc_info()[1] is not handled:
+            return (yield from restored_driver(frame, handled))
         frame.iterator = iterator = iter(frame.instructions)
         frame.jump = iterator.__setstate__
         if frame.position:
@@ -117,6 +119,21 @@ def generator_driver(frame: Frame) -> Any:
                 result = yield from iterable_coroutine_driver(frame)
                 if result is not LEFT_HANDLER:
                     return result
+
+
+def restored_driver(frame: Frame, handled: BaseException) -> Any:
+    """Goes on with an exception handler's body after something was thrown into it.
+
+    The native `throw` resumes the nested driver without the state of the driver around it, so the exception that is
+    being handled has to be put back.
+    """
+    traceback, context = handled.__traceback__, handled.__context__
+    try:
+        raise handled
+    except BaseException:  # a boundary: whatever the program handles
+        handled.__traceback__, handled.__context__ = traceback, context
+        frame.in_handler = True
+        return (yield from iterable_coroutine_driver(frame))
 
 
 def chain_thrown(handled: BaseException) -> None:

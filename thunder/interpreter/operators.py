@@ -44,7 +44,7 @@ def binary(interp: Any, left: Any, right: Any, operation: Operation) -> Any:
         result = interp.call(in_place, left, right)
         if result is not NotImplemented:
             return result
-    elif in_place is not NULL and in_place is not None:
+    elif in_place is not NULL:
         return operation.native(left, right)
     result = _without_in_place(interp, left, right, method, reflected, operation)
     if result is not NotImplemented:

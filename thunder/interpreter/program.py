@@ -99,7 +99,9 @@ class Program:
         argument_slots = self.positional + self.keyword_only + variadic
         self.tail = [NULL] * (self.base - argument_slots)
         # The number of positional arguments with which a call needs no binding at all; -1: always needs binding.
-        self.simple_count = -1 if self.keyword_only or variadic or self.suspends else self.positional
+        self.simple_count = (
+            -1 if self.keyword_only or variadic or self.suspends or not self.is_optimized else self.positional
+        )
         free = set(code.co_freevars)
         self.visible_locals = [
             (slot, name)

@@ -34,7 +34,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--python", action="append", help="a version (3.11) or an executable; default: all found")
     parser.add_argument("--module", action="append", help="a module of the test package; default: the list")
     parser.add_argument("--results", type=Path, default=Path("build/conformance"), help="where results are kept")
-    parser.add_argument("--timeout", type=float, default=900, help="seconds for one run of one module")
+    parser.add_argument("--timeout", type=float, default=1200, help="seconds for one run of one module")
     parser.add_argument("--jobs", type=int, default=1, help="modules that run at the same time")
     parser.add_argument("--fresh", action="store_true", help="run again what was run before")
     parser.add_argument("--frames", action="store_true", help="also count frames (one more, slower run)")

@@ -8,11 +8,12 @@ import builtins
 import sys
 import warnings
 from collections.abc import Callable
-from types import CellType, CodeType, FrameType
+from types import CellType, CodeType, FrameType, ModuleType
 from typing import Any
 
 from ..calling import run_code
 from ..frame import NULL, Frame, running_frames
+from ..iteration import list_of
 from ..lookup import is_class, type_lookup
 
 _FUTURE_FLAGS = 0
@@ -43,7 +44,8 @@ def vars_of(interp: Any, *arguments: Any) -> Any:
 
 def dir_of(interp: Any, *arguments: Any) -> Any:
     if not arguments:
-        return sorted(_frame(interp).local_names())
+        names = _frame(interp).local_names()
+        return sorted(names if type(names) is dict else list_of(interp, interp.call(interp.getattr(names, "keys"))))
     return interp.call_natively(dir, arguments, {})
 
 
@@ -66,7 +68,7 @@ def _namespaces(interp: Any, name: str, global_names: Any, local_names: Any) -> 
 
 def _builtins_of(global_names: dict[str, Any]) -> dict[str, Any]:
     namespace = global_names["__builtins__"]
-    return namespace if isinstance(namespace, dict) else namespace.__dict__
+    return namespace.__dict__ if isinstance(namespace, ModuleType) else namespace
 
 
 def exec_source(
