@@ -68,6 +68,13 @@ def functional_tensor_mode() -> Any:
     return FunctionalTensorMode()
 
 
+def python_dispatcher() -> Any:
+    """A context in which operators' Python decompositions take precedence, as in AOTAutograd.  Tested: 2.13."""
+    from torch._dispatch.python import enable_python_dispatcher
+
+    return enable_python_dispatcher()
+
+
 def to_functional(tensor: torch.Tensor) -> torch.Tensor:
     """Wraps a tensor for `functional_tensor_mode`, which must be active.  Tested: 2.13."""
     from torch._subclasses.functional_tensor import FunctionalTensor
@@ -98,6 +105,11 @@ def has_metadata_mutation(tensor: Any) -> bool:
     return torch._functionalize_has_metadata_mutation(tensor.elem) or torch._functionalize_was_storage_changed(
         tensor.elem
     )
+
+
+def is_changed_under_no_grad(tensor: Any) -> bool:
+    """Whether every in-place change of the wrapped tensor was made without autograd.  Tested: 2.13."""
+    return torch._functionalize_are_all_mutations_under_no_grad_or_inference_mode(tensor.elem)
 
 
 def storage_key(tensor: torch.Tensor) -> int:
@@ -304,4 +316,5 @@ def is_graph_kept() -> bool:
 
 def delayed_error(message: bytes, tensors: list[torch.Tensor]) -> Any:
     """The tensors, with a history that raises `message` when it is differentiated.  Tested: 2.13."""
-    return torch._C._functions.DelayedError(message, len(tensors))(*tensors)
+    marked = torch._C._functions.DelayedError(message, len(tensors))(*tensors)
+    return marked if isinstance(marked, tuple) else (marked,)

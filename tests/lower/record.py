@@ -5,18 +5,26 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import MethodType
 from typing import Any
 
 import torch
 import torch.utils._pytree as pytree
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_function
 
 from thunder import _torch_compat
 from thunder.errors import Location
-from thunder.trace import Namer, Op, Trace, Var
+from thunder.trace import Namer, Op, Region, Trace, Var
 
 QUERIES = {"size", "stride", "dim", "numel", "is_floating_point", "is_contiguous", "__len__", "data_ptr"}
+
+
+def checkpointed(function: Callable[..., Any], *args: torch.Tensor) -> Any:
+    """`torch.utils.checkpoint.checkpoint` as the recorder sees it: the function becomes a region."""
+    if has_torch_function(args):
+        return handle_torch_function(checkpointed, args, function, *args)
+    return torch.utils.checkpoint.checkpoint(function, *args, use_reentrant=False)
 
 
 class Recorder(TorchFunctionMode):
@@ -57,13 +65,33 @@ class Recorder(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         args = pytree.tree_map_only(torch.nn.Parameter, lambda p: p, args)
+        if func is checkpointed:
+            return self.checkpoint(args, kwargs)
+        return self.call(func, args, kwargs)
+
+    def checkpoint(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The function becomes a region; tensors that it takes from outside become arguments."""
+        function, *rest = args
+        outer, self.ops = self.ops, []
+        with self:
+            result = function(*rest)
+        inner, self.ops = self.ops, outer
+        defined = {id(var) for op in inner for var in op.outputs()}
+        taken = {id(var): var for op in inner for var in op.inputs() if id(var) not in defined}
+        output = self.structure(result)
+        region = Region(f"checkpointed_{len(outer)}", Trace("checkpointed", list(taken.values()), inner, output))
+        options = {"use_reentrant": False}
+        self.ops.append(Op(torch.utils.checkpoint.checkpoint, (region, *taken.values()), options, output))
+        return result
+
+    def call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         name = getattr(func, "__name__", "")
         result = func(*args, **kwargs)
         has_tensor = any(isinstance(leaf, torch.Tensor) for leaf in pytree.tree_leaves(result))
-        statement = name.startswith(("_set_", "_exit_")) or name in ("manual_seed", "__setitem__")
+        statement = name.startswith(("_set_", "_exit_")) or name in ("manual_seed", "__setitem__", "register_hook")
         if (name == "__get__" and not has_tensor) or name in QUERIES:
             return result
-        if not (has_tensor or statement or name.rstrip("_") + "_" == name):
+        if not (has_tensor or statement or (name.endswith("_") and not name.endswith("__"))):
             return result
         frame = sys._getframe(1)
         while frame is not None and "/torch/" in frame.f_code.co_filename:
@@ -103,11 +131,18 @@ def contexts_as_statements(recorder: Recorder) -> Iterator[None]:
         else:
             statements[target](context)
 
+    def apply(cls, *args, **kwargs):
+        with torch._C.DisableTorchFunction():
+            return recorder.call(MethodType(original_apply.__func__, cls), args, kwargs)
+
+    original_apply = torch.autograd.Function.__dict__["apply"]
     try:
         for cls, _, _ in saved:
             cls.__enter__, cls.__exit__ = enter, leave
+        torch.autograd.Function.apply = classmethod(apply)
         yield
     finally:
+        torch.autograd.Function.apply = original_apply
         for cls, original_enter, original_exit in saved:
             cls.__enter__, cls.__exit__ = original_enter, original_exit
 

@@ -1,6 +1,7 @@
 """Executors run traces: they claim operations and regions of a program and put implementations beneath
 them."""
 
+from thunder.executors.aten import aten
 from thunder.executors.eager import eager
 from thunder.executors.executor import (
     Executor,
@@ -15,6 +16,7 @@ from thunder.executors.pipeline import CompiledComputation, compile_computation
 __all__ = [
     "CompiledComputation",
     "Executor",
+    "aten",
     "compile_computation",
     "eager",
     "executor_names",

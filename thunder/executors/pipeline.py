@@ -158,7 +158,7 @@ def _compile_lowered(
     assembled.forward = delete_dead_values(assembled.forward)
     if assembled.backward is not None:
         assembled.backward = delete_dead_values(assembled.backward, inputs=True)
-    return CompiledComputation(_link(lowered, assembled), stages, [*programs, lambda: assembled], notes)
+    return CompiledComputation(_link(lowered, assembled, grad_enabled), stages, [*programs, lambda: assembled], notes)
 
 
 def _named(program: Assembled, made_by: str) -> Assembled:
@@ -216,9 +216,10 @@ def _fuse(blocks: dict[int, BlockRegions], executors: Sequence[Executor]) -> Non
                 region.boxed = True
 
 
-def _link(lowered: Lowered, assembled: Assembled) -> Callable[..., tuple[Any, ...]]:
+def _link(lowered: Lowered, assembled: Assembled, grad_enabled: bool) -> Callable[..., tuple[Any, ...]]:
     forward = assembled.forward.callable()
     if assembled.backward is None:
         return make_inference_run(forward, lowered, assembled)
     backward = assembled.backward.callable(boxed=True)
-    return make_training_run(TrainingProgram(lowered, assembled, forward, backward), lowered, assembled)
+    program = TrainingProgram(lowered, assembled, forward, backward)
+    return make_training_run(program, lowered, assembled, grad_enabled=grad_enabled)

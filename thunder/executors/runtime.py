@@ -165,17 +165,19 @@ def _note_changes(tensors: Any) -> None:
     torch.autograd.graph.increment_version([tensor for tensor in tensors if not tensor.is_inference()])
 
 
-def make_training_run(program: TrainingProgram, lowered: Lowered, assembled: Assembled) -> Function:
-    """The callable of a program with gradients."""
-
+def make_training_run(
+    program: TrainingProgram, lowered: Lowered, assembled: Assembled, *, grad_enabled: bool
+) -> Function:
+    """The callable of a program with gradients; `grad_enabled` is the grad mode that it will be called under."""
     trainable = [lowered.inputs[position].name for position in program.trainable]
     inputs = _tuple(var.name for var in lowered.inputs)
     call = f"_thunder_apply(_thunder_program, {inputs}, {', '.join(trainable)})"
+    line = f"{_tuple(var.name for var in assembled.outputs)} = {call}"
     return _make_run(
         lowered,
         assembled,
-        [f"{_tuple(var.name for var in assembled.outputs)} = {call}"],
-        {"apply": _Differentiable.apply, "program": program},
+        [line] if grad_enabled else ["with _thunder_enable_grad():", f"    {line}"],
+        {"apply": _Differentiable.apply, "program": program, "enable_grad": torch.enable_grad},
     )
 
 

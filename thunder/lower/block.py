@@ -42,7 +42,8 @@ class TensorType:
     is_leaf: bool
 
     @staticmethod
-    def of(tensor: torch.Tensor, *, grad_enabled: bool) -> TensorType:
+    def of(tensor: torch.Tensor) -> TensorType:
+        """The type of an input of the program: autograd takes it for a leaf."""
         if tensor.layout is not torch.strided or tensor.is_conj() or tensor.is_neg():
             raise NotLowerable(f"an input has the layout {tensor.layout} or is a lazy conjugate or negative")
         return TensorType(
@@ -51,7 +52,7 @@ class TensorType:
             int(tensor.storage_offset()),
             tensor.dtype,
             tensor.device,
-            tensor.requires_grad and grad_enabled,
+            tensor.requires_grad,
             True,
         )
 
@@ -75,6 +76,8 @@ class Output:
         is_input: whether it is that very tensor, and not an alias of it.
         storage: values of equal number share memory; numbers below the count of inputs are those of the inputs.
         is_whole: whether it is all of the memory that it occupies.
+        has_own_gradient: whether a user's `autograd.Function` may have made it: if it shares memory with another
+            value, its gradient need not be that of a view.
     """
 
     var: Var
@@ -83,6 +86,7 @@ class Output:
     is_input: bool
     storage: int
     is_whole: bool
+    has_own_gradient: bool
 
 
 @dataclass
@@ -193,7 +197,8 @@ class _Lowering:
         if number is None and (known is None or value.requires_grad):
             self.results[id(var)] = (var, value)
         is_whole = value.numel() * value.element_size() == value.untyped_storage().nbytes()
-        return Output(var, kind, number, is_input, storage, is_whole and kind.storage_offset == 0)
+        is_whole = is_whole and kind.storage_offset == 0
+        return Output(var, kind, number, is_input, storage, is_whole, _has_own_gradient(value))
 
     def changed_inputs(self) -> list[tuple[int, Output]]:
         """The inputs that were changed in place, with their new values."""
@@ -205,6 +210,8 @@ class _Lowering:
                 output = self._output(entry)
                 if (output.type.shape, output.type.stride) != (kind.shape, kind.stride):
                     raise NotLowerable(f"{self.inputs[number]} is changed in place to another shape")
+                if kind.requires_grad and kind.is_leaf and not _torch_compat.is_changed_under_no_grad(entry):
+                    raise NotLowerable(f"{self.inputs[number]}, which requires grad, is changed in place")
                 if output.input != number:
                     changed.append((number, output))
         return changed
@@ -245,6 +252,16 @@ class _Lowering:
         return aten.copy.default(empty, gradient)
 
 
+def _has_own_gradient(value: torch.Tensor) -> bool:
+    node = value.grad_fn
+    while node is not None:
+        if isinstance(node, torch.autograd.function.BackwardCFunction):
+            return True
+        parents = [parent for parent, _ in node.next_functions if parent is not None]
+        node = parents[0] if len(parents) == 1 else None
+    return False
+
+
 def lower_block(
     ops: Sequence[Op],
     inputs: Sequence[Var],
@@ -271,7 +288,7 @@ def lower_block(
     """
     with fake_mode, ambient_state(state):
         lowering = _Lowering(types, decompositions)
-        with lowering.recorder, _torch_compat.functional_tensor_mode():
+        with _torch_compat.python_dispatcher(), lowering.recorder, _torch_compat.functional_tensor_mode():
             lowering.enter(input_names)
             values = {id(var): entry for var, entry in zip(inputs, lowering.entries)}
             Replay(lowering.recorder, fake_mode, values, states).run(ops)

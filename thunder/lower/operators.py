@@ -61,6 +61,14 @@ def is_view(op: Op) -> bool:
     return not schema.is_mutable and any(result.alias_info is not None for result in schema.returns)
 
 
+_UNINITIALISED = frozenset({"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "empty_permuted"})
+
+
+def is_uninitialised(op: Op) -> bool:
+    """Whether the operation makes a tensor without contents."""
+    return is_aten(op.target) and op.target._schema.name.removeprefix("aten::") in _UNINITIALISED
+
+
 def tensor_bytes(value: Any) -> int:
     """Bytes that a tensor's elements take; 0 for anything else."""
     return value.numel() * value.element_size() if isinstance(value, torch.Tensor) else 0

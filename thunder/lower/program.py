@@ -30,6 +30,7 @@ class Value:
         storage: values of equal number share memory.
         is_whole: whether it is all of the memory that it occupies.
         tensor_of: the program input that it is, itself and not only by value, or None.
+        has_own_gradient: whether, sharing memory with another value, it may have a gradient unlike a view's.
     """
 
     var: Var
@@ -37,6 +38,7 @@ class Value:
     storage: int
     is_whole: bool = False
     tensor_of: Var | None = None
+    has_own_gradient: bool = False
 
 
 @dataclass
@@ -125,7 +127,7 @@ class _ProgramLowering:
             if not isinstance(var.value, torch.Tensor):
                 raise NotLowerable(f"the input {var.name} is no tensor")
             self.values[id(var)] = Value(
-                var, TensorType.of(var.value, grad_enabled=grad_enabled), self._new_storage(), tensor_of=var
+                var, TensorType.of(var.value), self._new_storage(), tensor_of=var
             )
         self.fake_mode = _fake_mode_of(computation)
 
@@ -195,9 +197,7 @@ class _ProgramLowering:
 
         for number, output in block.changed:
             var, value = inputs[number], entering[number]
-            if value.type.requires_grad and value.tensor_of is not None:
-                raise NotLowerable(f"the input {var.name}, which requires grad, is changed in place")
-            if output.type.requires_grad and value.tensor_of is not None:
+            if output.type.requires_grad and not value.type.requires_grad and value.tensor_of is not None:
                 raise NotLowerable(f"the input {var.name} is changed in place by a value that requires grad")
             self._check_aliases(var, value.storage, inputs, outputs, later)
         for number, output in block.changed:
@@ -205,12 +205,21 @@ class _ProgramLowering:
             self.values[id(inputs[number])] = replace(
                 value,
                 var=program_var(output),
-                type=replace(value.type, requires_grad=output.type.requires_grad, is_leaf=output.type.is_leaf),
+                type=replace(
+                    value.type,
+                    requires_grad=output.type.requires_grad,
+                    is_leaf=value.tensor_of is not None or output.type.is_leaf,
+                ),
             )
         for var, output in zip(outputs, block.outputs):
             tensor_of = entering[output.input].tensor_of if output.is_input else None
             self.values[id(var)] = Value(
-                program_var(output), output.type, storage_of(output), output.is_whole, tensor_of
+                program_var(output),
+                output.type,
+                storage_of(output),
+                output.is_whole,
+                tensor_of,
+                output.has_own_gradient or any(value.has_own_gradient for value in entering),
             )
         self.calls.append(
             Call(block, [value.var for value in entering], list(results.values()), segment.scope)
@@ -293,6 +302,8 @@ def _view(value: Value, base: Value) -> View:
     """How to make an output that shares the memory of `base`."""
     if value.type.dtype is not base.type.dtype:
         raise NotLowerable("an output is a view of another value in another dtype")
+    if value.has_own_gradient:
+        raise NotLowerable("an output that a custom autograd.Function made shares memory with another value")
     if value.type.requires_grad and not base.type.requires_grad:
         raise NotLowerable("an output that requires grad is a view of an input that does not")
     offset = value.type.storage_offset - base.type.storage_offset

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from thunder import _torch_compat
 from thunder.lower.limits import NotLowerable
-from thunder.lower.operators import IDENTITIES, aten, is_composite
+from thunder.lower.operators import IDENTITIES, aten, is_composite, is_uninitialised
 from thunder.trace import Namer, Op, Var
 
 Decompositions = Mapping[Callable[..., Any], Callable[..., Any]]
@@ -93,6 +93,12 @@ class AtenRecorder(TorchDispatchMode):
                 self._decomposing -= 1
             if result is not NotImplemented:
                 return result
+        if func is aten.native_dropout.default and args[0].device.type == "cpu" and args[2] and 0 < args[1] < 1:
+            with self:
+                return _dropout_by_mask(args[0], args[1])
+        if func is aten.bernoulli.p and not args[0].is_contiguous() and self._is_filled_in_place(args[0]):
+            with self:
+                return _bernoulli_in_memory_order(*args, **kwargs)
         result = func(*args, **kwargs)
         if not self.paused:
             self._record(func, args, kwargs, result)
@@ -128,6 +134,16 @@ class AtenRecorder(TorchDispatchMode):
             )
         )
 
+    def _is_filled_in_place(self, tensor: torch.Tensor) -> bool:
+        """Whether `bernoulli(tensor, p)` was `tensor.bernoulli_(p)` before functionalisation.
+
+        The in-place form draws numbers in the order of the memory, the other in the order of the indices.
+        """
+        var = self._vars.get(id(tensor))
+        maker = next((op for op in reversed(self.ops) if op.result is var), None)
+        filled = self.source is not None and self.source.name == "bernoulli_"
+        return filled or (maker is not None and is_uninitialised(maker))
+
     def _arguments(self, structure: Any) -> Any:
         if isinstance(structure, torch.Tensor):
             return self.var_of(structure)
@@ -146,3 +162,20 @@ class AtenRecorder(TorchDispatchMode):
         if isinstance(result, (list, tuple)):
             return tuple(self._define(item) for item in result)
         return None
+
+
+def _bernoulli_in_memory_order(tensor: torch.Tensor, p: float, **kwargs: Any) -> torch.Tensor:
+    """What `tensor.bernoulli_(p)` draws, as a new tensor."""
+    order = sorted(range(tensor.dim()), key=lambda dim: (-tensor.stride(dim), dim))
+    in_order = aten.permute.default(tensor, order)
+    if not in_order.is_contiguous():
+        raise NotLowerable("random numbers are drawn into a tensor that is not dense")
+    drawn = aten.bernoulli.p(in_order, p, **kwargs)
+    return aten.permute.default(drawn, sorted(range(tensor.dim()), key=order.__getitem__))
+
+
+def _dropout_by_mask(tensor: torch.Tensor, p: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """`native_dropout` on the CPU, in parts: the result can be computed again from the mask."""
+    mask = aten.empty_like.default(tensor, dtype=torch.bool)
+    mask = aten.bernoulli.p(mask, 1 - p)
+    return aten.mul.Tensor(aten.mul.Tensor(tensor, mask), 1 / (1 - p)), mask

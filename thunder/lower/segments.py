@@ -9,6 +9,7 @@ repeated layers further in.  What is left between layers is cut into segments of
 
 from __future__ import annotations
 
+import types
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -83,7 +84,13 @@ def _size(ops: Sequence[Op]) -> int:
 
 
 def _calls_made(run: Segment) -> tuple[Hashable, ...]:
-    return tuple((id(op.target), op.scope.removeprefix(run.scope)) for op in run.ops)
+    return tuple((_target_key(op.target), op.scope.removeprefix(run.scope)) for op in run.ops)
+
+
+def _target_key(target: Any) -> Hashable:
+    if isinstance(target, types.MethodType):  # `MyFunction.apply` is another object each time
+        return (id(target.__self__), id(target.__func__))
+    return id(target)
 
 
 class StructuralKey:
@@ -161,6 +168,8 @@ class StructuralKey:
 
             lines = tuple(self._line(op, inner, inner) for op in trace.ops)
             return ("region", len(trace.inputs), lines, self._structure(trace.output, inner))
+        if isinstance(value, types.MethodType):
+            return ("method", self._identity(value.__self__, number), self._identity(value.__func__, number))
         self._keep.append(value)
         try:
             hash(value)

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from thunder.lower.operators import aten, is_pure, is_view, tensor_bytes
-from thunder.trace import Op, Trace, iterate_vars, map_vars, trace_pass
+from thunder.lower.operators import aten, is_pure, is_uninitialised, is_view, tensor_bytes
+from thunder.trace import Op, Trace, map_vars, trace_pass
 from thunder.transforms.aliases import escaping_values
 
 # Larger constants would cost more memory than they save time.
@@ -15,7 +15,6 @@ LARGEST_CONSTANT = 1 << 16
 
 # A value that fused code writes down as a number is not worth a tensor.
 _WRITTEN_DOWN = frozenset({aten.full.default, aten.scalar_tensor.default, aten.zeros.default, aten.ones.default})
-_UNINITIALISED = frozenset({"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "empty_permuted"})
 
 
 @trace_pass
@@ -51,8 +50,7 @@ def fold_constants(trace: Trace) -> Trace:
 
 
 def _is_foldable(op: Op) -> bool:
-    name = getattr(getattr(op.target, "_schema", None), "name", "").removeprefix("aten::")
-    return is_pure(op) and name not in _UNINITIALISED and bool(list(iterate_vars(op.result)))
+    return is_pure(op) and not is_uninitialised(op) and bool(list(op.outputs()))
 
 
 def _is_worthwhile(op: Op) -> bool:
