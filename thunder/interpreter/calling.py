@@ -55,6 +55,8 @@ def call_value(
         if replacement is not None:
             bound, replace = replacement
             return replace(interp, *bound, *arguments, **keywords)
+        if function is _TYPE_CALL and arguments and is_class(arguments[0]):
+            return create_instance(interp, arguments[0], arguments[1:], keywords)
         return interp.call_natively(function, arguments, keywords)
     if is_class(function):
         replace = interp.lookasides.get(function) if type(function).__hash__ is type.__hash__ else None
@@ -113,7 +115,9 @@ def _call_slot(interp: Any, function: Any, arguments: Sequence[Any], keywords: M
             return replace(interp, receiver, *arguments, **keywords)
     if name == "__call__":
         receiver = function.__self__
-        if type(receiver) is FunctionType or is_class(receiver):
+        if is_class(receiver):
+            return create_instance(interp, receiver, arguments, keywords)
+        if type(receiver) is FunctionType:
             return call_value(interp, receiver, arguments, keywords)
     return interp.call_natively(function, arguments, keywords)
 

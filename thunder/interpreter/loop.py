@@ -21,7 +21,7 @@ from typing import Any
 
 from .frame import DRIVEN_CODE, DRIVER_CODE_IDS, LEFT_HANDLER, Frame
 from .program import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR, CO_ITERABLE_COROUTINE, Program
-from .unwinding import ENTER, LEAVE, PROPAGATE, unwind
+from .unwinding import ENTER, LEAVE, PROPAGATE, raised, unwind
 
 
 def run(frame: Frame) -> Any:
@@ -39,7 +39,8 @@ def run(frame: Frame) -> Any:
         except BaseException:  # a boundary: everything the program raises is the program's to handle
             action = unwind(frame)
             if action == PROPAGATE:
-                raise
+                # A bare `raise` would bring back the traceback as it was before `unwind`, in 3.10.
+                raise raised()  # noqa: B904 - it is the exception that is being handled
             if action == LEAVE:
                 return LEFT_HANDLER
             if action == ENTER:
@@ -111,7 +112,8 @@ def generator_driver(frame: Frame) -> Any:
                 chain_thrown(handled)
             action = unwind(frame)
             if action == PROPAGATE:
-                raise
+                # A bare `raise` would bring back the traceback as it was before `unwind`, in 3.10.
+                raise raised()  # noqa: B904 - it is the exception that is being handled
             if action == LEAVE:
                 return LEFT_HANDLER
             if action == ENTER:

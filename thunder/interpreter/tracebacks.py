@@ -19,7 +19,7 @@ from .program import CO_GENERATOR, Program
 
 _PACKAGE_DIRECTORY = os.path.dirname(os.path.abspath(__file__)) + os.sep
 # Programs that live in the package but run on top of the interpreter.
-_PROGRAMS_DIRECTORY = _PACKAGE_DIRECTORY + "conformance" + os.sep
+_PROGRAMS = (_PACKAGE_DIRECTORY + "conformance" + os.sep, _PACKAGE_DIRECTORY + "benchmark.py")
 _MARK = ".frame"
 
 
@@ -30,7 +30,7 @@ def _generator_model(_frame: Any) -> Any:
 def is_internal(code: CodeType) -> bool:
     """Whether a code object is part of the interpreter."""
     filename = code.co_filename
-    return filename.startswith(_PACKAGE_DIRECTORY) and not filename.startswith(_PROGRAMS_DIRECTORY)
+    return filename.startswith(_PACKAGE_DIRECTORY) and not filename.startswith(_PROGRAMS)
 
 
 def _stub_code(program: Program) -> CodeType:

@@ -26,9 +26,15 @@ LEAVE = 3
 """End the nested driver; the driver outside goes on at `frame.position`."""
 
 
-def _unwind_by_ranges(frame: Frame) -> int:
+def raised() -> BaseException:
+    """The exception that is being handled natively."""
     exception = sys.exc_info()[1]
     assert exception is not None  # called from `except` blocks only
+    return exception
+
+
+def _unwind_by_ranges(frame: Frame) -> int:
+    exception = raised()
     index = frame.index()
     record(frame, exception)
     program = frame.program
@@ -56,8 +62,7 @@ class Block:
 
 
 def _unwind_by_blocks(frame: Frame) -> int:
-    exception = sys.exc_info()[1]
-    assert exception is not None  # called from `except` blocks only
+    exception = raised()
     record(frame, exception)
     blocks = getattr(frame, "blocks", None)
     stack = frame.stack

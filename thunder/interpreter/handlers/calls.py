@@ -220,7 +220,7 @@ def call_function_ex_without_null(frame: Frame, stack: list[Any], flags: int) ->
 # Making functions.
 
 CO_HAS_DOCSTRING = 0x4000000
-_DOCSTRINGS_ARE_FLAGGED = sys.version_info >= (3, 13)
+_DOCSTRINGS_ARE_FLAGGED = sys.version_info >= (3, 14)
 
 
 def _new_function(frame: Frame, code: CodeType, closure: tuple[Any, ...] | None) -> FunctionType:

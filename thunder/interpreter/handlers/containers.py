@@ -96,11 +96,7 @@ def map_add(frame: Frame, stack: list[Any], depth: int) -> None:
 def list_extend(frame: Frame, stack: list[Any], depth: int) -> None:
     iterable = stack.pop()
     cls = type(iterable)
-    if (
-        cls not in PLAIN_TYPES
-        and type_lookup(cls, "__iter__") is NULL
-        and type_lookup(cls, "__getitem__") is NULL
-    ):
+    if type_lookup(cls, "__iter__") is NULL and type_lookup(cls, "__getitem__") is NULL:
         raise TypeError(f"Value after * must be an iterable, not {cls.__name__}")
     stack[-depth].extend(_read_whole(frame, iterable))
 
