@@ -5,8 +5,14 @@ from __future__ import annotations
 import numpy
 import pytest
 
-from thunder.cli.contenders import EAGER
-from thunder.cli.worker import ContenderError, Worker, one_line
+from thunder.cli.contenders import EAGER, THUNDER_EAGER, Contender
+from thunder.cli.worker import ContenderError, Session, Worker, one_line
+
+
+@pytest.fixture
+def worker_of_thunder(tmp_path):
+    with Worker(THUNDER_EAGER.name, tmp_path / "thunder") as started:
+        yield started
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +36,16 @@ def test_an_exception_is_reported_and_the_process_goes_on(worker):
     assert "Traceback" in caught.value.details
     worker.ask("build", "tiny-mlp", "cpu")
     assert worker.alive
+
+
+def test_a_step_that_was_not_compiled_is_an_error(worker_of_thunder):
+    worker_of_thunder.ask("build", "tiny-mlp", "cpu")
+    assert worker_of_thunder.ask("first_call").results["output"].shape == (4, 64)
+    session = Session(EAGER.name)
+    session.contender = Contender("lazy", lambda model: model, plain_calls=lambda compiled: 1)
+    session.build("tiny-mlp", "cpu")
+    with pytest.raises(ContenderError, match="not compiled: 1 calls"):
+        session.first_call()
 
 
 def test_a_dead_process_is_an_error(tmp_path):

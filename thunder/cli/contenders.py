@@ -18,17 +18,29 @@ from thunder.errors import unknown_name
 
 @dataclass(frozen=True)
 class Contender:
-    """One way of running a model: `compile` turns the model into the callable that is timed."""
+    """One way of running a model.
+
+    Attributes:
+        compile: turns the model into the callable that is timed.
+        plain_calls: how many calls of that callable ran uncompiled although they should have been.
+    """
 
     name: str
     compile: Callable[[nn.Module], Any]
+    plain_calls: Callable[[Any], int] = lambda compiled: 0
+
+
+def plain_calls_of_thunder(compiled: Any) -> int:
+    return int(thunder.compile_stats(compiled).plain_calls)
 
 
 EAGER = Contender("eager", lambda model: model)
 TORCH_COMPILE_EAGER = Contender("torch.compile (eager)", lambda model: torch.compile(model, backend="eager"))
 TORCH_COMPILE = Contender("torch.compile", lambda model: torch.compile(model))
-THUNDER_EAGER = Contender("thunder (eager)", lambda model: thunder.jit(model, executors=["eager"]))
-THUNDER = Contender("thunder", lambda model: thunder.compile(model))
+THUNDER_EAGER = Contender(
+    "thunder (eager)", lambda model: thunder.jit(model, executors=["eager"]), plain_calls_of_thunder
+)
+THUNDER = Contender("thunder", lambda model: thunder.compile(model), plain_calls_of_thunder)
 
 CONTENDERS = {
     contender.name: contender

@@ -157,6 +157,15 @@ def run_workload(
     return row
 
 
+def listings_of(row: Row, workers: Workers) -> list[Listing]:
+    """The programs that thunder made of the current workload; without any, the row fails."""
+    try:
+        return list(workers[THUNDER.name].ask("listings"))
+    except ContenderError as error:
+        row.outcomes[THUNDER.name].fail(error)
+        return []
+
+
 def judge(row: Row) -> None:
     """Fails the compiled outcomes that are further from the truth than eager's allows."""
     error_of_eager = row.outcomes[EAGER.name].error
@@ -273,7 +282,7 @@ def command(
             row = run_workload(workload, contenders, workers, rounds, report)
             rows.append(row)
             if traces and workload.name == TRACED_WORKLOAD and THUNDER.name in contenders and not row.failed:
-                programs = workers[THUNDER.name].ask("listings")
+                programs = listings_of(row, workers)
     seconds = time.perf_counter() - start
     if programs:
         console.print(f"\nWhat thunder made of the workload {TRACED_WORKLOAD!r}, stage by stage:\n")

@@ -88,7 +88,11 @@ class Session:
             self.wait = nothing if device == "cpu" else torch.accelerator.synchronize
 
     def first_call(self) -> FirstCall:
-        """Compiles, unless the model is compiled already, and runs the first step; the time of both."""
+        """Compiles, unless the model is compiled already, and runs the first step; the time of both.
+
+        Raises:
+            ContenderError: the step was not compiled, but ran in plain Python.
+        """
         start = time.perf_counter()
         if self.compiled is None:
             self.compiled = self.contender.compile(self.task.model)
@@ -97,6 +101,9 @@ class Session:
             returned = self.step()
         self.wait()
         seconds = time.perf_counter() - start
+        plain = self.contender.plain_calls(self.compiled)
+        if plain:
+            raise ContenderError(f"not compiled: {plain} calls ran in plain Python")
         return FirstCall(seconds, results(self.task, self.workload.kind, returned))
 
     def call(self) -> Results:
@@ -144,6 +151,8 @@ def serve(connection: Connection, contender: str, directory: str) -> None:
             connection.send(("result", getattr(session, method)(*arguments)))
         except KeyboardInterrupt:
             return
+        except ContenderError as error:
+            connection.send(("error", str(error), ""))
         except Exception as error:  # a boundary: whatever a contender raises is shown in its row of the table
             connection.send(("error", one_line(error), traceback.format_exc()))
 
@@ -193,7 +202,7 @@ class Worker:
             message = f"the process ended (code {self._process.exitcode})"
             raise ContenderError(message, self.log_tail()) from error
         if answer[0] == "error":
-            raise ContenderError(answer[1], answer[2])
+            raise ContenderError(answer[1], "\n".join(filter(None, [answer[2], self.log_tail()])))
         return answer[1]
 
     @property
