@@ -151,7 +151,7 @@ class _Acquisition:
 
     def _root(self, function: Any) -> None:
         """The callable itself is held by the program: what it is made of is constant."""
-        self.tracker.source_of(function)
+        self.tracker.source_of(function).label = _name(function)
         if isinstance(function, types.MethodType):
             self._root(function.__self__)
         elif isinstance(function, functools.partial):
@@ -164,7 +164,8 @@ class _Acquisition:
         prologue, tracker = self.prologue, self.tracker
         names = _parameter_names(self.function, len(self.args))
         prologue.check(f"len(args) == {len(self.args)}", f"{len(self.args)} positional arguments")
-        prologue.check(f"tuple(kwargs) == {tuple(self.kwargs)!r}", f"keyword arguments {list(self.kwargs)}")
+        keywords = f"tuple(kwargs) == {tuple(self.kwargs)!r}" if self.kwargs else "not kwargs"
+        prologue.check(keywords, f"keyword arguments {list(self.kwargs)}")
         positional, keyword = Source(ROOT, key="args"), Source(ROOT, key="kwargs")
         for index, value in enumerate(self.args):
             tracker.input_names.setdefault(id(value), names[index])
@@ -224,9 +225,11 @@ class _Acquisition:
             setter = prologue.bind(type.__setattr__ if isinstance(obj, type) else object.__setattr__)
             deleter = prologue.bind(type.__delattr__ if isinstance(obj, type) else object.__delattr__)
             owner = prologue.expression(tracker.known[id(obj)])
+            if after is absent and before is absent:
+                continue
             if after is absent:
                 epilogue.lines.append(f"{deleter}({owner}, {name!r})")
-            elif after is not before:
+            else:
                 epilogue.lines.append(f"{setter}({owner}, {name!r}, {epilogue.expression(after)})")
 
         if self.symbols is not None:
@@ -242,7 +245,7 @@ class _Acquisition:
         names = [var for var, _ in sizes] + [var for var, _, _, _ in inputs]
         computation = Trace("computation", names, recorder.ops, tuple(output_vars))
         computation.history = (f"acquired from {_name(self.function)}, {len(recorder.ops)} ops",)
-        shares_storage = self._guard_storages(inputs)
+        shares_storage, changes_inputs = self._guard_storages(inputs)
         return Program(
             prologue=prologue,
             computation=computation,
@@ -251,12 +254,13 @@ class _Acquisition:
             returned=returned,
             output_count=len(output_vars),
             shares_storage=shares_storage,
+            changes_inputs=changes_inputs,
             identity_checks=tracker.identity_checks,
             symbolic=self.symbols is not None,
         )
 
-    def _guard_storages(self, inputs: list[tuple[Var, str, torch.Tensor, torch.Tensor]]) -> bool:
-        """Whether inputs share storage.  When the program changes an input, that must stay as it is."""
+    def _guard_storages(self, inputs: list[tuple[Var, str, torch.Tensor, torch.Tensor]]) -> tuple[bool, bool]:
+        """Whether inputs share storage, and whether the program changes any.  When the program changes an input, that must stay as it is."""
         storages = [real.untyped_storage()._cdata for _, _, real, _ in inputs]
         shared = len(set(storages)) < len(storages)
         with torch._C.DisableTorchFunction():
@@ -265,7 +269,7 @@ class _Acquisition:
             listed = ", ".join(expression for _, expression, _, _ in inputs)
             check = self.prologue.bind(storages_are_distinct)
             self.prologue.check(f"{check}({listed})", "tensors that are changed in place share no storage with others")
-        return shared
+        return shared, changed
 
 
 def storages_are_distinct(*tensors: torch.Tensor) -> bool:

@@ -78,6 +78,10 @@ class ClassGuards:
             f"{self_class.__qualname__}.{name} after {this_class.__qualname__} is unchanged",
         )
 
+    def own_attribute(self, kind: type, name: str) -> None:
+        """Whether the class itself has `name` matters: it is about to be deleted."""
+        self._own_attributes((kind,), name)
+
     def _own_attributes(self, order: tuple[type, ...], name: str) -> None:
         """Guards class by class, up to the one in which the name is found; those that were written are left out."""
         bind = self.prologue.bind

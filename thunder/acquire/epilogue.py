@@ -243,7 +243,7 @@ class Epilogue:
             if owner is None:
                 continue
             if isinstance(container, dict):
-                self._replay_dict(owner, container, before, after)
+                self._replay_dict(owner, container, before, after, heap.assigned(container))
             elif isinstance(container, list):
                 kept = len(before)
                 if len(after) >= kept and all(a is b for a, b in zip(before, after)):
@@ -265,11 +265,15 @@ class Epilogue:
                 self.lines.append(f"{owner}[:] = {bytes(after)!r}")
             else:
                 self.lines.append(f"{owner}.clear(); {owner}.extend({self._listed(after)})")
+        for function, arguments in heap.deferred:
+            self.lines.append(f"{self.prologue.bind(function)}({', '.join(map(self.expression, arguments))})")
 
     def _listed(self, items: list[Any]) -> str:
         return "[" + ", ".join([self.expression(item) for item in items]) + "]"
 
-    def _replay_dict(self, owner: str, container: Any, before: list[Any], after: list[Any]) -> None:
+    def _replay_dict(
+        self, owner: str, container: Any, before: list[Any], after: list[Any], assigned: dict[Any, bool]
+    ) -> None:
         base = collections.OrderedDict if isinstance(container, collections.OrderedDict) else dict
         setter = f"{self.prologue.bind(base.__setitem__)}({owner}, "
         old, new = dict(before), dict(after)
@@ -281,8 +285,12 @@ class Epilogue:
         for key in old:
             if key not in new:
                 self.lines.append(f"{self.prologue.bind(base.__delitem__)}({owner}, {self.expression(key)})")
-        for key, value in new.items():
-            if key not in old or old[key] is not value:
+        for key, blind in assigned.items():
+            if blind and key not in new and key not in old:
+                self.lines.append(f"{self.prologue.bind(base.pop)}({owner}, {self.expression(key)}, None)")
+        for key in [key for key in assigned if key in new] + [key for key in new if key not in assigned]:
+            value = new[key]
+            if key not in old or old[key] is not value or assigned.get(key):
                 self.lines.append(f"{setter}{self.expression(key)}, {self.expression(value)})")
 
 

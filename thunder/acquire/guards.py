@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import collections
 import math
+import types
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -102,6 +103,15 @@ def is_unset(slot: Any, obj: Any) -> bool:
     return False
 
 
+def is_empty(cell: types.CellType) -> bool:
+    """Whether a variable that closures share has no value."""
+    try:
+        cell.cell_contents  # noqa: B018 - an empty cell raises
+    except ValueError:
+        return True
+    return False
+
+
 def _typed(value: Any) -> tuple[str, str]:
     return type(value).__qualname__, repr(value)
 
@@ -152,6 +162,7 @@ class Prologue:
             "_same": same_value,
             "_same_items": same_items,
             "_is_unset": is_unset,
+            "_is_empty": is_empty,
             "_get": dict.get,
             "_item": list.__getitem__,
             "_type_lookup": type_lookup,
@@ -292,6 +303,13 @@ class Prologue:
 
     def plain_items(self, source: Source, items: list[Any]) -> None:
         """The container at `source` holds these values or very objects in this order."""
+        if type(source.value) is dict and all(type(item) is str for item in items):
+            # Only another str can equal a str, so that C's comparison will do.
+            self.check(
+                f"list({self.expression(source)}) == {self.bind(list(items))}",
+                lambda: f"keys of {source.describe()} are unchanged",
+            )
+            return
         self.check(
             f"_same_items({self.expression(source)}, {self.bind(list(items))})",
             lambda: f"items of {source.describe()} are unchanged",
@@ -314,8 +332,12 @@ class Prologue:
             return
         self._type_attributes.add((kind, name))
         described = f"{kind.__qualname__}.{name} is unchanged"
-        plain = found is _absent or isinstance(found, (type(_function), property))
-        if plain and type(kind) is type and not hasattr(type, name):
+        on_metaclass = getattr(type, name, _absent)
+        if found is _absent:
+            plain = on_metaclass is _absent
+        else:
+            plain = isinstance(found, _GIVE_THEMSELVES) and not hasattr(type(on_metaclass), "__set__")
+        if plain and type(kind) is type:
             # getattr on a class goes through CPython's type cache and gives functions and properties themselves.
             self.check(f"getattr({self.bind(kind)}, {name!r}, _absent) is {self.bind(found)}", described)
         else:
@@ -348,10 +370,16 @@ class Prologue:
         """A pure function of constants still returns `result` (e.g. `torch.is_grad_enabled()`)."""
         listed = ", ".join(self.literal(argument) for argument in arguments)
         reading = f"{self.bind(function)}({listed})"
-        if result is None or result is True or result is False:
-            self.check(f"{reading} is {result!r}", description)
+        if result is None or result is True or result is False or isinstance(result, torch.dtype):
+            self.check(f"{reading} is {self.bind(result)}", description)
+        elif type(result) is int:
+            self.check(f"{reading} == {result}", description)
         else:
             self.check(f"_same({reading}, {self.bind(result)})", description)
 
 
 def _function() -> None: ...
+
+
+_GIVE_THEMSELVES = (type(_function), property, type(object.__init__))
+"""Class attributes that `getattr(cls, name)` gives as they are."""

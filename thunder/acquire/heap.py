@@ -92,17 +92,36 @@ def same_content(before: Any, after: Any) -> bool:
 class Heap:
     """Remembers contents before they change.
 
-    `undo_setters` undo what is no container: slots and attributes of classes.
+    Attributes:
+        deferred: calls for an effect outside of Python's objects; they are made by the epilogue only.
     """
 
     def __init__(self) -> None:
         self._before: dict[int, tuple[Any, Any]] = {}
+        self._assigned: dict[int, dict[Any, bool]] = {}
+        self.deferred: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
         self._slots: dict[tuple[int, str], tuple[Any, str, Callable[[], None], Any]] = {}
 
     def before_change(self, container: Any) -> None:
         """Called before `container`, which existed before the call, is changed."""
         if id(container) not in self._before:
             self._before[id(container)] = (container, content_of(container))
+
+    def assign(self, container: Any, key: Any, *, blind: bool) -> None:
+        """Called before `container[key]` is assigned.
+
+        A blind assignment is one of which nothing is known: no guard says what was there before, so that it has to
+        be replayed even when it assigned the very object that was there during acquisition.
+        """
+        self.before_change(container)
+        assigned = self._assigned.setdefault(id(container), {})
+        if isinstance(container, dict) and not dict.__contains__(container, key):
+            blind = assigned.pop(key, False) or blind  # the key comes last in the dict
+        assigned[key] = assigned.get(key, False) or blind
+
+    def assigned(self, container: Any) -> dict[Any, bool]:
+        """Keys that were assigned, in order, and whether blindly."""
+        return self._assigned.get(id(container), {})
 
     def before_slot_change(self, obj: Any, name: str, undo: Callable[[], None], before: Any) -> None:
         """Called before a value outside of containers is changed (slot, class attribute)."""
@@ -121,7 +140,7 @@ class Heap:
         found = []
         for container, before in self._before.values():
             after = content_of(container)
-            if not same_content(before, after):
+            if not same_content(before, after) or any(self.assigned(container).values()):
                 found.append((container, before, after))
         return found
 

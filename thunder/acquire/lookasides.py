@@ -116,6 +116,8 @@ class Lookasides:
             torch.is_inference_mode_enabled: lambda interp: self._inference_modes[-1],
             torch.inference_mode.__enter__: self.enter_inference_mode,
             torch.inference_mode.__exit__: self.exit_inference_mode,
+            os.putenv: lambda interp, *arguments: self.tracker.heap.deferred.append((os.putenv, arguments)),
+            os.unsetenv: lambda interp, *arguments: self.tracker.heap.deferred.append((os.unsetenv, arguments)),
             torch.manual_seed: lambda interp, seed: self.statement(torch.manual_seed, seed),
             torch.cuda.manual_seed: lambda interp, seed: self.statement(torch.cuda.manual_seed, seed),
             torch.cuda.manual_seed_all: lambda interp, seed: self.statement(torch.cuda.manual_seed_all, seed),

@@ -1,7 +1,7 @@
 """A program: what acquisition makes of one call, ready to be compiled and linked.
 
 `Program.link(run)` joins prologue, compiled computation and epilogue to one Python function
-`call(args, kwargs)`: it answers `(result,)`, or -1 when a guard failed.
+`call(args, kwargs)`: it answers `(result,)`, or -1 when a guard failed, or the exception that the computation raised.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ class Program:
         epilogue: statements after the computation, in terms of the prologue and the outputs `o0`, `o1`, ...
         returned: expression of the call's result.
         shares_storage: inputs share storage with each other.
+        changes_inputs: the computation changes tensors in place that existed before the call.
         symbolic: sizes or numbers are symbols.
         identity_checks: for guards on identity, by number, the place that they are about.
     """
@@ -43,6 +44,7 @@ class Program:
     returned: str
     output_count: int
     shares_storage: bool
+    changes_inputs: bool
     identity_checks: dict[int, Source] = field(default_factory=dict)
     symbolic: bool = False
 
@@ -74,7 +76,9 @@ class Program:
         lines += ["        pass", "    except _guard_errors:", "        return -1"]
         outputs = "".join(f"o{index}, " for index in range(self.output_count))
         call = f"_run({', '.join(self.arguments)})"
-        lines.append(f"    {outputs}= {call}" if outputs else f"    {call}")
+        lines += ["    try:", f"        {outputs}= {call}" if outputs else f"        {call}"]
+        # An error that only the computation itself finds (an index out of range): nothing else has happened yet.
+        lines += ["    except Exception as error:", "        return error"]
         lines += [f"    {line}" for line in self.epilogue]
         lines.append(f"    return ({self.returned},)")
         return compile_source("\n".join(lines) + "\n", "call", namespace)

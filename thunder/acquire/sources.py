@@ -26,6 +26,7 @@ class Source:
         value: the value found there during acquisition.
         written: whether the program has changed it since.
         label: the user's name for it, where there is one (a parameter).
+        origin: for a constant, the place where it was found.
     """
 
     __slots__ = (
@@ -39,6 +40,7 @@ class Source:
         "value",
         "written",
         "label",
+        "origin",
     )
 
     def __init__(self, kind: str, parent: Source | None = None, key: Any = None, constant: Any = None) -> None:
@@ -52,6 +54,7 @@ class Source:
         self.value: Any = None
         self.written = False
         self.label: str | None = None
+        self.origin: Source | None = None
 
     def child(self, kind: str, key: Any = None) -> Source:
         """The place reached from here by `kind` and `key`."""
@@ -68,7 +71,7 @@ class Source:
         if self.kind == ROOT:
             return str(self.key)
         if self.kind == CONSTANT:
-            return describe_object(self.constant)
+            return describe_object(self.constant) if self.origin is None else self.origin.describe()
         assert self.parent is not None
         owner = self.parent.describe()
         if self.kind == INSTANCE_DICT:
@@ -89,9 +92,10 @@ class Source:
         return f"Source({self.describe()})"
 
 
-def constant(obj: Any) -> Source:
+def constant(obj: Any, origin: Source | None = None) -> Source:
     """The root for an object that is held by the prologue."""
     source = Source(CONSTANT, constant=obj)
+    source.origin = origin
     source.value, source.seen = obj, True
     return source
 

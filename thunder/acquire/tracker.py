@@ -19,8 +19,8 @@ from typing import Any
 import torch
 
 from thunder.acquire.class_guards import ClassGuards
-from thunder.acquire.guards import Prologue, absent, is_plain, items_of, type_lookup
-from thunder.acquire.heap import Heap, is_container, slot_names
+from thunder.acquire.guards import Prologue, absent, is_plain, is_unset, items_of, type_lookup
+from thunder.acquire.heap import EMPTY_CELL, Heap, content_of, is_container, slot_names
 from thunder.acquire.recorder import Recorder
 from thunder.acquire.sources import (
     ATTRIBUTE,
@@ -152,7 +152,7 @@ class AcquisitionTracker(Tracker):
         if isinstance(value, _IDENTITY_TYPES) or (parent_stable and not self._is_unstable(source)):
             self.identity_checks[len(self.prologue.checks)] = source
             self.prologue.identical(source, value)
-            self.make_known(value, constant(value))
+            self.make_known(value, constant(value, source))
             return
         if by_path or type(value) in _CONTAINERS or hasattr(value, "__dict__") or type(value).__flags__ & (1 << 9):
             self.prologue.has_type(source, type(value))
@@ -176,7 +176,7 @@ class AcquisitionTracker(Tracker):
             self.identity_checks[len(self.prologue.checks)] = source
             self.prologue.identical(source, real)
             stem = self.input_names.get(id(real)) or source.describe()
-            source = constant(real)
+            source = constant(real, source)
         else:
             stem = source.describe()
         if self.symbols is not None:
@@ -272,23 +272,35 @@ class AcquisitionTracker(Tracker):
         global_names[name] = value
 
     def delete_global(self, global_names: dict[str, Any], name: str) -> None:
-        self._change_item(global_names, name)
+        if name not in global_names:
+            self._guard_absent(self.source_of(global_names), name)
+        else:
+            self.load_item(global_names, name)
+            self._delete_item(global_names, name)
         super().delete_global(global_names, name)
 
     def load_cell(self, cell: types.CellType, name: str) -> Any:
-        value = super().load_cell(cell, name)
         if id(cell) in self._new:
-            return value
-        return self.read(self.source_of(cell).child(CELL, name), value)
+            return super().load_cell(cell, name)
+        source = self.source_of(cell)
+        place = source.child(CELL, name)
+        if content_of(cell) is EMPTY_CELL and not place.seen and not place.written:
+            place.seen, place.value = True, EMPTY_CELL
+            self.prologue.check(
+                f"_is_empty({self.prologue.expression(source)})", lambda: f"{place.describe()} has no value"
+            )
+        return self.read(place, super().load_cell(cell, name))
 
     def store_cell(self, cell: types.CellType, value: Any, name: str) -> None:
         if id(cell) not in self._new:
-            self.heap.before_change(cell)
-            self.source_of(cell).child(CELL, name).written = True
+            place = self.source_of(cell).child(CELL, name)
+            self.heap.assign(cell, None, blind=not place.seen)
+            place.written = True
         cell.cell_contents = value
 
     def delete_cell(self, cell: types.CellType, name: str) -> None:
         if id(cell) not in self._new:
+            self.load_cell(cell, name)
             self.heap.before_change(cell)
             self.source_of(cell).child(CELL, name).written = True
         super().delete_cell(cell, name)
@@ -630,6 +642,7 @@ class AcquisitionTracker(Tracker):
     def delete_attr(self, obj: Any, name: str) -> None:
         kind = type(obj)
         if isinstance(obj, type):
+            self.classes.own_attribute(obj, name)
             self._store_on_class(obj, name, lambda: delattr(obj, name))
             return
         self.classes.lookup(kind, "__delattr__")
@@ -643,10 +656,10 @@ class AcquisitionTracker(Tracker):
         if self._through_descriptor(obj, name, "__delete__"):
             return
         self.load_generic(obj, name)
-        self._before_attribute_change(obj, name)
+        self._before_attribute_change(obj, name, delete=True)
         object.__delattr__(obj, name)
 
-    def _before_attribute_change(self, obj: Any, name: str) -> None:
+    def _before_attribute_change(self, obj: Any, name: str, *, delete: bool = False) -> None:
         source = self.known.get(id(obj))
         if source is None:
             return
@@ -656,7 +669,7 @@ class AcquisitionTracker(Tracker):
                 before = descriptor.__get__(obj)
                 undo: Callable[[], None] = lambda: descriptor.__set__(obj, before)  # noqa: E731
             except AttributeError:
-                before, undo = absent, lambda: descriptor.__delete__(obj)
+                before, undo = absent, lambda: is_unset(descriptor, obj) or descriptor.__delete__(obj)
             self.heap.before_slot_change(obj, name, undo, before)
             source.child(ATTRIBUTE, name).written = True
             return
@@ -664,8 +677,12 @@ class AcquisitionTracker(Tracker):
         if attributes is not None:
             holder = source.child(INSTANCE_DICT)
             self.known.setdefault(id(attributes), holder)
-            self.heap.before_change(attributes)
-            holder.child(ITEM, name).written = True
+            place = holder.child(ITEM, name)
+            if delete:
+                self.heap.before_change(attributes)
+            else:
+                self.heap.assign(attributes, name, blind=not place.seen)
+            place.written = True
 
     def _store_on_class(self, obj: type, name: str, store: Callable[[], None]) -> None:
         if id(obj) not in self._new:
@@ -673,7 +690,8 @@ class AcquisitionTracker(Tracker):
 
             def undo() -> None:
                 if before is absent:
-                    type.__delattr__(obj, name)
+                    if name in obj.__dict__:
+                        type.__delattr__(obj, name)
                 else:
                     type.__setattr__(obj, name, before)
 
@@ -693,9 +711,10 @@ class AcquisitionTracker(Tracker):
             return
         place, real = found
         attributes = real.__dict__
-        self.known.setdefault(id(attributes), place.child(INSTANCE_DICT))
-        self.heap.before_change(attributes)
-        place.child(INSTANCE_DICT).child(ITEM, name).written = True
+        holder = place.child(INSTANCE_DICT)
+        self.known.setdefault(id(attributes), holder)
+        self.heap.assign(attributes, name, blind=not holder.child(ITEM, name).seen)
+        holder.child(ITEM, name).written = True
         attributes[name] = value
 
     # Containers -------------------------------------------------------------------------------------------------
@@ -720,7 +739,7 @@ class AcquisitionTracker(Tracker):
             return self._wrap_all(obj[key])
         if isinstance(obj, dict) and type(obj).__getitem__ in _DICT_GETITEM and is_plain(key):
             if key in obj:
-                return self.read(source.child(ITEM, _typed_key(key)), obj[key])
+                return self.read(source.child(ITEM, key), obj[key])
             self._guard_absent(source, key)
             if isinstance(obj, collections.defaultdict):
                 return self._make_missing(obj, key)
@@ -758,16 +777,28 @@ class AcquisitionTracker(Tracker):
     def delete_item(self, obj: Any, key: Any) -> None:
         if id(obj) in self.known and is_container(obj):
             self.load_item(obj, key)
-            self._change_item(obj, key)
+            self._delete_item(obj, key)
         self.interp.delitem(obj, key)
 
     def _change_item(self, obj: Any, key: Any) -> None:
         source = self.source_of(obj)
         self.heap.before_change(obj)
-        if isinstance(obj, dict) and is_plain(key):
-            source.child(ITEM, _typed_key(key)).written = True
-        elif not isinstance(obj, dict):
+        if not isinstance(obj, dict):
             self.touch(obj)
+        elif is_plain(key):
+            place = source.child(ITEM, key)
+            self.heap.assign(obj, key, blind=not place.seen)
+            place.written = True
+        else:
+            self.heap.assign(obj, key, blind=id(obj) not in self._touched)
+
+    def _delete_item(self, obj: Any, key: Any) -> None:
+        """Before an item is deleted that has been read."""
+        self.heap.before_change(obj)
+        if not isinstance(obj, dict):
+            self.touch(obj)
+        elif is_plain(key):
+            self.source_of(obj).child(ITEM, key).written = True
 
     def _guard_length(self, source: Source, obj: Any) -> None:
         place = source.child(KEY, "len")
@@ -827,8 +858,6 @@ class AcquisitionTracker(Tracker):
         """An in-place operator is about to change a container."""
         if id(obj) in self.known and is_container(obj):
             self.heap.before_change(obj)
-            if isinstance(obj, dict):
-                self._mark_written(obj, ())
 
     def _touch_dict(self, source: Source, obj: dict[Any, Any]) -> None:
         content = self.heap.content_before(obj)
@@ -836,7 +865,7 @@ class AcquisitionTracker(Tracker):
         if all(is_plain(key) for key in keys):
             self.prologue.plain_items(source, keys)
             for key, value in content:
-                place = source.child(ITEM, _typed_key(key))
+                place = source.child(ITEM, key)
                 if place.written:
                     # It was changed before it was read: the guard is on the value that it had.
                     place = Source(ITEM, source, key)
@@ -910,7 +939,7 @@ class AcquisitionTracker(Tracker):
         for argument in (*arguments_of_method, *keywords.values()):
             self._before_opaque(argument, depth)
         if owner is not None and id(owner) in known and is_container(owner):
-            self._before_method(owner, function.__name__, arguments_of_method)
+            self._before_method(owner, function.__name__, arguments_of_method, keywords)
         elif owner is not None and id(owner) in known and function.__name__ in _INSTANCE_READERS:
             self._touch_instance(owner)
         return self._wrap_all(function(*arguments, **keywords))
@@ -946,23 +975,21 @@ class AcquisitionTracker(Tracker):
             except AttributeError:
                 continue
 
-    def _before_method(self, owner: Any, name: str, arguments: tuple[Any, ...]) -> None:
+    def _before_method(
+        self, owner: Any, name: str, arguments: tuple[Any, ...], keywords: dict[str, Any]
+    ) -> None:
         """A method of a known container is about to run: guards what it reads, remembers what it changes."""
-        if name in _ITEM_READERS and isinstance(owner, dict) and arguments and is_plain(arguments[0]):
-            key = arguments[0]
-            source = self.known[id(owner)]
-            if key in owner:
-                self.read(source.child(ITEM, _typed_key(key)), owner[key])
-            else:
-                self._guard_absent(source, key)
-            if name in ("pop", "setdefault"):
-                self.heap.before_change(owner)
-                source.child(ITEM, _typed_key(key)).written = True
-            return
-        if name in _BLIND_WRITERS:
+        if isinstance(owner, dict):
+            if name in _ITEM_READERS and arguments and is_plain(arguments[0]):
+                self._before_item_method(owner, name, arguments[0])
+                return
+            keys = _assigned_keys(name, arguments, keywords)
+            if keys is not None:
+                for key in keys:
+                    self._change_item(owner, key)
+                return
+        elif isinstance(owner, list) and name in _APPENDING:
             self.heap.before_change(owner)
-            if isinstance(owner, dict):
-                self._mark_written(owner, arguments)
             return
         if name == "__len__":
             self.length(owner)
@@ -973,20 +1000,27 @@ class AcquisitionTracker(Tracker):
             self.touch(owner)
         if name not in _READERS:
             self.heap.before_change(owner)
-            if isinstance(owner, dict):
-                self._mark_written(owner, arguments)
 
-    def _mark_written(self, owner: dict[Any, Any], arguments: tuple[Any, ...]) -> None:
+    def _before_item_method(self, owner: dict[Any, Any], name: str, key: Any) -> None:
         source = self.known[id(owner)]
-        keys = set(owner)
-        for argument in arguments:
-            if isinstance(argument, dict):
-                keys |= set(argument)
-            elif is_plain(argument):
-                keys.add(argument)
-        for key in keys:
-            if is_plain(key):
-                source.child(ITEM, _typed_key(key)).written = True
+        place = source.child(ITEM, key)
+        if dict.__contains__(owner, key):
+            self.read(place, dict.__getitem__(owner, key))
+        else:
+            self._guard_absent(source, key)
+        if name == "setdefault" and not dict.__contains__(owner, key):
+            self._change_item(owner, key)
+        elif name == "pop":
+            self._delete_item(owner, key)
+
+
+def _assigned_keys(name: str, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> list[Any] | None:
+    """The keys that a dict's method assigns without reading any, in order; None for other methods."""
+    if name == "__setitem__":
+        return list(arguments[:1])
+    if name not in ("update", "__ior__") or not all(isinstance(argument, dict) for argument in arguments):
+        return None
+    return [key for argument in (*arguments, keywords) for key in items_of(argument)]
 
 
 _UNBOUND = (types.MethodDescriptorType, types.WrapperDescriptorType)
@@ -1012,16 +1046,12 @@ _ITERATORS = frozenset(
 )  # fmt: skip
 _DICT_GETITEM = frozenset({dict.__getitem__, collections.OrderedDict.__getitem__, collections.defaultdict.__getitem__})
 _ITEM_READERS = frozenset({"get", "__contains__", "__getitem__", "pop", "setdefault"})
-_BLIND_WRITERS = frozenset({"append", "extend", "add", "__setitem__", "update", "__ior__", "__iadd__"})
+_APPENDING = frozenset({"append", "extend", "__iadd__"})
 _READERS = frozenset(
     {"keys", "values", "items", "copy", "index", "count", "__iter__", "__contains__", "__eq__", "__ne__", "get",
      "__getitem__", "union", "intersection", "difference", "issubset", "issuperset", "isdisjoint", "__reversed__",
      "symmetric_difference", "__add__", "__mul__", "__lt__", "__le__", "__gt__", "__ge__", "__or__", "__repr__"}
 )  # fmt: skip
-
-
-def _typed_key(key: Any) -> Any:
-    return key
 
 
 def _instance_dict(obj: Any) -> dict[str, Any] | None:

@@ -87,7 +87,7 @@ def make_options(
 
 @dataclass
 class Entry:
-    """One specialisation: `call(args, kwargs)` answers `(result,)`, or -1 when a guard failed."""
+    """One specialisation: `call(args, kwargs)` answers as `Program.link` says."""
 
     call: Callable[..., Any]
     program: Program
@@ -128,6 +128,10 @@ class CompiledFunction:
             functools.update_wrapper(self, function)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.dispatch(args, kwargs)
+
+    def dispatch(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Calls the program whose guards pass, or compiles one."""
         if acquisition.thread:
             if acquisition.thread == threading.get_ident():
                 return self.function(*args, **kwargs)  # called by code that is not interpreted
@@ -141,6 +145,8 @@ class CompiledFunction:
                 if entry is not entries[0]:
                     self._to_front(entry)
                 return answer[0]
+            if answer != -1:
+                return self._raise(entry, answer, args, kwargs)
         return self._compile_and_call(args, kwargs)
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
@@ -164,6 +170,8 @@ class CompiledFunction:
                 if type(answer) is tuple:
                     self.statistics.cache_hits += 1
                     return answer[0]
+                if answer != -1:
+                    return self._raise(entry, answer, args, kwargs)
                 self._note_failure(entry, entry.program.failed_guard(args, kwargs))
                 if self.options.cache == "symbolic values":
                     self._dynamic |= entry.program.varied(args, kwargs)
@@ -189,7 +197,19 @@ class CompiledFunction:
         answer = entry.call(args, kwargs)
         if type(answer) is tuple:
             return answer[0]
+        if answer != -1:
+            return self._raise(entry, answer, args, kwargs)
         # The program changed what it depends on between acquisition and this call (another thread did).
+        return self.function(*args, **kwargs)
+
+    def _raise(self, entry: Entry, error: Exception, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The computation raised: so does plain Python, with the program's changes up to there.
+
+        A program that changes tensors in place cannot be begun again.
+        """
+        if entry.program.changes_inputs:
+            raise error
+        self.statistics.plain_calls += 1
         return self.function(*args, **kwargs)
 
     def _raise_in_plain_python(self, error: Exception, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

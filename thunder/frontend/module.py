@@ -24,7 +24,7 @@ class CompiledModuleMethods:
     _thunder: CompiledFunction
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._thunder(*args, **kwargs)
+        return self._thunder.dispatch(args, kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         model = copy.deepcopy(self._thunder.function, memo)
