@@ -38,5 +38,5 @@ class ServerFailed(CoverageError):
     def __init__(self, suite: str, detail: str) -> None:
         super().__init__(
             f"the row server of suite {suite!r} ended: {detail.strip() or 'no message'}; "
-            f"run `python -m thunder.coverage.server {suite} dynamo --list` to see it fail"
+            f"run `python -m thunder.coverage.server {suite} eager < /dev/null` to see it fail"
         )

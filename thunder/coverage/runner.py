@@ -16,10 +16,11 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import thunder
 from thunder.coverage.errors import ServerFailed, UnknownRow
 from thunder.coverage.outcomes import Outcome, RowResult, Status
 
@@ -53,7 +54,7 @@ class Server:
     """A handle on one `thunder.coverage.server` process."""
 
     def __init__(self, suite: str, subject: str) -> None:
-        self.suite, self.subject = suite, subject
+        self.suite, self.subject, self.taken = suite, subject, False
         command = [sys.executable, "-m", "thunder.coverage.server", suite, subject]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
         environment.update({"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "PYTHONHASHSEED": "0"})
@@ -68,7 +69,7 @@ class Server:
         )
         self.errors: list[str] = []
         threading.Thread(target=self.read_errors, daemon=True).start()
-        self.limits = self.read()
+        self.about = self.read()
 
     def read_errors(self) -> None:
         """Keep the last lines that the server writes to its standard error."""
@@ -91,8 +92,8 @@ class Server:
         assert self.process.stdin is not None  # it was opened as a pipe
         request = {
             "row": row,
-            "row_timeout": plan.row_timeout or self.limits["row_timeout"],
-            "case_timeout": self.limits["case_timeout"],
+            "row_timeout": plan.row_timeout or self.about["row_timeout"],
+            "case_timeout": self.about["case_timeout"],
             "memory": int(plan.memory_gib * 2**30),
             "phases": plan.phases,
         }
@@ -105,17 +106,17 @@ class Server:
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                pipe.close()
 
 
 def list_rows(suite: str) -> list[str]:
-    """The names of a suite's rows, asked of a fresh process."""
-    command = [sys.executable, "-m", "thunder.coverage.server", suite, "eager", "--list"]
-    finished = subprocess.run(command, capture_output=True, text=True, check=False)
-    if finished.returncode:
-        lines = finished.stderr.strip().splitlines() or ["no message"]
-        raise ServerFailed(suite, lines[-1])
-    names: list[str] = json.loads(finished.stdout)
-    return names
+    """The names of a suite's rows."""
+    server = Server(suite, "eager")
+    server.close()
+    rows: list[str] = server.about["rows"]
+    return rows
 
 
 def choose_rows(names: Sequence[str], only: Sequence[str]) -> list[str]:
@@ -125,11 +126,11 @@ def choose_rows(names: Sequence[str], only: Sequence[str]) -> list[str]:
     return [name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in only)]
 
 
-def plan_tasks(plan: Plan) -> list[Task]:
+def plan_tasks(plan: Plan, rows_of: Mapping[str, Sequence[str]]) -> list[Task]:
     """All rows to run, suite by suite, the subjects of a row next to each other."""
     tasks: list[Task] = []
     for suite in plan.suites:
-        rows = choose_rows(list_rows(suite), plan.only)
+        rows = choose_rows(rows_of[suite], plan.only)
         if plan.limit is not None and len(rows) > plan.limit:
             rows = [rows[index * len(rows) // plan.limit] for index in range(plan.limit)]
         tasks += [Task(suite, row, subject) for row in rows for subject in plan.subjects]
@@ -156,15 +157,23 @@ class Run:
     def __init__(self, plan: Plan, on_result: Callable[[RowResult], None] = lambda result: None) -> None:
         self.plan = plan
         self.on_result = on_result
-        self.versions: dict[str, str] = {"python": platform.python_version()}
+        self.versions: dict[str, str] = {"thunder": thunder.__version__, "python": platform.python_version()}
         self.path = plan.output / "rows.jsonl"
-        self.tasks = plan_tasks(plan)
+        self.lock = threading.Lock()
+        self.servers = {suite: [Server(suite, plan.subjects[0])] for suite in plan.suites}
+        rows = {}
+        for suite, (server,) in self.servers.items():
+            rows[suite] = server.about["rows"]
+            self.versions.update(server.about["versions"])
+        try:
+            self.tasks = plan_tasks(plan, rows)
+        except UnknownRow:
+            self.close()
+            raise
         wanted = {(task.suite, task.row, task.subject) for task in self.tasks}
         self.results = [row for row in read_rows(self.path) if row.key in wanted] if plan.resume else []
         done = {row.key for row in self.results}
         self.pending = [task for task in self.tasks if (task.suite, task.row, task.subject) not in done]
-        self.lock = threading.Lock()
-        self.servers: list[Server] = []
         self.failure: BaseException | None = None
 
     def execute(self) -> list[RowResult]:
@@ -172,26 +181,36 @@ class Run:
         self.plan.output.mkdir(parents=True, exist_ok=True)
         if not self.plan.resume:
             self.path.unlink(missing_ok=True)
-        for group in grouped(self.pending):
-            waiting: queue.SimpleQueue[Task] = queue.SimpleQueue()
-            for task in group:
-                waiting.put(task)
-            threads = [
-                threading.Thread(target=self.work, args=(waiting,), daemon=True)
-                for _ in range(min(self.plan.jobs, len(group)))
-            ]
-            try:
-                for thread in threads:
-                    thread.start()
-                for thread in threads:
-                    thread.join()
-            finally:
-                for server in self.servers:
-                    server.close()
-            if self.failure is not None:
-                raise self.failure
+        try:
+            for group in grouped(self.pending):
+                self.execute_group(group)
+        finally:
+            self.close()
         order = {(task.suite, task.row, task.subject): index for index, task in enumerate(self.tasks)}
         return sorted(self.results, key=lambda row: order[row.key])
+
+    def execute_group(self, tasks: Sequence[Task]) -> None:
+        """Run the tasks of one suite in as many threads as there are jobs."""
+        waiting: queue.SimpleQueue[Task] = queue.SimpleQueue()
+        for task in tasks:
+            waiting.put(task)
+        threads = [
+            threading.Thread(target=self.work, args=(waiting,), daemon=True)
+            for _ in range(min(self.plan.jobs, len(tasks)))
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        self.close(tasks[0].suite)
+        if self.failure is not None:
+            raise self.failure
+
+    def close(self, suite: str | None = None) -> None:
+        """End the servers of a suite, or all."""
+        for name in [suite] if suite else list(self.servers):
+            for server in self.servers.pop(name, ()):
+                server.close()
 
     def work(self, waiting: queue.SimpleQueue[Task]) -> None:
         """One worker: take tasks until there are none, one warm server for each subject."""
@@ -206,19 +225,30 @@ class Run:
         except BaseException as error:  # handed to the thread that waits for this one
             self.failure = error
 
-    def run_task(self, task: Task, servers: dict[str, Server]) -> RowResult:
-        """Run a row; a server that dies of it counts as the row's crash and is replaced."""
-        if task.subject not in servers:
-            servers[task.subject] = Server(task.suite, task.subject)
-            self.servers.append(servers[task.subject])
-            self.versions.update(servers[task.subject].limits["versions"])
+    def run_task(self, task: Task, mine: dict[str, Server]) -> RowResult:
+        """Run a row on one of this worker's servers; a server that dies of it counts as the row's crash."""
+        if task.subject not in mine:
+            mine[task.subject] = self.server_for(task)
         try:
-            return servers[task.subject].run(task.row, self.plan)
+            return mine[task.subject].run(task.row, self.plan)
         except (ServerFailed, BrokenPipeError) as error:
-            servers.pop(task.subject).close()
+            mine.pop(task.subject).close()
             result = RowResult(task.suite, task.row, task.subject)
             result.add(Outcome("build", "", Status.CRASH, error_class="ServerFailed", message=str(error)))
             return result
+
+    def server_for(self, task: Task) -> Server:
+        """A server that no other worker uses: the one that listed the rows, or a new one."""
+        with self.lock:
+            known = self.servers[task.suite]
+            if len(known) == 1 and known[0].subject == task.subject and not known[0].taken:
+                known[0].taken = True
+                return known[0]
+        server = Server(task.suite, task.subject)
+        server.taken = True
+        with self.lock:
+            known.append(server)
+        return server
 
     def keep(self, result: RowResult) -> None:
         """Write a result down and tell whoever watches."""

@@ -1,8 +1,8 @@
 """A warmed process that rows are forked from: `python -m thunder.coverage.server SUITE SUBJECT`.
 
 Importing PyTorch and a model library takes seconds; a fork takes milliseconds. Input, on standard input: one JSON
-object a line, naming a row and its time limits. Output, on standard output: one JSON object a line, the finished
-row. With `--list`, the names of the suite's rows.
+object a line, naming a row and its time limits. Output, on standard output: one JSON object a line: first the
+suite's rows, limits and versions, then each finished row.
 
 Invariants: a row's crash or hang ends only its own process; every case of a row that was running then is in the
 result; a row with several cases goes on after the one that died.
@@ -32,7 +32,7 @@ from thunder.coverage.suite import Suite
 
 MAX_RESTARTS = 20
 """How many dead processes a row may leave behind before the rest of it is given up."""
-LOG_TAIL = 4000
+LOG_TAIL = 1 << 16
 
 
 class Attempt:
@@ -195,19 +195,16 @@ def versions_of(packages: tuple[str, ...]) -> dict[str, str]:
 
 
 def main(arguments: list[str]) -> None:
-    """Warm up, then list rows or serve."""
+    """Warm up, then serve."""
     suite, subject = suite_named(arguments[0]), subject_named(arguments[1])
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints must not get between the answers
-    if "--list" in arguments:
-        answers.write(json.dumps(list(suite.row_names())) + "\n")
-        answers.flush()
-        return
     torch.set_num_threads(1)
     suite.warm()
     subject.warm()
+    about = {"rows": list(suite.row_names()), "versions": versions_of(suite.packages)}
     limits = {"row_timeout": suite.row_timeout, "case_timeout": suite.case_timeout}
-    answers.write(json.dumps({"ready": True, **limits, "versions": versions_of(suite.packages)}) + "\n")
+    answers.write(json.dumps({**about, **limits}) + "\n")
     answers.flush()
     serve(suite, subject, sys.stdin, answers)
 

@@ -28,7 +28,7 @@ SMALL_NAMES = (
     "micro", "mini", "xs", "small", "_s", "lite", "18", "26",
 )  # fmt: skip
 MAX_PARAMETERS = 50_000_000
-TIMM_INSTALLED = importlib.util.find_spec("timm") is not None
+TIMM_INSTALLED = all(importlib.util.find_spec(name) is not None for name in ("timm", "torchvision"))
 
 
 class VisionSuite(Suite):
