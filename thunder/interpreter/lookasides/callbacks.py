@@ -37,6 +37,13 @@ def _with_function_first(target: Any) -> Callable[..., Any]:
     return replacement
 
 
+def _reduce(interp: Any, *arguments: Any, **keywords: Any) -> Any:
+    if len(arguments) > 1:
+        function, iterable, *initial = arguments
+        arguments = (interp.native_callable(function), native_iterable(interp, iterable), *initial)
+    return interp.call_natively(functools.reduce, arguments, keywords)
+
+
 def _with_key(target: Any) -> Callable[..., Any]:
     """`target(iterable, ..., key=function)`"""
 
@@ -205,7 +212,7 @@ def callback_lookasides() -> dict[Any, Callable[..., Any]]:
         builtins.min: _with_key(min),
         builtins.max: _with_key(max),
         list.sort: _sort,
-        functools.reduce: _with_function_first(functools.reduce),
+        functools.reduce: _reduce,
         itertools.accumulate: _with_function_second(itertools.accumulate, "func"),
         itertools.groupby: _with_function_second(itertools.groupby, "key"),
         list.extend: _method_with_iterable(list.extend),
