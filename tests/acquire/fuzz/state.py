@@ -18,7 +18,7 @@ FLOATS = ("0.0", "-0.0", "1.0", "1.5", "2.0", "-1.0", "math.inf", "math.nan")
 FINITE = ("0", "1", "2", "3", "-1", "True", "0.0", "1.0", "1.5", "2.0", "-0.0")
 BOOLEANS = ("True", "False")
 TEXTS = ("''", "'a'", "'b'", "'relu'", "'neg'", "'sin'", "'1'")
-OTHERS = ("None", "None", "()", "(1, 2)", "(1.0, True)", "b'a'", "torch.float32", "torch.float64", "...")
+OTHERS = ("None", "None", "()", "(1, 2)", "(1.0, True)", "b'a'", "torch.float32", "torch.float64", "...", "2 + 1j")
 KEYS = ("'a'", "'b'", "'c'", "1", "2", "None", "(1, 'a')", "2.5")
 CONFUSED = {
     "0": ("False", "0.0", "-0.0"), "1": ("True", "1.0"), "2": ("2.0",), "3": ("3.0",), "-1": ("-1.0",),
@@ -33,7 +33,6 @@ TENSORS = (
     "torch.arange(8.0).reshape(4, 2).t()", "torch.ones(1, 4)", "torch.tensor(2.0)", "torch.arange(4)",
     "torch.ones(4, dtype=torch.float64)", "torch.arange(8.0)[::2]", "torch.ones(4, requires_grad=True)",
     "nn.Parameter(torch.arange(4.0))", "torch.tensor([True, False, True, False])", "torch.arange(8.0).reshape(2, 4)[1]",
-    "torch.ones(1, 1).expand(2, 4)",
 )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ exception and everything reachable from the two modules must be the same.
 
 from __future__ import annotations
 
+import ctypes
 import linecache
 import os
 import sys
@@ -24,6 +25,9 @@ from tests.acquire.fuzz.comparison import WORLD, Difference, compare, without_ad
 SAME, DIFFERENT = "same", "different"
 ENVIRONMENT = ("FUZZ_MODE", "FUZZ_LEVEL", "FUZZ_SET")
 """The variables that programs use."""
+
+_getenv = ctypes.CDLL(None).getenv
+_getenv.restype = ctypes.c_char_p
 
 Compile = Callable[[Any], Callable[..., Any]]
 
@@ -56,6 +60,7 @@ class ProcessState:
     """State of the process that a program may read or change."""
 
     environment: dict[str, str]
+    native_environment: tuple[bytes | None, ...]
     default_dtype: torch.dtype
     next_hook: int
     random: torch.Tensor
@@ -65,6 +70,7 @@ class ProcessState:
     def now() -> ProcessState:
         return ProcessState(
             {name: value for name in ENVIRONMENT if (value := os.environ.get(name)) is not None},
+            tuple(_getenv(name.encode()) for name in ENVIRONMENT),
             torch.get_default_dtype(),
             RemovableHandle.next_id,
             torch.get_rng_state(),
@@ -84,8 +90,8 @@ class ProcessState:
 
     def observed(self) -> tuple[Any, ...]:
         """The part that two worlds must agree on."""
-        native = {name: os.getenv(name) for name in self.environment}
-        return self.environment, native, self.default_dtype, self.grad_enabled, self.random.sum().item()
+        random = self.random.sum().item()
+        return self.environment, self.native_environment, self.default_dtype, self.grad_enabled, random
 
 
 def make_world(code: types.CodeType) -> types.ModuleType:
