@@ -77,4 +77,6 @@ def reraise_star(original: Any, raised: list[Any]) -> Any:
         return unhandled
     if unhandled is not None:
         new.append(unhandled)
+    if len(new) == 1:
+        return new[0]
     return BaseExceptionGroup("", new)  # noqa: F821

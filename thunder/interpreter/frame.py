@@ -20,7 +20,7 @@ one (`__class__`), because `sys._getframe` hands it to interpreted code.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import CellType, CodeType, FrameType, FunctionType
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +42,8 @@ class Null:
 NULL = Null()
 LEFT_HANDLER = Null()
 """What a nested driver returns when the exception handler that it ran has ended (POP_EXCEPT)."""
+SWITCHED = Null()
+"""What a nested driver returns when from now on `frame.pending` is the exception being handled (`except*`)."""
 END = sys.maxsize
 """A jump here ends the driver's iteration: list iterators clamp positions to the length of their list."""
 
@@ -73,6 +75,7 @@ class Frame:
         "pending",
         "position",
         "program",
+        "raised_at",
         "reraising",
         "result",
         "stack",
@@ -82,7 +85,14 @@ class Frame:
     program: Program
     function: FunctionType | None
     interpreter: Interpreter
-    tracker: Tracker | None
+    tracker: Any  # a Tracker in the handlers that are chosen when there is one, else None
+    blocks: list[Any]
+    iterator: Any  # a list iterator: its position can be set, which types do not know
+    jump: Callable[[int], None]
+    names: Any
+    pending: Any
+    raised_at: int
+    result: Any
 
     def __init__(
         self,
@@ -128,9 +138,14 @@ class Frame:
             return self.position
         return max(len(self.instructions) - iterator.__length_hint__() - 1, 0)
 
+    def shown_index(self) -> int:
+        """As `index`, but after a re-raise the instruction that raised first."""
+        raised_at = getattr(self, "raised_at", None)
+        return self.index() if raised_at is None else raised_at
+
     def lineno(self) -> int:
         """The line in the user's source that runs now."""
-        return self.program.line(self.index())
+        return self.program.line(self.shown_index())
 
     # The face of a native frame object.
 
@@ -155,8 +170,8 @@ class Frame:
         return self.back
 
     @property
-    def f_lineno(self) -> int:
-        return self.lineno()
+    def f_lineno(self) -> int | None:
+        return self.program.line_or_none(self.shown_index())
 
     @property
     def f_lasti(self) -> int:

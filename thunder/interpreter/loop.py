@@ -19,7 +19,7 @@ import sys
 from types import CodeType, CoroutineType, FunctionType, GeneratorType, coroutine
 from typing import Any
 
-from .frame import DRIVEN_CODE, DRIVER_CODE_IDS, LEFT_HANDLER, Frame
+from .frame import DRIVEN_CODE, DRIVER_CODE_IDS, LEFT_HANDLER, SWITCHED, Frame
 from .program import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR, CO_ITERABLE_COROUTINE, Program
 from .unwinding import ENTER, LEAVE, PROPAGATE, raised, unwind
 
@@ -45,8 +45,22 @@ def run(frame: Frame) -> Any:
                 return LEFT_HANDLER
             if action == ENTER:
                 result = run(frame)
+                while result is SWITCHED:
+                    result = _run_switched(frame)
                 if result is not LEFT_HANDLER:
                     return result
+
+
+def _run_switched(frame: Frame) -> Any:
+    """Goes on in an `except*` clause, with the part of the exception that it caught as the one being handled."""
+    handled = frame.pending
+    traceback, context = handled.__traceback__, handled.__context__
+    try:
+        raise handled
+    except BaseException:  # a boundary: whatever the program handles
+        handled.__traceback__, handled.__context__ = traceback, context
+        frame.pending = None
+        return run(frame)
 
 
 class Suspension:
@@ -119,6 +133,8 @@ def generator_driver(frame: Frame) -> Any:
             if action == ENTER:
                 frame.in_handler = True
                 result = yield from iterable_coroutine_driver(frame)
+                while result is SWITCHED:
+                    result = yield from restored_driver(frame, frame.pending)
                 if result is not LEFT_HANDLER:
                     return result
 

@@ -64,6 +64,7 @@ class Program:
         "is_optimized",
         "keyword_index",
         "keyword_only",
+        "lines",
         "local_names",
         "names",
         "offsets",
@@ -72,7 +73,6 @@ class Program:
         "stub",
         "suspends",
         "tail",
-        "traced_lines",
         "visible_locals",
     )
 
@@ -110,24 +110,29 @@ class Program:
         ]
         self.stub: Any = None  # what `tracebacks` builds from the code object, when first needed
         self.driver: Any = None  # what `loop` makes for code that suspends
-        self.traced_lines: dict[int, int] | None = None
+        self.lines: list[int | None] | None = None
 
-    def line(self, index: int) -> int:
-        """The source line of an instruction."""
-        lines = self.traced_lines
+    def line_or_none(self, index: int) -> int | None:
+        """The source line of an instruction; None for one that the compiler made up."""
+        lines = self.lines
         if lines is None:
-            lines = self.traced_lines = {}
-            previous = self.code.co_firstlineno
             spans = [span for span in self.code.co_lines() if span[1] > span[0]]
+            lines = self.lines = []
             position = 0
             for offset in self.offsets:
                 while position < len(spans) - 1 and spans[position][1] <= offset:
                     position += 1
-                line = spans[position][2] if spans else previous
-                if line is not None:
-                    previous = line
-                lines[offset] = previous
-        return lines.get(self.offsets[index], self.code.co_firstlineno) if self.offsets else 0
+                lines.append(spans[position][2] if spans and offset >= 0 else self.code.co_firstlineno)
+        return lines[index] if index < len(lines) else self.code.co_firstlineno
+
+    def line(self, index: int) -> int:
+        """The source line of an instruction, or of the nearest before it that has one."""
+        while index >= 0:
+            line = self.line_or_none(index)
+            if line is not None:
+                return line
+            index -= 1
+        return self.code.co_firstlineno
 
 
 class _Entry:

@@ -46,6 +46,7 @@ def _unwind_by_ranges(frame: Frame) -> int:
                 stack.append(index)
             stack.append(exception)
             frame.position = target
+            frame.raised_at = None
             return ENTER if program.names[target] == "PUSH_EXC_INFO" else CONTINUE
     return PROPAGATE
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..calling import call_value
 from ..exception_groups import match_group, reraise_star
-from ..frame import END, LEFT_HANDLER, NULL, Frame
+from ..frame import END, LEFT_HANDLER, NULL, SWITCHED, Frame
 from ..instructions import Operand, instruction
 from ..lookup import bind_special, is_class, is_instance_of
 
@@ -50,8 +50,12 @@ def reraise(frame: Frame, exception: BaseException) -> None:
 
 
 @instruction("RERAISE")
-def reraise_top(frame: Frame, stack: list[Any], _: int) -> None:
-    reraise(frame, stack.pop())
+def reraise_top(frame: Frame, stack: list[Any], depth: int) -> None:
+    """With a depth, the position of the first raise lies there on the stack; the frame shows that line again."""
+    exception = stack.pop()
+    if depth:
+        frame.raised_at = stack[-depth]
+    reraise(frame, exception)
 
 
 @instruction("CLEANUP_THROW")
@@ -157,6 +161,12 @@ def check_eg_match(frame: Frame, stack: list[Any], _: int) -> None:
     rest, match = match_group(frame.interpreter, stack[-1], wanted, matches)
     stack[-1] = rest
     stack.append(match)
+    if match is not None:
+        # From here on `match` is the exception that is being handled.
+        frame.position = frame.index() + 1
+        frame.pending = match
+        frame.result = SWITCHED
+        frame.jump(END)
 
 
 @instruction("PREP_RERAISE_STAR")
