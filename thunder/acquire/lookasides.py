@@ -24,7 +24,7 @@ import torch.utils.checkpoint
 from thunder.acquire.guards import type_lookup
 from thunder.acquire.recorder import Recorder, is_tensor_text
 from thunder.acquire.sources import INSTANCE_DICT, ITEM
-from thunder.acquire.tracker import AcquisitionTracker
+from thunder.acquire.tracker import AcquisitionTracker, instance_dict
 from thunder.errors import SharpEdgeError, SharpEdgeWarning
 from thunder.trace import Op
 
@@ -165,6 +165,8 @@ class Lookasides:
     def vars(self, interp: Any, *objects: Any) -> Any:
         if not objects:
             return interp.frame.f_locals
+        if not isinstance(objects[0], type) and instance_dict(objects[0]) is None:
+            return vars(objects[0])  # raises
         return self.tracker.load_attr(objects[0], "__dict__")
 
     def len(self, interp: Any, obj: Any) -> int:

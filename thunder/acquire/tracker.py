@@ -11,6 +11,7 @@ Real tensors never reach the program: where one is read it becomes an input, and
 from __future__ import annotations
 
 import collections
+import functools
 import itertools
 import types
 from collections.abc import Callable
@@ -431,12 +432,12 @@ class AcquisitionTracker(Tracker):
             return lambda obj, name, source: self._load_instance(
                 obj, name, source, lambda: self.interp.getattr(obj, name)
             )
-        if (
-            isinstance(found, (staticmethod, classmethod))
-            or type(found).__flags__ & _IMMUTABLE_TYPE
-            and hasattr(type(found), "__get__")
-        ):
+        if isinstance(found, (staticmethod, classmethod)):
             return lambda obj, name, source: self._load_instance(obj, name, source, lambda: getattr(obj, name))
+        if type(found).__flags__ & _IMMUTABLE_TYPE and hasattr(type(found), "__get__"):
+            return lambda obj, name, source: self._load_instance(
+                obj, name, source, lambda: self._load_from_builtin(obj, name, source)
+            )
         getter = type_lookup(type(found), "__get__")
         if getter is not absent:
             for access in ("__get__", "__set__", "__delete__"):
@@ -463,7 +464,7 @@ class AcquisitionTracker(Tracker):
 
     def _load_instance(self, obj: Any, name: str, source: Source | None, otherwise: Callable[[], Any]) -> Any:
         """Reads the instance's own dict first, then what the class has."""
-        attributes = _instance_dict(obj)
+        attributes = instance_dict(obj)
         if attributes is None:
             return otherwise()
         if name in attributes:
@@ -567,6 +568,8 @@ class AcquisitionTracker(Tracker):
                 value = self.interp.getattr(obj, name)
                 if name in ("__mro__", "__bases__", "__base__"):
                     self.classes.order(obj)
+                elif name == "__dict__":
+                    self.classes.namespace(obj)
                 return self.read(place, value) if is_plain(value) else value
             self.classes.lookup(obj, name)
         value = self.interp.getattr(obj, name)
@@ -669,11 +672,11 @@ class AcquisitionTracker(Tracker):
                 before = descriptor.__get__(obj)
                 undo: Callable[[], None] = lambda: descriptor.__set__(obj, before)  # noqa: E731
             except AttributeError:
-                before, undo = absent, lambda: is_unset(descriptor, obj) or descriptor.__delete__(obj)
+                before, undo = absent, functools.partial(_unset_slot, descriptor, obj)
             self.heap.before_slot_change(obj, name, undo, before)
             source.child(ATTRIBUTE, name).written = True
             return
-        attributes = _instance_dict(obj)
+        attributes = instance_dict(obj)
         if attributes is not None:
             holder = source.child(INSTANCE_DICT)
             self.known.setdefault(id(attributes), holder)
@@ -925,7 +928,7 @@ class AcquisitionTracker(Tracker):
         known = self.known
         if type(function) is types.MethodWrapperType:
             # `super().__setattr__(name, value)` and its like, bound to the object.
-            generic = self._generic_access.get(function.__name__)
+            generic: Any = self._generic_access.get(function.__name__)
             if generic is not None and not isinstance(function.__self__, (type, torch.Tensor)):
                 return generic(function.__self__, *arguments)
         owner = getattr(function, "__self__", None)
@@ -966,7 +969,7 @@ class AcquisitionTracker(Tracker):
 
     def _touch_instance(self, obj: Any) -> None:
         """All attributes of an object are read."""
-        attributes = _instance_dict(obj)
+        attributes = instance_dict(obj)
         if attributes is not None:
             self.touch_deeply(self.load_generic(obj, "__dict__"))
         for name in slot_names(type(obj)):
@@ -1054,10 +1057,10 @@ _READERS = frozenset(
 )  # fmt: skip
 
 
-def _instance_dict(obj: Any) -> dict[str, Any] | None:
+def instance_dict(obj: Any) -> dict[str, Any] | None:
     """The instance's own dict, without calling a `__dict__` property of the user's."""
     try:
-        return object.__getattribute__(obj, "__dict__")  # type: ignore[no-any-return]
+        return object.__getattribute__(obj, "__dict__")
     except AttributeError:
         return None
 

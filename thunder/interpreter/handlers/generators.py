@@ -53,6 +53,9 @@ def get_yield_from_iter(frame: Frame, stack: list[Any], _: int) -> None:
         if not frame.program.flags & (CO_COROUTINE | CO_ITERABLE_COROUTINE):
             raise TypeError("cannot 'yield from' a coroutine object in a non-coroutine generator")
     elif kind is not GeneratorType:
+        tracker = frame.tracker
+        if tracker is not None and kind in tracker.container_types:
+            tracker.touch(iterable)
         stack[-1] = get_iterator(frame.interpreter, iterable)
 
 

@@ -114,6 +114,9 @@ def _protocol(target: Any, method_name: str, interpreted: Callable[[Any, Any], A
 
 def _iter(interp: Any, *arguments: Any) -> Any:
     if len(arguments) == 1:
+        tracker = interp.tracker
+        if tracker is not None and type(arguments[0]) in tracker.container_types:
+            tracker.touch(arguments[0])
         return get_iterator(interp, arguments[0])
     if len(arguments) == 2:
         arguments = (interp.native_callable(arguments[0]), arguments[1])
@@ -235,6 +238,6 @@ def callback_lookasides() -> dict[Any, Callable[..., Any]]:
     }
     for target in (map, filter, itertools.filterfalse, itertools.starmap, itertools.takewhile, itertools.dropwhile):
         table[target] = _with_function_first(target)
-    for target in (list, tuple, set, frozenset, enumerate, zip, sum, any, all, itertools.chain):
-        table[target] = _with_iterables(target)
+    for constructor in (list, tuple, set, frozenset, enumerate, zip, sum, any, all, itertools.chain):
+        table[constructor] = _with_iterables(constructor)
     return table
