@@ -6,16 +6,44 @@ Parts are left out first, then the statements that the text consists of, line bl
 from __future__ import annotations
 
 import ast
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 
 from tests.acquire.fuzz.program import GeneratedProgram
 
 Fails = Callable[[str], bool]
+SECONDS = 3
+
+
+class TooLong(BaseException):
+    """A candidate runs for ever; no `except Exception` of a program may catch this."""
+
+
+def within_time(fails: Fails) -> Fails:
+    """The same question, answered with False when a candidate takes too long. For the main thread only."""
+
+    def expire(number: int, frame: object) -> None:
+        raise TooLong
+
+    def limited(source: str) -> bool:
+        before = signal.signal(signal.SIGALRM, expire)
+        signal.alarm(SECONDS)
+        try:
+            return fails(source)
+        except TooLong:
+            return False
+        finally:
+            signal.alarm(0)
+            signal.signal(signal.SIGALRM, before)
+
+    return limited
 
 
 def reduce_program(program: GeneratedProgram, fails: Fails) -> str:
     """The text of a small program for which `fails` still holds."""
+
+    fails = within_time(fails)
 
     def still(candidate: GeneratedProgram) -> bool:
         return fails(candidate.source())
