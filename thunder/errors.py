@@ -67,7 +67,8 @@ _refusals = threading.local()
 def noted_refusals() -> Iterator[list[RefusalError]]:
     """The refusals that this thread raises within the block."""
     outer = getattr(_refusals, "noted", None)
-    _refusals.noted = noted = []
+    noted: list[RefusalError] = []
+    _refusals.noted = noted
     try:
         yield noted
     finally:

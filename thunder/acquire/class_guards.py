@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from thunder.acquire.guards import Prologue, absent, type_lookup
+from thunder.acquire.guards import Prologue, absent, same_value, type_lookup
 
 _IMMUTABLE_TYPE = 1 << 8  # Py_TPFLAGS_IMMUTABLETYPE
 
@@ -28,6 +28,12 @@ def super_lookup(this_class: type, self_class: type, name: str) -> Any:
         if found is not absent:
             return found
     return absent
+
+
+def same_namespace(kind: type, content: list[Any]) -> bool:
+    """Whether a class has just these attributes: names and values in turn."""
+    found = [part for item in kind.__dict__.items() for part in item]
+    return len(found) == len(content) and all(map(same_value, found, content))
 
 
 class ClassGuards:
@@ -76,6 +82,18 @@ class ClassGuards:
             f"{bind(super_lookup)}({bind(this_class)}, {bind(self_class)}, {name!r})"
             f" is {bind(super_lookup(this_class, self_class, name))}",
             f"{self_class.__qualname__}.{name} after {this_class.__qualname__} is unchanged",
+        )
+
+    def namespace(self, kind: type) -> None:
+        """All attributes of a class were asked for."""
+        key = (kind, "__dict__", "namespace")
+        if key in self._seen or not is_mutable_class(kind):
+            return
+        self._seen.add(key)
+        bind = self.prologue.bind
+        content = [part for item in kind.__dict__.items() for part in item]
+        self.prologue.check(
+            f"{bind(same_namespace)}({bind(kind)}, {bind(content)})", f"attributes of {kind.__qualname__} are unchanged"
         )
 
     def own_attribute(self, kind: type, name: str) -> None:

@@ -31,7 +31,7 @@ _BASES: tuple[Any, ...] = (
     str, bytes, int, float, complex, BaseException, types.SimpleNamespace,
 )  # fmt: skip
 """C classes whose instances, and those of their subclasses, can be made anew: by `__new__`, then filled."""
-_ITERATORS = (types.GeneratorType, types.CoroutineType, types.AsyncGeneratorType, type(iter([])), type(iter(())),
+_ITERATORS: tuple[Any, ...] = (types.GeneratorType, types.CoroutineType, types.AsyncGeneratorType, type(iter([])), type(iter(())),
               map, filter, zip, enumerate, type(iter({}.items())), type(iter({}.values())), type(iter({})))  # fmt: skip
 
 
@@ -174,7 +174,7 @@ class Epilogue:
 
     def _make_instance(self, value: Any, kind: type) -> str:
         const = self.prologue.bind
-        base = next((base for base in _BASES if issubclass(kind, base)), object)
+        base: Any = next((base for base in _BASES if issubclass(kind, base)), object)
         if base is object and kind.__new__ is not object.__new__ and kind.__flags__ & (1 << 8):
             return const(value)  # an immutable or C type that is not made by object.__new__
         content = ""

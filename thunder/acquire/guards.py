@@ -82,7 +82,8 @@ def items_of(obj: Any) -> list[Any]:
     """What a container holds, in order (the keys of a dict), by the methods of its C class."""
     if isinstance(obj, collections.OrderedDict):
         return list(collections.OrderedDict.__iter__(obj))
-    for base in (dict, list, tuple, set, frozenset, collections.deque):
+    bases: tuple[Any, ...] = (dict, list, tuple, set, frozenset, collections.deque)
+    for base in bases:
         if isinstance(obj, base):
             return list(base.__iter__(obj))
     return list(obj)

@@ -20,7 +20,7 @@ EMPTY_CELL = object()
 """Content of a cell that has none."""
 
 
-def _dict_base(obj: dict[Any, Any]) -> type:
+def _dict_base(obj: dict[Any, Any]) -> Any:
     """The C class whose methods change `obj` without running user code."""
     return collections.OrderedDict if isinstance(obj, collections.OrderedDict) else dict
 
@@ -28,11 +28,13 @@ def _dict_base(obj: dict[Any, Any]) -> type:
 def content_of(obj: Any) -> Any:
     """A shallow copy of what a container holds, by the methods of its C class."""
     if isinstance(obj, dict):
-        return list(dict.items(obj)) if _dict_base(obj) is dict else list(collections.OrderedDict.items(obj))
+        return list(_dict_base(obj).items(obj))
     if isinstance(obj, list):
         return list.copy(obj)
-    if isinstance(obj, (set, bytearray)):
-        return type(obj).copy(obj)
+    if isinstance(obj, set):
+        return set.copy(obj)
+    if isinstance(obj, bytearray):
+        return bytearray(obj)
     if isinstance(obj, collections.deque):
         return list(collections.deque.__iter__(obj))
     if isinstance(obj, CellType):

@@ -1065,6 +1065,12 @@ def instance_dict(obj: Any) -> dict[str, Any] | None:
         return None
 
 
+def _unset_slot(descriptor: types.MemberDescriptorType, obj: Any) -> None:
+    """Makes a slot unset again."""
+    if not is_unset(descriptor, obj):
+        descriptor.__delete__(obj)
+
+
 def _stable_owner(source: Source) -> bool:
     """Whether the object that a place belongs to is the very same at every call."""
     while source.kind == INSTANCE_DICT and source.parent is not None:

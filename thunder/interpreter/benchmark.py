@@ -6,6 +6,7 @@ caches, RESUME and the like), counted in a run with a log.  Times are the best o
 
 from __future__ import annotations
 
+import functools
 import argparse
 import sys
 import time
@@ -117,7 +118,7 @@ def measure(workload: Callable[[int], Any], count: int, repeats: int) -> tuple[f
     rates = []
     for tracker in (None, Tracker()):
         interp = Interpreter(tracker)
-        rates.append(best_time(lambda n, interp=interp: interp.call(workload, n), count, repeats))
+        rates.append(best_time(functools.partial(interp.call, workload), count, repeats))
     plain, tracked = rates
     return instructions / plain, instructions / tracked, plain / native, tracked / native
 

@@ -144,7 +144,7 @@ def call_function(
         # The arguments do not fit; the native call fails with CPython's own words.
         return function(*arguments, **keywords)
     del arguments  # or they would outlive the variables of the frame
-    frame = Frame(interp, program, function, function.__globals__, function.__builtins__, stack)
+    frame = Frame(interp, program, function, function.__globals__, function.__builtins__, stack)  # type: ignore[attr-defined]
     del stack
     if not program.is_optimized:
         frame.names = function.__globals__

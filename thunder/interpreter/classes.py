@@ -32,7 +32,7 @@ def build_class(interp: Any, body: Any, name: Any, /, *bases: Any, metaclass: An
             what = metaclass.__name__ if is_class(metaclass) else "<metaclass>"
             raise TypeError(f"{what}.__prepare__() must return a mapping, not {type(namespace).__name__}")
     program = interp.program(body.__code__)
-    frame = Frame(interp, program, body, body.__globals__, body.__builtins__, list(program.tail))
+    frame = Frame(interp, program, body, body.__globals__, body.__builtins__, list(program.tail))  # type: ignore[attr-defined]
     frame.names = namespace
     cell = run(frame)
     del frame

@@ -58,7 +58,7 @@ def run_program(interp: Interpreter, arguments: list[str]) -> None:
         sys.argv[:] = ["-m", *arguments[2:]]
         sys.path.insert(0, os.getcwd())
         _fresh_main()
-        interp.call(runpy._run_module_as_main, arguments[1])
+        interp.call(runpy._run_module_as_main, arguments[1])  # type: ignore[attr-defined]
         return
     module = _fresh_main()
     names = module.__dict__
@@ -79,7 +79,7 @@ def run_program(interp: Interpreter, arguments: list[str]) -> None:
             source = file.read()
         names["__file__"] = os.path.abspath(path)
         names["__cached__"] = None
-        _run_code(interp, compile(source, path, "exec", dont_inherit=True), module)
+        _run_code(interp, compile(source, os.path.abspath(path), "exec", dont_inherit=True), module)
 
 
 def _without_command(error: BaseException) -> None:

@@ -64,7 +64,8 @@ def reraise_star(original: Any, raised: list[Any]) -> Any:
     if not isinstance(original, BaseExceptionGroup):  # noqa: F821
         # A single exception was wrapped for the clauses; at most one of them has raised.
         return raised[0]
-    new, again = [], []
+    new: list[BaseException] = []
+    again: list[BaseException] = []
     for item in raised:
         (again if _same_origin(item, original) else new).append(item)
     unhandled = None

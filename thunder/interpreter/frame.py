@@ -83,7 +83,7 @@ class Frame:
     )
 
     program: Program
-    function: FunctionType | None
+    function: Any  # a FunctionType or None; a class attribute of function type would bind
     interpreter: Interpreter
     tracker: Any  # a Tracker in the handlers that are chosen when there is one, else None
     blocks: list[Any]
@@ -91,7 +91,7 @@ class Frame:
     jump: Callable[[int], None]
     names: Any
     pending: Any
-    raised_at: int
+    raised_at: int | None
     result: Any
 
     def __init__(
@@ -149,8 +149,8 @@ class Frame:
 
     # The face of a native frame object.
 
-    @property
-    def __class__(self) -> type:  # type: ignore[override]
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
         return FrameType
 
     @property

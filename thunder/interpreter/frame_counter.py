@@ -22,11 +22,11 @@ class FrameCounter:
             self.interpreted += 1
             made(*arguments)
 
-        Frame.__init__ = counted  # type: ignore[method-assign]
+        Frame.__init__ = counted  # type: ignore[method-assign, assignment]
 
     def start(self) -> None:
         if hasattr(sys, "monitoring"):
-            monitoring = sys.monitoring
+            monitoring: Any = sys.monitoring
             monitoring.use_tool_id(4, "frames")
             monitoring.register_callback(4, monitoring.events.PY_START, self.started)
             monitoring.set_events(4, monitoring.events.PY_START)
@@ -42,7 +42,7 @@ class FrameCounter:
     def started(self, code: CodeType, offset: int) -> Any:
         """Since 3.12: called once for each start, and never again for the interpreter's own code."""
         if is_internal(code) or is_stub_code(code):
-            return sys.monitoring.DISABLE
+            return sys.monitoring.DISABLE  # type: ignore[attr-defined]
         self.native += 1
         return None
 

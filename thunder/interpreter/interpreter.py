@@ -64,7 +64,7 @@ class Interpreter:
             id(function.__code__) for function in self.lookasides if type(function) is FunctionType
         }
         # Programs by the id of the function's code object; False marks code that needs a closer look at each call.
-        self.programs: dict[int, Program | bool] = {}
+        self.programs: dict[int, Any] = {}
         self._opaque_code: dict[int, bool] = {}
         self._kept: list[CodeType] = []  # keeps the ids above valid
         self._trampolines: dict[int, CodeType] = {}
@@ -237,7 +237,7 @@ class Interpreter:
         """A trampoline was called with its arguments already bound."""
         program = self.program(code)
         function = FunctionType(code, global_names, code.co_name, None, closure)
-        frame = Frame(self, program, function, global_names, function.__builtins__, values + program.tail)
+        frame = Frame(self, program, function, global_names, function.__builtins__, values + program.tail)  # type: ignore[attr-defined]
         del values
         if not program.is_optimized:
             frame.names = global_names

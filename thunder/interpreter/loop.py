@@ -28,7 +28,8 @@ def run(frame: Frame) -> Any:
     """Executes a frame from its position until it returns, or until the exception handler that it is in ends."""
     stack = frame.stack
     while True:
-        frame.iterator = iterator = iter(frame.instructions)
+        iterator: Any = iter(frame.instructions)
+        frame.iterator = iterator
         frame.jump = iterator.__setstate__
         if frame.position:
             iterator.__setstate__(frame.position)
@@ -95,7 +96,8 @@ def generator_driver(frame: Frame) -> Any:
     while True:
         if handled is not None and sys.exc_info()[1] is not handled:
             return (yield from restored_driver(frame, handled))
-        frame.iterator = iterator = iter(frame.instructions)
+        iterator: Any = iter(frame.instructions)
+        frame.iterator = iterator
         frame.jump = iterator.__setstate__
         if frame.position:
             iterator.__setstate__(frame.position)

@@ -37,7 +37,7 @@ class Op:
         tags: facts for later passes, by name.
     """
 
-    target: Callable[..., Any]
+    target: Any
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
     result: Any = None

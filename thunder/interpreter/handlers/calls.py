@@ -41,7 +41,7 @@ def call(frame: Frame, stack: list[Any], count: int) -> None:
             # The list of arguments becomes the callee's stack.
             arguments += program.tail
             callee = Frame(
-                interpreter, program, function, function.__globals__, function.__builtins__, arguments
+                interpreter, program, function, function.__globals__, function.__builtins__, arguments  # type: ignore[attr-defined]
             )
             del arguments
             stack.append(run(callee))
@@ -69,7 +69,7 @@ def call_null_last(frame: Frame, stack: list[Any], count: int) -> None:
         if program and program.simple_count == len(arguments):
             arguments += program.tail
             callee = Frame(
-                interpreter, program, function, function.__globals__, function.__builtins__, arguments
+                interpreter, program, function, function.__globals__, function.__builtins__, arguments  # type: ignore[attr-defined]
             )
             del arguments
             stack.append(run(callee))
@@ -114,7 +114,7 @@ def _call_tracked(frame: Frame, stack: list[Any], function: Any, arguments: list
             frame.tracker.enter_function(function)
             arguments += program.tail
             callee = Frame(
-                interpreter, program, function, function.__globals__, function.__builtins__, arguments
+                interpreter, program, function, function.__globals__, function.__builtins__, arguments  # type: ignore[attr-defined]
             )
             del arguments
             stack.append(run(callee))

@@ -11,7 +11,7 @@ from typing import Any
 
 _IMPORT_FILES = ("<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>")
 _native_import = builtins.__import__
-_interpretable_import = importlib._bootstrap.__import__  # type: ignore[attr-defined]
+_interpretable_import = importlib._bootstrap.__import__
 
 
 def import_module(

@@ -175,7 +175,7 @@ def exception_ranges(code: CodeType, index_of: dict[int, int]) -> list[HandlerRa
             value = (value << 6) | (byte & 63)
         return value
 
-    ranges = []
+    ranges: list[Any] = []
     while True:
         try:
             start = number() * 2
