@@ -97,7 +97,7 @@ def from_functional(tensor: Any) -> torch.Tensor:
 
 def has_data_mutation(tensor: Any) -> bool:
     """Whether the contents of the wrapped tensor were changed in place.  Tested: 2.13."""
-    return torch._functionalize_has_data_mutation(tensor.elem)
+    return bool(torch._functionalize_has_data_mutation(tensor.elem))  # type: ignore[attr-defined]
 
 
 def has_metadata_mutation(tensor: Any) -> bool:
@@ -140,6 +140,11 @@ def has_kernel(overload: Any) -> bool:
 
 
 # Inductor -----------------------------------------------------------------------------------------------------------
+def import_inductor() -> None:
+    """Imports Inductor's compiler, which takes a second.  Tested: 2.13."""
+    import torch._inductor.compile_fx  # noqa: F401
+
+
 def inductor_decompositions() -> dict[Any, Callable[..., Any]]:
     """Operators that Inductor wants to see in terms of others.  Tested: 2.13."""
     from torch._inductor.decomposition import select_decomp_table
@@ -204,41 +209,49 @@ def cpp_build(source_path: str, *, precompiled_header: str | None) -> tuple[list
     from torch._inductor.cpp_builder import CppBuilder, get_name_and_dir_from_output_file_path
 
     name, directory = get_name_and_dir_from_output_file_path(source_path)
-    options = _cpp_options()
+    options = _cpp_options(cpp_vector_extension())
     options.precompiled_header = precompiled_header
     builder = CppBuilder(name=name, sources=source_path, BuildOption=options, output_dir=directory)
     return shlex.split(builder.get_command_line()), builder.get_target_file_path()
 
 
-def _cpp_flags() -> dict[str, Any]:
+def cpp_vector_extension() -> Any:
+    """The vector instructions that kernels are compiled for, as Inductor is configured now.  Tested: 2.13."""
     from torch._inductor.cpu_vec_isa import pick_vec_isa
 
+    return pick_vec_isa()
+
+
+def _cpp_flags(vector_extension: Any) -> dict[str, Any]:
     return {
         "include_pytorch": False,
         "shared": True,
         "device_type": "cpu",
         "extra_flags": (),
         "use_relative_path": False,
-        "vec_isa": pick_vec_isa(),
+        "vec_isa": vector_extension,
     }
 
 
-def _cpp_options() -> Any:
+def _cpp_options(vector_extension: Any) -> Any:
     from torch._inductor.cpp_builder import CppTorchDeviceOptions
 
-    return CppTorchDeviceOptions(compile_only=False, min_optimize=False, **_cpp_flags())
+    return CppTorchDeviceOptions(compile_only=False, min_optimize=False, **_cpp_flags(vector_extension))
 
 
-def cpp_precompiled_header() -> str:
-    """Inductor's header of vector types, precompiled: made once for each compiler and set of flags, which takes
+def cpp_precompiled_header(vector_extension: Any) -> str:
+    """Path of Inductor's header of vector types, precompiled.  Tested: 2.13.
 
-    several seconds, and kept where `torch.compile` finds it too.  Tested: 2.13.
+    It is made once for each compiler and set of flags, which takes several seconds, and kept where `torch.compile`
+    finds it too.
     """
     from torch._inductor.codecache import _get_cpp_prefix_header, _precompile_header
     from torch._inductor.cpp_builder import CppBuilder
 
-    command = CppBuilder(name="o", sources="i", BuildOption=_cpp_options()).get_command_line()
-    return _precompile_header(_get_cpp_prefix_header("cpu"), command, min_optimize=False, **_cpp_flags())
+    options = _cpp_options(vector_extension)
+    command = CppBuilder(name="o", sources="i", BuildOption=options).get_command_line()
+    flags = _cpp_flags(vector_extension)
+    return _precompile_header(_get_cpp_prefix_header("cpu"), command, min_optimize=False, **flags)
 
 
 def cpp_compiler() -> str | None:
@@ -277,16 +290,32 @@ def inductor_fast_strides() -> Iterator[None]:
 
     original = cpp.stride_at_vec_range
 
+    def constant_in_vector(expression: Any, var: Any, vec_length: int) -> Any:
+        """A quotient or remainder of `var`, as it is while `var` runs over the lanes of one vector."""
+        if expression.args[0] != var or not all(argument.is_Integer for argument in expression.args[1:]):
+            return expression
+        divisor = int(expression.args[1])
+        if divisor % vec_length == 0:
+            return sympy.Dummy()
+        if isinstance(expression, ModularIndexing) and divisor == 1 and int(expression.args[2]) % vec_length == 0:
+            return var + sympy.Dummy()
+        return expression
+
     @functools.lru_cache(maxsize=4096)
     def stride_at_vec_range(index: Any, var: Any, vec_length: int | None = None) -> Any:
         if not index.has(var):
             return sympy.S.Zero
-        if not index.has(FloorDiv, ModularIndexing, sympy.Rel, sympy.Function):
-            expanded = index.expand()
-            stride = expanded.coeff(var)
-            if not (expanded - stride * var).expand().has(var):
-                return stride
-        return original(index, var, vec_length)
+        simple = index
+        if vec_length and index.has(FloorDiv, ModularIndexing):
+            simple = index.replace(
+                lambda e: isinstance(e, (FloorDiv, ModularIndexing)), lambda e: constant_in_vector(e, var, vec_length)
+            )
+        expanded = simple.expand()
+        stride = expanded.coeff(var)
+        rest = (expanded - stride * var).expand()
+        if stride.has(var) or rest.has(var):
+            return original(index, var, vec_length)
+        return stride
 
     cpp.stride_at_vec_range = stride_at_vec_range
     try:

@@ -188,10 +188,11 @@ class _PrecompiledHeader:
         self._path: str | None = None
 
     def prepare(self) -> None:
-        """Starts looking, once a process."""
+        """Starts looking, once a process; called as Inductor is configured for the kernels."""
         with self._lock:
             if self._thread is None:
-                self._thread = threading.Thread(target=self._find, name="thunder-header", daemon=True)
+                arguments = (_torch_compat.cpp_vector_extension(),)
+                self._thread = threading.Thread(target=self._find, args=arguments, name="thunder-header", daemon=True)
                 self._thread.start()
 
     def path(self, patience: float = 0.3) -> str | None:
@@ -201,9 +202,9 @@ class _PrecompiledHeader:
             self._thread.join(patience)
         return self._path
 
-    def _find(self) -> None:
+    def _find(self, vector_extension: Any) -> None:
         try:
-            self._path = _torch_compat.cpp_precompiled_header()
+            self._path = _torch_compat.cpp_precompiled_header(vector_extension)
         except Exception as error:  # a compiler without precompiled headers, a full disk: the header is a convenience
             logging.getLogger(__name__).debug("no precompiled header: %s", error)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -33,6 +33,8 @@ _OPTIONS = {
     "cpp__vec_isa_ok": True,
 }
 
+_KERNELS_OF_A_LIBRARY = 5
+
 
 class InductorExecutor(Executor):
     """Compiles whole regions."""
@@ -43,6 +45,7 @@ class InductorExecutor(Executor):
         super().__init__()
         self._lock = threading.RLock()
         self._warned = False
+        self._prepared = False
 
     def unavailable_reason(self) -> str | None:
         if _torch_compat.cpp_compiler() is None:
@@ -50,9 +53,18 @@ class InductorExecutor(Executor):
         return None
 
     def prepare(self) -> None:
-        """Begins with what takes long and needs no program: the precompiled header."""
+        """Begins with what takes long and needs no program: imports Inductor, looks for the precompiled header."""
+        with self._lock:
+            if self._prepared:
+                return
+            self._prepared = True
+        threading.Thread(target=self._prepare, name="thunder-inductor", daemon=True).start()
+
+    def _prepare(self) -> None:
         if self.unavailable_reason() is None:
-            precompiled_header.prepare()
+            _torch_compat.import_inductor()
+            with self._lock, _torch_compat.inductor_options(**_OPTIONS):
+                precompiled_header.prepare()
 
     def decompositions(self) -> dict[Any, Callable[..., Any]]:
         return _torch_compat.inductor_decompositions()
@@ -68,34 +80,29 @@ class InductorExecutor(Executor):
                 warnings.warn(f"the inductor executor is not used: {reason}", ExecutorWarning, stacklevel=2)
             return
         with self._lock, _torch_compat.inductor_options(**_OPTIONS), _torch_compat.inductor_fast_strides():
-            started = [self._generate(region) for region in sorted(regions, key=_size, reverse=True)]
-            for compilation in started:
-                if compilation is not None:
-                    compilation.finish()
+            batches: list[_Batch] = []
+            for region in sorted(regions, key=lambda region: len(region.trace.ops), reverse=True):
+                generated = _generate(region)
+                if generated is None:
+                    continue
+                if not batches or batches[-1].started:
+                    batches.append(_Batch())
+                batches[-1].add(generated)
+                if batches[-1].is_large:
+                    batches[-1].start()
+            for batch in batches:
+                batch.start()
+            for batch in batches:
+                batch.finish()
 
-    def _generate(self, region: Region) -> _Compilation | None:
-        """Runs Inductor up to the C++ compiler, which is started."""
-        compilation = _Compilation(region)
-        try:
-            compilation.generate()
-            compilation.start()
-        except Exception as error:  # Inductor raises whatever its many parts raise; the region runs without it
-            _warn(region, error)
-            return None
-        return compilation
 
-
-class _Compilation:
-    """One region on its way through Inductor and the C++ compiler."""
+class _Generated:
+    """A region as Inductor's Python code, which calls kernels that are not compiled yet."""
 
     def __init__(self, region: Region) -> None:
         self.region = region
         self.kernels: list[CppKernel] = []
-        self.library: KernelLibrary | None = None
-
-    def generate(self) -> None:
-        """Inductor: from the trace to Python that calls kernels which are not compiled yet."""
-        graph_module, examples, self.constants = to_graph_module(self.region.trace)
+        graph_module, examples, self.constants = to_graph_module(region.trace)
         with torch.no_grad(), _torch_compat.inductor_cpp_kernels(self._kernel):
             self.call = _torch_compat.compile_with_inductor(graph_module, examples)
 
@@ -104,18 +111,8 @@ class _Compilation:
         self.kernels.append(kernel)
         return kernel
 
-    def start(self) -> None:
-        if self.kernels:
-            self.library = KernelLibrary(self.kernels)
-            self.library.start()
-
-    def finish(self) -> None:
-        """Waits for the kernels and puts them into the generated code."""
-        try:
-            compiled = self._compiled_kernels()
-        except Exception as error:  # as in `_generate`
-            _warn(self.region, error)
-            return
+    def link(self, compiled: Sequence[Callable[..., None]]) -> None:
+        """Puts the compiled kernels in the place of their placeholders; the region then runs this code."""
         by_placeholder = dict(zip(map(id, self.kernels), compiled))
         namespace = _namespace_of(self.call)
         for name, value in namespace.items():
@@ -124,15 +121,6 @@ class _Compilation:
         self.region.implementation = self._with_constants()
         self.region.boxed = True
         self.region.executor = InductorExecutor.name
-
-    def _compiled_kernels(self) -> list[Callable[..., Any]]:
-        if self.library is None:
-            return []
-        try:
-            return self.library.finish()
-        except CppCompileError:
-            # Sources that do not go together in one file: each by itself, as Inductor does it.
-            return [_torch_compat.compile_cpp_kernel(k.argument_types, k.source) for k in self.kernels]
 
     def _with_constants(self) -> Callable[[list[Any]], Any]:
         call, constants = self.call, self.constants
@@ -146,14 +134,72 @@ class _Compilation:
         return call_with_constants
 
 
+def _generate(region: Region) -> _Generated | None:
+    try:
+        return _Generated(region)
+    except Exception as error:  # Inductor raises whatever its many parts raise; the region runs without it
+        _warn(region, error)
+        return None
+
+
+class _Batch:
+    """Regions whose kernels are compiled together, in the background."""
+
+    def __init__(self) -> None:
+        self.regions: list[_Generated] = []
+        self.started = False
+        self._library: KernelLibrary | None = None
+        self._error: Exception | None = None
+
+    @property
+    def is_large(self) -> bool:
+        """Whether compiling the kernels takes longer than parsing what every library includes."""
+        return sum(len(generated.kernels) for generated in self.regions) >= _KERNELS_OF_A_LIBRARY
+
+    def add(self, generated: _Generated) -> None:
+        self.regions.append(generated)
+
+    def start(self) -> None:
+        """Starts the C++ compiler."""
+        kernels = [kernel for generated in self.regions for kernel in generated.kernels]
+        if self.started or not kernels:
+            return
+        self.started = True
+        self._library = KernelLibrary(kernels)
+        try:
+            self._library.start()
+        except OSError as error:  # no compiler after all, a full disk
+            self._error = error
+
+    def finish(self) -> None:
+        """Waits for the kernels and links the regions with them."""
+        compiled: list[Callable[..., None]] | None = []
+        if self._library is not None:
+            try:
+                if self._error is not None:
+                    raise self._error
+                compiled = self._library.finish()
+            except (CppCompileError, OSError, ImportError):
+                compiled = None  # sources that do not go together: each by itself, as Inductor does it
+        for generated in self.regions:
+            count = len(generated.kernels)
+            try:
+                mine = (
+                    [_torch_compat.compile_cpp_kernel(k.argument_types, k.source) for k in generated.kernels]
+                    if compiled is None
+                    else compiled[:count]
+                )
+            except Exception as error:  # as in `_generate`
+                _warn(generated.region, error)
+                continue
+            compiled = None if compiled is None else compiled[count:]
+            generated.link(mine)
+
+
 def _namespace_of(call: Callable[..., Any]) -> dict[str, Any]:
     """Globals of the generated module."""
     function = getattr(call, "__func__", call)
     return function.__globals__
-
-
-def _size(region: Region) -> int:
-    return len(region.trace.ops)
 
 
 def _warn(region: Region, error: BaseException) -> None:

@@ -12,7 +12,9 @@ it, runs as the torch-level trace stands.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from thunder.errors import OptionError, ThunderError
@@ -104,6 +106,29 @@ def compile_computation(
         grad_enabled: the grad mode under which `run` will be called.
         worthwhile_seconds: a program that fusion can make faster by less than this in a call is not compiled.
     """
+    with _collection_paused():
+        return _compile(computation, executors, transforms, grad_enabled, worthwhile_seconds)
+
+
+@contextmanager
+def _collection_paused() -> Iterator[None]:
+    """Within the block the garbage collector does not run: compilers make many objects, and drop few in cycles."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _compile(
+    computation: Trace,
+    executors: Sequence[Executor],
+    transforms: Sequence[Callable[[Trace], Trace]],
+    grad_enabled: bool,
+    worthwhile_seconds: float,
+) -> CompiledComputation:
     verify(computation, "acquisition")
     stages = [computation, *apply_transforms(computation, transforms, "torch")]
     notes: list[str] = []
