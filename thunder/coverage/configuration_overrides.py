@@ -25,6 +25,14 @@ def small_resnet() -> ResNetConfig:
     )
 
 
+LAYERS_OF_GEMMA3N: dict[str, Any] = {
+    "num_hidden_layers": 5,
+    "intermediate_size": 128,
+    "activation_sparsity_pattern": [0.0] * 5,
+    "layer_types": ["sliding_attention"] * 4 + ["full_attention"],
+    "num_kv_shared_layers": 0,
+}
+
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
     # The inner width of a state-space layer is heads times head width; a hybrid needs one attention layer.
     "mamba2": {"num_heads": 8, "head_dim": 16, "n_groups": 1, "expand": 2, "state_size": 16},
@@ -40,8 +48,8 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "zamba": {"num_hidden_layers": 9, "layers_block_type": None},
     # Lists that must have one entry a layer.
     "gpt_neo": {"num_layers": 2, "attention_types": [[["global", "local"], 1]]},
-    "gemma3n": {"text_config": {"intermediate_size": 128, "activation_sparsity_pattern": 0.0}},
-    "gemma3n_text": {"intermediate_size": 128, "activation_sparsity_pattern": 0.0},
+    "gemma3n": {"text_config": LAYERS_OF_GEMMA3N},
+    "gemma3n_text": LAYERS_OF_GEMMA3N,
     "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_hidden_layers": 2},
     "deepseek_ocr2": {"text_config": {"mlp_layer_types": ["dense", "sparse"], "num_hidden_layers": 2}},
     # Sections of rotary embeddings that a model falls back to fit only heads of 128.
@@ -58,7 +66,23 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "cohere_compass_text": {"rope_parameters": {"full_attention": ROTARY, "sliding_attention": ROTARY}},
     "cohere_compass": {"text_config": {"rope_parameters": {"full_attention": ROTARY, "sliding_attention": ROTARY}}},
     # Sizes that a class leaves open and its model needs.
-    "esm": {"vocab_size": 33},
+    "esm": {"vocab_size": 33, "pad_token_id": 1, "mask_token_id": 32},
+    "blip-2": {"image_token_index": 100},
+    "instructblip": {"image_token_index": 100},
+    "instructblipvideo": {"image_token_index": 100, "video_token_index": 101},
+    "qwen2_5_omni_thinker": {
+        "vision_start_token_id": 110,
+        "text_config": {"rope_parameters": SMALL_ROTARY},
+    },
+    "qwen3_omni_moe_thinker": {"vision_start_token_id": 110},
+    "qwen4_exp_text": {"indexer_budget": 16, "indexer_compress_ratio": 4},
+    "qwen4_exp": {"text_config": {"indexer_budget": 16, "indexer_compress_ratio": 4}},
+    "hunyuan_vl": {"text_config": {"rope_parameters": {**ROTARY, "mrope_section": [2, 2, 2, 2]}}},
+    "hunyuan_vl_text": {"rope_parameters": {**ROTARY, "mrope_section": [2, 2, 2, 2]}},
+    "nemotron_h_omni": {"vision_config": {"video_temporal_patch_size": 2}},
+    "dbrx": {"attn_config": {"rope_theta": 10000.0}},
+    "timm_backbone": {"backbone": "test_resnet"},
+    "gemma4_assistant": {"text_config": {"hidden_size_per_layer_input": 0}},
     "deepseek_v2": {"num_experts_per_tok": 2, "n_group": 1, "topk_group": 1},
     "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1},
     "diffusion_gemma": {"text_config": {"num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 64}},
@@ -67,10 +91,9 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
         "vocabulary_map": {"<image>": 100, "IMGIMGA": 101, "IMGIMGB": 102},
         "vq_config": {"num_embeddings": 4},
     },
-    "granite4_vision": {"deepstack_layer_map": [[-1, 0]]},
+    "granite4_vision": {"deepstack_layer_map": [[-1, 0]], "downsample_rate": "1/2"},
     "molmo2": {"vision_config": {"num_hidden_layers": 3}, "adapter_config": {"vision_feature_layer": [2, 1]}},
     "fun_asr_nano": {"adaptor_config": {"intermediate_size": 16}},
-    "hunyuan_vl": {"text_config": {"head_dim": 16}},
     "moonshine_streaming": {"num_key_value_heads": 4, "head_dim": 16, "encoder_hidden_size": 64},
     "xmod": {"default_language": "en_XX"},
     "t5gemma2_encoder": {"text_config": {"dropout_rate": 0.0}},
@@ -85,18 +108,38 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "informer": TIME_SERIES,
     "time_series_transformer": TIME_SERIES,
     # Images as large as something else in the configuration wants them.
-    "pvt": {"image_size": 224},
+    "pvt": {"num_encoder_blocks": 4, "image_size": 64},
+    "eomt": {"num_hidden_layers": 3, "num_blocks": 1},
+    "eomt_dinov3": {"num_hidden_layers": 3, "num_blocks": 1},
+    "depth_pro": {
+        "patch_size": 64,
+        **{
+            name: {"image_size": 64, "patch_size": 16}
+            for name in ("image_model_config", "patch_model_config", "fov_model_config")
+        },
+    },
+    "vitmatte": {"fusion_hidden_sizes": [64, 32, 16, 8], "convstream_hidden_sizes": [16, 32, 64]},
+    **{
+        name: {"vision_config": {"backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]]}}
+        for name in ("sam3_tracker", "sam3_tracker_video")
+    },
     "donut-swin": {"embed_dim": 48, "depths": [1, 1], "num_heads": [3, 6]},
     "gemma3": {"mm_tokens_per_image": 4},
     "shieldgemma2": {"mm_tokens_per_image": 4},
     "aria": {"projector_patch_to_query_dict": {16: 8}},
     "siglip2": {"vision_config": {"num_patches": 16}},
     "siglip2_vision_model": {"num_patches": 16},
-    "tvp": {"max_img_size": 64, "visual_prompt_size": 8},
+    "tvp": {"max_img_size": 64, "visual_prompt_size": 8, "num_frames": 2},
     "muse_glimmer_vision": {"patch_temporal": 1},
     "muse_spark_vision": {"patch_temporal": 1},
     "muse_glimmer": {"vision_config": {"patch_temporal": 1}},
-    "sam2": {"vision_config": {"backbone_config": {"hidden_size": 96}}},
+    "sam2": {
+        "vision_config": {
+            "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]],
+            "backbone_config": {"hidden_size": 96, "image_size": [64, 64], "num_attention_heads": 1},
+        },
+        "prompt_encoder_config": {"image_size": 64},
+    },
     "patchtst": {"context_length": 16, "patch_length": 4, "patch_stride": 4, "num_input_channels": 2},
     "patchtsmixer": {"context_length": 16, "patch_length": 4, "patch_stride": 4, "num_input_channels": 2},
     # Audio codecs that double their width at every stage.

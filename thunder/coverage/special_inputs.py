@@ -211,9 +211,9 @@ def sound_and_features(model: PreTrainedModel) -> Inputs:
     }
 
 
-def codec_decoder(model: PreTrainedModel) -> Inputs:
-    """Embeddings for the decoding half of an audio codec."""
-    return {"embeddings": torch.randn(BATCH, model.config.hidden_size, 8)}
+def text_line(model: PreTrainedModel) -> Inputs:
+    """An image of one line of text."""
+    return {"pixel_values": torch.randn(BATCH, 3, 48, 160)}
 
 
 def draft_model(model: PreTrainedModel) -> Inputs:
@@ -223,6 +223,105 @@ def draft_model(model: PreTrainedModel) -> Inputs:
     return {
         "noise_embeds": torch.randn(BATCH, 4, width),
         "context_hidden_states": torch.randn(BATCH, LENGTH, width * len(layers)),
+    }
+
+
+def latents_first(model: PreTrainedModel) -> Inputs:
+    """Latent channels before frames."""
+    return {"latents": torch.randn(BATCH, model.config.hidden_size, 8)}
+
+
+def waveform(model: PreTrainedModel) -> Inputs:
+    """One channel of sound, under the name of hidden states."""
+    return {"hidden_states": torch.randn(BATCH, 1, 3200)}
+
+
+def latent_channels(model: PreTrainedModel) -> Inputs:
+    """Latent frames, under the name of hidden states."""
+    return {"hidden_states": torch.randn(BATCH, model.config.hidden_size, 8)}
+
+
+def masked_features(width: int, length: int, features_first: bool = False) -> Callable[[PreTrainedModel], Inputs]:
+    """A spectrogram and its mask."""
+
+    def inputs(model: PreTrainedModel) -> Inputs:
+        shape = (BATCH, width, length) if features_first else (BATCH, length, width)
+        return {
+            "input_features": torch.randn(shape),
+            "input_features_mask": torch.ones(BATCH, length, dtype=torch.long),
+        }
+
+    return inputs
+
+
+def gemma4_audio(model: PreTrainedModel) -> Inputs:
+    """A mel spectrogram and a mask of its valid frames."""
+    return {"input_features": torch.randn(BATCH, 64, 128), "attention_mask": torch.ones(BATCH, 64, dtype=torch.bool)}
+
+
+def idefics(model: PreTrainedModel) -> Inputs:
+    """Text whose every token looks at one image."""
+    size = model.config.vision_config.image_size
+    text = tokens(model)
+    return {
+        "input_ids": text,
+        "attention_mask": torch.ones_like(text),
+        "pixel_values": torch.randn(BATCH, 1, 3, size, size),
+        "image_attention_mask": torch.ones(BATCH, LENGTH, 1, dtype=torch.long),
+    }
+
+
+def kosmos(model: PreTrainedModel) -> Inputs:
+    """Text in which marked positions take the image's latent queries."""
+    queries, size = model.config.latent_query_num, model.config.vision_config.image_size
+    text = tokens(model, queries + LENGTH)
+    mask = torch.zeros_like(text)
+    mask[:, 1 : queries + 1] = 1
+    return {
+        "pixel_values": torch.randn(BATCH, 3, size, size),
+        "input_ids": text,
+        "attention_mask": torch.ones_like(text),
+        "image_embeds_position_mask": mask,
+    }
+
+
+def codes(model: PreTrainedModel) -> Inputs:
+    """Text and audio codes side by side."""
+    return {"input_ids": torch.randint(1, 20, (BATCH, LENGTH, model.config.num_codebooks + 1))}
+
+
+def dia(model: PreTrainedModel) -> Inputs:
+    """Text, and one channel of codes for each codebook."""
+    channels = model.config.decoder_config.num_channels
+    return {"input_ids": tokens(model), "decoder_input_ids": torch.randint(1, 20, (BATCH, 7, channels))}
+
+
+def voxtral_realtime(model: PreTrainedModel) -> Inputs:
+    """As many text tokens as audio frames."""
+    bins = model.config.audio_config.num_mel_bins
+    return {"input_ids": tokens(model, 8), "input_features": torch.randn(BATCH, bins, 64)}
+
+
+def target_sizes(model: PreTrainedModel) -> Inputs:
+    """Patches of several images side by side, with the grid of each."""
+    patch = model.config.patch_size
+    return {
+        "pixel_values": torch.randn(1, 3, patch, BATCH * 16 * patch),
+        "target_sizes": torch.tensor([[4, 4]] * BATCH),
+    }
+
+
+def detection_with_text(model: PreTrainedModel) -> Inputs:
+    """An image, names of classes and a task."""
+    classes = torch.randint(3, 60, (3, 6))
+    task = torch.randint(3, 60, (BATCH, 6))
+    return {
+        "pixel_values": torch.randn(BATCH, 3, 224, 224),
+        "classes_input_ids": classes,
+        "classes_attention_mask": torch.ones_like(classes),
+        "tasks_input_ids": task,
+        "tasks_attention_mask": torch.ones_like(task),
+        "classes_structure": torch.tensor([2, 1]),
     }
 
 
@@ -254,4 +353,20 @@ SPECIAL_INPUTS: dict[str, Callable[[Any], Inputs]] = {
     "neucodec": sound_and_features,
     "xcodec2": sound_and_features,
     "muse_glimmer_assistant": draft_model,
+    "mimi_decoder": latents_first,
+    "pocket_tts_audio_tokenizer_decoder": latents_first,
+    "vibevoice_acoustic_tokenizer_encoder": waveform,
+    "vibevoice_acoustic_tokenizer_decoder": latent_channels,
+    "fun_asr_nano_encoder": masked_features(560, 20),
+    "qwen3_asr_encoder": masked_features(128, 200, features_first=True),
+    "gemma4_audio": gemma4_audio,
+    "idefics": idefics,
+    "kosmos-2": kosmos,
+    "kyutai_speech_to_text": codes,
+    "dia": dia,
+    "voxtral_realtime": voxtral_realtime,
+    "minicpm_ocr_vision": target_sizes,
+    "minicpmv4_7_vision": target_sizes,
+    "pp_ocrv5_mobile_rec": text_line,
+    "omdet-turbo": detection_with_text,
 }

@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 
 WIDTH = 64
@@ -135,7 +136,12 @@ def tiny_configuration(
 
     `overrides` are field values that win; a nested mapping goes to the sub-configuration of that name.
     """
-    return shrink(configuration_class(**construction_arguments(overrides)), overrides, scale)
+    given = construction_arguments(overrides)
+    try:
+        default = configuration_class(**given)
+    except (TypeError, ValueError, StrictDataclassError):
+        default = configuration_class(**overrides)  # some defaults contradict each other
+    return shrink(default, overrides, scale)
 
 
 def construction_arguments(overrides: Mapping[str, Any]) -> dict[str, Any]:
