@@ -337,7 +337,4 @@ def _needs_whole_content(container: Any, before: Any, after: Any) -> bool:
     """Whether replaying a change writes the whole container, so that its former content must be guarded."""
     if isinstance(container, list):
         return len(after) < len(before) or any(a is not b for a, b in zip(before, after))
-    if isinstance(container, dict):
-        old, new = dict(before), dict(after)
-        return [key for key in old if key in new] + [key for key in new if key not in old] != list(new)
-    return not isinstance(container, (set, types.CellType))
+    return not isinstance(container, (dict, set, types.CellType))

@@ -277,21 +277,20 @@ class Epilogue:
         base = collections.OrderedDict if isinstance(container, collections.OrderedDict) else dict
         setter = f"{self.prologue.bind(base.__setitem__)}({owner}, "
         old, new = dict(before), dict(after)
-        kept = [key for key in old if key in new]
-        order = kept + [key for key in new if key not in old]
-        if order != list(new):
-            self.lines.append(f"{self.prologue.bind(base.clear)}({owner})")
-            old = {}
-        for key in old:
-            if key not in new:
-                self.lines.append(f"{self.prologue.bind(base.__delitem__)}({owner}, {self.expression(key)})")
+        # What was put at the end again is deleted first; the keys before that keep their places.
+        kept, order = [key for key in old if key in new], list(new)
+        in_place = next((index for index, (a, b) in enumerate(zip(kept, order)) if a is not b and a != b), len(kept))
+        for key in [key for key in old if key not in new] + kept[in_place:]:
+            self.lines.append(f"{self.prologue.bind(base.__delitem__)}({owner}, {self.expression(key)})")
+            del old[key]
         for key, blind in assigned.items():
             if blind and key not in new and key not in old:
                 self.lines.append(f"{self.prologue.bind(base.pop)}({owner}, {self.expression(key)}, None)")
-        for key in [key for key in assigned if key in new] + [key for key in new if key not in assigned]:
-            value = new[key]
-            if key not in old or old[key] is not value or assigned.get(key):
-                self.lines.append(f"{setter}{self.expression(key)}, {self.expression(value)})")
+        changed = {key for key in new if key not in old or old[key] is not new[key]}
+        # Keys that were assigned blindly may be missing at another call: then they come in the order of assignment.
+        for key in assigned if changed <= assigned.keys() else order:
+            if key in changed or (key in new and assigned.get(key)):
+                self.lines.append(f"{setter}{self.expression(key)}, {self.expression(new[key])})")
 
 
 def _parts(value: Any) -> Iterator[Any]:

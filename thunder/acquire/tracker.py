@@ -41,14 +41,18 @@ from thunder.interpreter import Tracker
 _IMMUTABLE_TYPE = 1 << 8  # Py_TPFLAGS_IMMUTABLETYPE
 _CONTAINERS = frozenset(
     {list, dict, tuple, set, frozenset, collections.OrderedDict, collections.defaultdict, collections.deque,
-     collections.Counter, types.MappingProxyType}
+     collections.Counter, types.MappingProxyType, bytearray}
 )  # fmt: skip
-_CONTAINER_BASES = (list, dict, tuple, set, frozenset, collections.deque)
+_CONTAINER_BASES = (list, dict, tuple, set, frozenset, collections.deque, bytearray)
 _IDENTITY_TYPES = (type, types.ModuleType, types.BuiltinFunctionType, types.MethodDescriptorType, torch.nn.Module,
                    types.WrapperDescriptorType, types.CodeType, property, staticmethod, classmethod)  # fmt: skip
 _INTEGRAL_GETATTRIBUTE = frozenset(
-    {object.__getattribute__, types.ModuleType.__getattribute__, type.__getattribute__, dict.__getattribute__}
-)
+    kind.__getattribute__
+    for kind in (object, types.ModuleType, type, dict, list, tuple, set, frozenset, str, bytes, bytearray, int, float,
+                 complex, collections.deque, collections.OrderedDict, collections.defaultdict, BaseException,
+                 types.SimpleNamespace, functools.partial)
+)  # fmt: skip
+"""Look-up in the instance and its classes; C types have a wrapper of their own for it."""
 _UNSET = object()
 
 
@@ -212,6 +216,9 @@ class AcquisitionTracker(Tracker):
                     "convert it to a dense one",
                 )
             shadow = torch.empty_strided(real.shape, real.stride(), dtype=real.dtype, device="meta")
+            if real.storage_offset():
+                storage = torch.UntypedStorage(real.untyped_storage().nbytes(), device="meta")
+                shadow = shadow.set_(storage, real.storage_offset(), real.shape, real.stride())
             if real.is_conj():
                 shadow = torch.conj(shadow.resolve_conj())
             if isinstance(real, torch.nn.Parameter):
@@ -578,6 +585,8 @@ class AcquisitionTracker(Tracker):
     def _load_from_tensor(self, obj: torch.Tensor, name: str, source: Source | None) -> Any:
         """An attribute of a tensor: torch's own through the recorder, the user's own from the real tensor."""
         found = self._input_of_shadow.get(id(obj))
+        if name == "storage_offset":
+            self._guard_storage_offsets(obj)
         if found is not None:
             place, real = found
             if name == "grad":
@@ -590,6 +599,15 @@ class AcquisitionTracker(Tracker):
             if name in real.__dict__ and name not in obj.__dict__:
                 return self.read(place.child(INSTANCE_DICT).child(ITEM, name), real.__dict__[name])
         return getattr(obj, name)
+
+    def _guard_storage_offsets(self, obj: torch.Tensor) -> None:
+        """Where in their storage the inputs begin that `obj` is, or is a view of."""
+        with torch._C.DisableTorchFunction():
+            storage = self.wrap(obj).untyped_storage()._cdata
+            for source, real, shadow in self.inputs:
+                if shadow.untyped_storage()._cdata == storage:
+                    condition = f"{self.prologue.expression(source)}.storage_offset() == {real.storage_offset()}"
+                    self.prologue.check(condition, f"storage offset of {source.describe()}")
 
     def store_attr(self, obj: Any, name: str, value: Any) -> None:
         kind = type(obj)
@@ -769,7 +787,9 @@ class AcquisitionTracker(Tracker):
         if id(value) in self.known:
             return value
         if type(value) in (list, tuple) and any(isinstance(item, torch.Tensor) for item in value):
-            return type(value)(self.wrap(item) if isinstance(item, torch.Tensor) else item for item in value)
+            items = [self.wrap(item) if isinstance(item, torch.Tensor) else item for item in value]
+            if any(item is not before for item, before in zip(items, value)):
+                return type(value)(items)
         return value
 
     def store_item(self, obj: Any, key: Any, value: Any) -> None:
@@ -835,7 +855,7 @@ class AcquisitionTracker(Tracker):
             for item in content:
                 if not is_plain(item) and id(item) not in self.known and not isinstance(item, torch.Tensor):
                     self.make_known(item, constant(item))
-        elif isinstance(obj, (list, tuple, collections.deque)):
+        elif isinstance(obj, (list, tuple, collections.deque, bytearray)):
             content = items_of(obj) if isinstance(obj, tuple) else self.heap.content_before(obj)
             if all(is_plain(item) for item in content):
                 self.prologue.plain_items(source, content)

@@ -233,7 +233,9 @@ class _Generator:
             # Rather a whole than one of its many parts, or small values would be all that is read.
             place = dice.choice(found) if dice.random() < 0.5 else dice.choice([p for p in self.roots if p.inside])
             if dice.random() < 0.65:
-                statements.append(read(place, dice))
+                statement = read(place, dice)
+                if "self(" not in statement:  # endless recursion ends where Python's stack does
+                    statements.append(statement)
             else:
                 statement = change_inside(place, dice)
                 if statement:

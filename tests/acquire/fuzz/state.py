@@ -32,7 +32,7 @@ TENSORS = (
     "torch.arange(4.0)", "torch.ones(4)", "torch.full((2, 4), 0.5)", "torch.arange(8.0).reshape(2, 4)",
     "torch.arange(8.0).reshape(4, 2).t()", "torch.ones(1, 4)", "torch.tensor(2.0)", "torch.arange(4)",
     "torch.ones(4, dtype=torch.float64)", "torch.arange(8.0)[::2]", "torch.ones(4, requires_grad=True)",
-    "nn.Parameter(torch.arange(4.0))", "torch.tensor([True, False, True, False])", "torch.arange(8.0).reshape(2, 4)[1]",
+    "nn.Parameter(torch.arange(4.0))", "torch.arange(8.0).reshape(2, 4)[1]",
 )  # fmt: skip
 
 

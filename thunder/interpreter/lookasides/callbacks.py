@@ -138,7 +138,8 @@ def _bool(interp: Any, *arguments: Any) -> bool:
     if len(arguments) != 1:
         return bool(*arguments)
     obj = arguments[0]
-    if type(obj) in PLAIN_TYPES or interp.tracker is None:
+    tracker = interp.tracker
+    if tracker is None or (type(obj) in PLAIN_TYPES and type(obj) not in tracker.container_types):
         return operators.truth(interp, obj)
     return interp.tracker.truth(obj)
 
