@@ -42,6 +42,10 @@ def default_dtype(dtype):
         torch.set_default_dtype(before)
 
 
+def by_text(value):
+    return str(value) if isinstance(value, (int, float, str, bool, type(None))) else type(value).__name__
+
+
 def backward(result):
     for value in result if isinstance(result, (tuple, list)) else (result,):
         if isinstance(value, torch.Tensor) and value.requires_grad and value.dtype.is_floating_point:

@@ -38,7 +38,7 @@ SEQUENCE = (
     "$p += [$s]",
     "$p *= 2",
     "$p[0], $p[-1] = $p[-1], $p[0]",
-    "$p.sort(key=str)",
+    "$p.sort(key=by_text)",
     "$p.remove($s)",
     "$p.append($p[0])",
     "$p.append($p)",
