@@ -110,7 +110,7 @@ def _call_slot(interp: Any, function: Any, arguments: Sequence[Any], keywords: M
     name = function.__name__
     if name in interp.method_lookaside_names:
         receiver = function.__self__
-        replace = _hashed_get(interp.lookasides, type_lookup(type(receiver), name))
+        replace = _hashed_get(interp.lookasides, function.__objclass__.__dict__.get(name))
         if replace is not None:
             return replace(interp, receiver, *arguments, **keywords)
     if name == "__call__":

@@ -92,7 +92,7 @@ def generator_driver(frame: Frame) -> Any:
     """Executes a frame that suspends, as `run` executes one that does not."""
     stack = frame.stack
     handled = sys.exc_info()[1] if frame.in_handler else None
-    is_suspended = False
+    thrown: BaseException | None = None
     while True:
         if handled is not None and sys.exc_info()[1] is not handled:
             return (yield from restored_driver(frame, handled))
@@ -103,29 +103,36 @@ def generator_driver(frame: Frame) -> Any:
             iterator.__setstate__(frame.position)
         try:
             while True:
-                is_suspended = False
                 for handler, operand in iterator:
                     reason = handler(frame, stack, operand)
                     if reason is not None:
                         break
                 else:
                     return frame.result
-                is_suspended = True
-                if reason is YIELD:
-                    stack.append((yield stack.pop()))
-                    continue
-                # The handler of SEND left the receiver and the value to send, None, on the stack.
-                result = yield from (
-                    stack[-2] if type(stack[-2]) in _NATIVE_DELEGATES else Delegation(stack[-2])
-                )
+                try:
+                    if reason is YIELD:
+                        stack.append((yield stack.pop()))
+                        continue
+                    # The handler of SEND left the receiver and the value to send, None, on the stack.
+                    result = yield from (
+                        stack[-2] if type(stack[-2]) in _NATIVE_DELEGATES else Delegation(stack[-2])
+                    )
+                except BaseException as error:  # a boundary: see `_rethrow`
+                    if handled is None:
+                        raise
+                    thrown = error
+                if thrown is not None:
+                    error_to_raise, thrown = thrown, None
+                    try:
+                        _rethrow(error_to_raise, handled)
+                    finally:
+                        del error_to_raise
                 if reason is DELEGATE_AND_DROP_RECEIVER:
                     stack.pop()
                 stack[-1] = result
                 result = None
                 iterator.__setstate__(operand)
         except BaseException:  # a boundary: everything the program raises is the program's to handle
-            if is_suspended and handled is not None:
-                chain_thrown(handled)
             action = unwind(frame)
             if action == PROPAGATE:
                 # A bare `raise` would bring back the traceback as it was before `unwind`, in 3.10.
@@ -156,11 +163,20 @@ def restored_driver(frame: Frame, handled: BaseException) -> Any:
         return (yield from iterable_coroutine_driver(frame))
 
 
-def chain_thrown(handled: BaseException) -> None:
-    """An exception was thrown into a nested driver: give it the context that the native `throw` cannot see."""
-    thrown = sys.exc_info()[1]
-    if thrown is not None and thrown is not handled and thrown.__context__ is None:
-        thrown.__context__ = handled
+def _rethrow(error: BaseException, handled: BaseException | None) -> None:
+    """Raises what came out of a `yield` in an exception handler's body.
+
+    If it was thrown in, the native `throw` could not see the exception that is being handled, and did not make it the
+    context.  Otherwise the context is as it should be, and the native `raise` must not change it.
+    """
+    context = error.__context__
+    if context is None and error is not handled and sys.exc_info()[1] is not handled:
+        context = handled
+    try:
+        raise error
+    finally:
+        error.__context__ = context
+        del error
 
 
 def _with_flags(function: Any, added: int, removed: int) -> Any:

@@ -139,19 +139,16 @@ def dict_merge(frame: Frame, stack: list[Any], depth: int) -> None:
             f"{called_name(frame, _merge_callee(stack, depth))} argument after ** must be a mapping, "
             f"not {type(mapping).__name__}"
         )
-    source = _mapping_items(frame, mapping)
-    if not isinstance(source, dict):
-        source = dict(source)
-    for key, value in source.items():
+    interpreter = frame.interpreter
+    if frame.tracker is not None and type(mapping) in frame.tracker.container_types:
+        frame.tracker.touch(mapping)
+    is_dict = type(mapping) is dict
+    keys = mapping if is_dict else list_of(interpreter, interpreter.call(interpreter.getattr(mapping, "keys")))
+    for key in keys:
         if key in target:
             name = called_name(frame, _merge_callee(stack, depth))
-            if not isinstance(key, str):
-                raise TypeError(f"{name} keywords must be strings")
             raise TypeError(f"{name} got multiple values for keyword argument '{key}'")
-        target[key] = value
-    for key in target:
-        if not isinstance(key, str):
-            raise TypeError("keywords must be strings")
+        target[key] = mapping[key] if is_dict else interpreter.getitem(mapping, key)
 
 
 def _merge_callee(stack: list[Any], depth: int) -> Any:

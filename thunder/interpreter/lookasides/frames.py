@@ -8,13 +8,14 @@ import builtins
 import sys
 import warnings
 from collections.abc import Callable
-from types import CellType, CodeType, FrameType, ModuleType
+from types import CellType, CodeType, FrameType, ModuleType, TracebackType
 from typing import Any
 
 from ..calling import run_code
 from ..frame import NULL, Frame, running_frames
 from ..iteration import list_of
 from ..lookup import is_class, type_lookup
+from ..tracebacks import stub_frame
 
 _FUTURE_FLAGS = 0
 for _feature in __future__.all_feature_names:
@@ -283,8 +284,10 @@ def _warned_frame(frames: list[Frame], stacklevel: int, prefixes: tuple[str, ...
     return position
 
 
-def attribute_of(interp: Any, *arguments: Any) -> Any:
+def attribute_of(interp: Any, *arguments: Any, **keywords: Any) -> Any:
     """`getattr`"""
+    if keywords:
+        return getattr(*arguments, **keywords)  # fails with the builtin's own words
     if not 2 <= len(arguments) <= 3 or not isinstance(arguments[1], str):
         return getattr(*arguments)
     tracker = interp.tracker
@@ -297,8 +300,10 @@ def attribute_of(interp: Any, *arguments: Any) -> Any:
         return arguments[2]
 
 
-def has_attribute(interp: Any, *arguments: Any) -> bool:
+def has_attribute(interp: Any, *arguments: Any, **keywords: Any) -> bool:
     """`hasattr`"""
+    if keywords:
+        return hasattr(*arguments, **keywords)  # fails with the builtin's own words
     if len(arguments) != 2 or not isinstance(arguments[1], str):
         return hasattr(*arguments)
     tracker = interp.tracker
@@ -309,8 +314,10 @@ def has_attribute(interp: Any, *arguments: Any) -> bool:
     return True
 
 
-def set_attribute_of(interp: Any, *arguments: Any) -> None:
+def set_attribute_of(interp: Any, *arguments: Any, **keywords: Any) -> None:
     """`setattr`"""
+    if keywords:
+        return setattr(*arguments, **keywords)  # fails with the builtin's own words
     if len(arguments) != 3 or not isinstance(arguments[1], str):
         setattr(*arguments)
         return
@@ -318,13 +325,21 @@ def set_attribute_of(interp: Any, *arguments: Any) -> None:
     (interp.setattr if tracker is None else tracker.store_attr)(*arguments)
 
 
-def delete_attribute_of(interp: Any, *arguments: Any) -> None:
+def delete_attribute_of(interp: Any, *arguments: Any, **keywords: Any) -> None:
     """`delattr`"""
+    if keywords:
+        return delattr(*arguments, **keywords)  # fails with the builtin's own words
     if len(arguments) != 2 or not isinstance(arguments[1], str):
         delattr(*arguments)
         return
     tracker = interp.tracker
     (interp.delattr if tracker is None else tracker.delete_attr)(*arguments)
+
+
+def new_traceback(interp: Any, *arguments: Any, **keywords: Any) -> TracebackType:
+    """`types.TracebackType(...)`: interpreted frames are represented by their stubs."""
+    keywords = {name: stub_frame(value) if type(value) is Frame else value for name, value in keywords.items()}
+    return TracebackType(*(stub_frame(value) if type(value) is Frame else value for value in arguments), **keywords)
 
 
 def frame_lookasides() -> dict[Any, Callable[..., Any]]:
@@ -346,6 +361,7 @@ def frame_lookasides() -> dict[Any, Callable[..., Any]]:
         builtins.delattr: delete_attribute_of,
         sys._getframe: frame_at,
         warnings.warn: warn,
+        TracebackType: new_traceback,
     }
     if sys.version_info >= (3, 12):
         table[sys._getframemodulename] = frame_module_name
