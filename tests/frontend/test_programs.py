@@ -462,3 +462,42 @@ def test_printed_trace_runs_alone(executors):
 
 def _parameter(model, name):
     return next(full for full, _ in model.named_parameters() if "x_" + full.replace(".", "_") == name)
+
+
+def test_values_of_small_arguments_are_guarded():
+    def program(x, grid, mask):
+        rows, columns = grid.tolist()
+        return x.reshape(rows, columns).sum(0), x[mask]
+
+    compiled = thunder.jit(program, executors=["eager"])
+    x, mask = torch.randn(6), torch.tensor([True, False, True, True, False, True])
+    for grid, misses in (((2, 3), 1), ((2, 3), 1), ((3, 2), 2), ((6, 1), 3)):
+        arguments = (x, torch.tensor(grid), mask)
+        same(compiled(*arguments), program(*arguments))
+        assert thunder.cache_misses(compiled) == misses
+    same(compiled(x, torch.tensor((2, 3)), ~mask), program(x, torch.tensor((2, 3)), ~mask))
+
+
+def test_sizes_that_vary_become_symbols():
+    def program(x, y):
+        count = x.shape[0]
+        if count > 4:
+            x = x + 1
+        return torch.cat([x, y]).reshape(-1, 3) * count, count + 1
+
+    compiled = thunder.compile(program, recipe="eager")
+    for count in (5, 6, 7, 8, 20):
+        arguments = (torch.randn(count, 3), torch.randn(count + 1, 3))
+        same(compiled(*arguments), program(*arguments))
+    assert thunder.cache_misses(compiled) == 2
+    assert "x.shape[0] > 4" in thunder.last_prologue(compiled)
+    arguments = (torch.randn(3, 3), torch.randn(3, 3))
+    same(compiled(*arguments), program(*arguments))
+    assert thunder.cache_misses(compiled) == 3
+
+
+def test_texts_of_tensors_may_be_made_but_not_kept():
+    compiled = thunder.jit(lambda x: (f"sum {x.sum()}", x * 2)[1], executors=["eager"])
+    same(compiled(torch.ones(2)), 2 * torch.ones(2))
+    with pytest.raises(DataDependentError, match="text"):
+        thunder.jit(lambda x: f"sum {x.sum()}", executors=["eager"])(torch.ones(2))

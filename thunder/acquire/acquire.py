@@ -25,6 +25,7 @@ from thunder.acquire.recorder import Recorder
 from thunder.acquire.sources import ITEM, ROOT, Source
 from thunder.acquire.symbols import Symbols
 from thunder.acquire.tracker import AcquisitionTracker
+from thunder.acquire.values import Values
 from thunder.errors import Location, RefusalError, noted_refusals
 from thunder.interpreter import Interpreter, observed_lookups
 from thunder.trace import Trace, Var
@@ -101,7 +102,9 @@ class _Acquisition:
         self.heap = Heap()
         self.tracker = AcquisitionTracker(self.prologue, self.heap, unstable)
         self.symbols = Symbols(self.prologue, dynamic, all_dynamic) if dynamic or all_dynamic else None
-        self.recorder = Recorder(self.tracker.shadow_of, self.location, self.symbols)
+        self.recorder = Recorder(
+            self.tracker.shadow_of, self.location, self.symbols, Values(self.prologue, self.tracker.input_of)
+        )
         self.tracker.symbols = self.symbols
         self.tracker.recorder = self.recorder
         names: dict[int, str] = {}

@@ -138,6 +138,11 @@ class Lookasides:
         ):
             if name not in ("vjp", "jvp", "functional_call"):
                 table[getattr(torch.func, name)] = self.functorch(getattr(torch.func, name))
+        for name in ("_check", "_check_index", "_check_value", "_check_type", "_check_not_implemented",
+                     "_check_tensor_all"):  # fmt: skip
+            check = getattr(torch, name, None)
+            if check is not None:
+                table[check] = self.runtime_check(check)
         for function in _impure_functions():
             table[function] = self.impure(function)
         return table
@@ -271,6 +276,17 @@ class Lookasides:
                 return self.recorder.call(transformed, inner_args, inner_kwargs)
 
             return call
+
+        return replacement
+
+    def runtime_check(self, check: Callable[..., Any]) -> Callable[..., Any]:
+        """`torch._check(condition)`: on a tensor it is checked when the program runs, else at once."""
+
+        def replacement(interp: Any, condition: Any, message: Any = None, *rest: Any) -> None:
+            if isinstance(condition, torch.Tensor):
+                self.recorder.runtime_check(condition)
+            else:
+                check(condition, message, *rest)
 
         return replacement
 

@@ -23,6 +23,7 @@ from torch.overrides import TorchFunctionMode
 
 from thunder.acquire.queries import BREAK_REMEDY, DEVICE_QUERIES, QUERIES, VALUE_READS, call_name
 from thunder.acquire.symbols import Symbols
+from thunder.acquire.values import Values
 from thunder.errors import DataDependentError, Location, ThunderError, UnsupportedError, add_location_note
 from thunder.trace import Namer, Op, Region, Trace, Var
 
@@ -58,6 +59,7 @@ class Recorder(TorchFunctionMode):
     Args:
         shadow_of: gives the shadow of a real tensor that turns up as an argument.
         location: gives the user's current line.
+        values: computes the values of small arguments that the program looks at.
         symbols: sizes that vary; shadows are then fake tensors, whose kernels know symbolic sizes.
     """
 
@@ -66,8 +68,10 @@ class Recorder(TorchFunctionMode):
         shadow_of: Callable[[torch.Tensor], torch.Tensor],
         location: Callable[[], Location | None],
         symbols: Symbols | None = None,
+        values: Values | None = None,
     ) -> None:
         super().__init__()
+        self.values = values
         self.symbols = symbols
         self.fake_mode = FakeTensorMode(allow_non_fake_inputs=True) if symbols is None else symbols.fake_mode
         self.shadow_of = shadow_of
@@ -227,7 +231,10 @@ class Recorder(TorchFunctionMode):
             if name in _TEXTS:
                 return tensor_text(self.location())
             if VALUE_READS[name][0]:
-                raise self.data_dependent(func)
+                value = self._value(run_args[0])
+                if value is None or len(shadows) > 1:
+                    raise self.data_dependent(func)
+                return _real_call(func, (value, *run_args[1:]), run_kwargs)
         if func in _STATE_CALLS or name in _CONTEXT_CALLS:
             result = func(*run_args, **run_kwargs)
         elif func is torch.autograd.grad:
@@ -299,7 +306,10 @@ class Recorder(TorchFunctionMode):
             if known is _ON_SHADOWS:
                 return self._on_shadows(func, args, kwargs, shadows)
             return known(self, shadows)
-        result, aliases = self._run_fake(func, args, kwargs, shadows)
+        try:
+            result, aliases = self._run_fake(func, args, kwargs, shadows)
+        except _NeedsValuesError as error:
+            return self._run_with_values(func, args, kwargs, shadows, error)
         if aliases:
             result = self._on_shadows(func, args, kwargs, shadows)
             if identity is not None:
@@ -322,11 +332,74 @@ class Recorder(TorchFunctionMode):
         except ThunderError:
             raise
         except _CALL_ERRORS as error:
-            self._explain(func, args, kwargs, error)
+            try:
+                self._explain(func, args, kwargs, error)
+            except _NeedsValuesError:
+                raise self.data_dependent(func) from error
         finally:
             torch.set_rng_state(state)
         self._adopt(result, None)
         return result
+
+    def _value(self, shadow: Any) -> torch.Tensor | None:
+        """The value of a shadow that depends on small arguments only; they are guarded by value then."""
+        if self.values is None or not isinstance(shadow, torch.Tensor):
+            return None
+        constant = self._constants.get(id(shadow))
+        if constant is not None:
+            return constant
+        return self.values.of(shadow, self._vars, self._keep, self.ops)
+
+    def _run_with_values(
+        self,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        shadows: list[torch.Tensor],
+        error: Exception,
+    ) -> Any:
+        """The result of a call whose sizes depend on values: made for real, with zeros for what is unknown."""
+        reals: dict[int, torch.Tensor] = {}
+        known = 0
+        for shadow in shadows:
+            value = self._value(shadow) if not shadow.is_floating_point() and not shadow.is_complex() else None
+            known += value is not None
+            if value is None and shadow.numel() > _REPLAY_LIMIT:
+                raise self.data_dependent(func) from error
+            if value is None:
+                with torch._C.DisableTorchFunction():
+                    value = torch.empty_strided(shadow.shape, shadow.stride(), dtype=shadow.dtype).zero_()
+                    if shadow.requires_grad:
+                        value = value.requires_grad_().clone()
+            reals[id(shadow)] = value
+        if not known:
+            raise self.data_dependent(func) from error
+        device = self._devices[id(shadows[0])]
+
+        def exchange(value: Any) -> Any:
+            if isinstance(value, torch.Tensor):
+                return reals.get(id(value), value)
+            if type(value) in (tuple, list):
+                return type(value)(map(exchange, value))
+            if type(value) is dict:
+                return {name: exchange(item) for name, item in value.items()}
+            return value
+
+        def shadow_like(value: Any) -> Any:
+            if isinstance(value, torch.Tensor):
+                return self._new_shadow(
+                    (value.shape, value.stride(), value.dtype, device, value.requires_grad, value.is_leaf)
+                )
+            if isinstance(value, (tuple, list)):
+                return type(value)(map(shadow_like, value))
+            return value
+
+        unknown = [real for shadow in shadows if self._constants.get(id(shadow)) is not (real := reals[id(shadow)])]
+        versions = [real._version for real in unknown]
+        result = _real_call(func, exchange(args), exchange(kwargs))
+        if [real._version for real in unknown] != versions:
+            raise self.data_dependent(func) from error
+        return shadow_like(result)
 
     def _on_shadows(
         self,
@@ -567,9 +640,14 @@ class Recorder(TorchFunctionMode):
         finally:
             torch.set_rng_state(state)
         if _depends_on_values(error):
-            raise self.data_dependent(func) from error
+            raise _NeedsValuesError from error
         add_location_note(error, location)
         raise error
+
+    def runtime_check(self, condition: torch.Tensor) -> None:
+        """Writes down that every value of `condition` must hold."""
+        _, written = self._argument(condition, [], [])
+        self.ops.append(Op(torch._check_tensor_all, (written,), {}, None, self.location(), self.scope))
 
     # Regions ----------------------------------------------------------------------------------------------------
     def subtrace(self, name: str, function: Callable[[], Any]) -> tuple[Region, tuple[Var, ...], Any]:
@@ -613,6 +691,10 @@ def _mutable_state(tensor: torch.Tensor) -> tuple[Any, ...]:
         tensor._version, tensor.shape, tensor.stride(), tensor.dtype, tensor.requires_grad, tensor.is_leaf,
         tensor.untyped_storage()._cdata,
     )  # fmt: skip
+
+
+class _NeedsValuesError(Exception):
+    """A fake kernel would need the values of a tensor."""
 
 
 def _real_call(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
