@@ -111,6 +111,14 @@ def test_links_within_the_repository_lead_somewhere(path: Path):
     assert not missing
 
 
+def test_every_decision_is_in_the_index():
+    folder = REPOSITORY / "docs" / "decisions"
+    index = (folder / "README.md").read_text(encoding="utf-8")
+    titles = {path.name: path.read_text(encoding="utf-8").splitlines()[0] for path in folder.glob("0*.md")}
+    for name, title in titles.items():
+        assert f"]({name}) | {re.sub(r'^# [0-9]+[.] ', '', title)} |" in index
+
+
 def test_miniature_stays_a_miniature():
     blocks = fenced_blocks((REPOSITORY / "docs" / "how-it-works.md").read_text(encoding="utf-8"))
     lines = [line for block in blocks if block.language == "python" for line in block.text.splitlines()]
