@@ -68,9 +68,12 @@ class CompiledComputation:
         torch_stages: Sequence[Trace],
         program_stages: Sequence[Callable[[], Assembled]],
         notes: list[str],
+        lower_for_inspection: Callable[[], Assembled] | None = None,
     ) -> None:
+        """`lower_for_inspection` makes the backward of a program that PyTorch's own autograd differentiates."""
         self.run = run
         self.notes = notes
+        self._lower_for_inspection = lower_for_inspection
         self._torch_stages = list(torch_stages)
         self._program_stages = program_stages
 
@@ -85,7 +88,13 @@ class CompiledComputation:
 
     @property
     def backward_traces(self) -> list[Trace]:
-        """Each stage of the backward program; empty when nothing requires grad."""
+        """Each stage of the backward program; empty when nothing requires grad.
+
+        A program that runs operation by operation is lowered here, when somebody looks.
+        """
+        if self._lower_for_inspection is not None:
+            backward = self._lower_for_inspection().backward
+            return [] if backward is None else [backward]
         return [program.backward for program in self._programs if program.backward is not None]
 
 
@@ -148,7 +157,13 @@ def _compile(
             # data, which may raise anything where eager execution would not.
             notes.append(f"the program runs operation by operation: {type(error).__name__}: {error}")
     final = delete_dead_values(stages[-1])
-    return CompiledComputation(run_torch_program(final), [*stages, final], (), notes)
+
+    def lower_for_inspection() -> Assembled:
+        lowered = lower_program(stages[-1], grad_enabled=grad_enabled, decompositions=_decompositions(executors))
+        blocks = _split(lowered, {id(block): block.joint for block in lowered.blocks})
+        return _named(assemble(lowered, blocks, final.name), "lowering, for inspection: autograd runs the program")
+
+    return CompiledComputation(run_torch_program(final), [*stages, final], (), notes, lower_for_inspection)
 
 
 def _compile_lowered(
