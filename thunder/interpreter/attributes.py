@@ -13,6 +13,7 @@ import weakref
 from types import (
     AsyncGeneratorType,
     CoroutineType,
+    FrameType,
     FunctionType,
     GeneratorType,
     ModuleType,
@@ -21,7 +22,7 @@ from types import (
 )
 from typing import Any
 
-from .frame import DRIVEN_CODE, NULL
+from .frame import DRIVEN_CODE, NULL, Frame
 from .lookup import is_class, is_instance_of, type_lookup
 from .tracebacks import frame_of_traceback
 from .trampolines import original_code
@@ -105,6 +106,8 @@ def get_attribute(interp: Any, obj: Any, name: str) -> Any:
         owner, read = SPECIAL_ATTRIBUTES[name]
         if cls is owner:
             return read(obj)
+    if cls is Frame and (name == "__module__" or not hasattr(FrameType, name)):
+        raise AttributeError(f"'frame' object has no attribute '{name}'")
     getattribute = type_lookup(cls, "__getattribute__")
     fallback = type_lookup(cls, "__getattr__")
     if (type(getattribute) is not FunctionType and type(getattribute) is not WrapperDescriptorType) or (

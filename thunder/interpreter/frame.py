@@ -19,6 +19,7 @@ one (`__class__`), because `sys._getframe` hands it to interpreted code.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from types import CellType, CodeType, FrameType, FunctionType
@@ -28,6 +29,17 @@ if TYPE_CHECKING:
     from .interpreter import Interpreter
     from .program import Program
     from .tracker import Tracker
+
+
+_PACKAGE_DIRECTORY = os.path.dirname(os.path.abspath(__file__)) + os.sep
+# Programs that live in the package but run on top of the interpreter.
+_PROGRAMS = (_PACKAGE_DIRECTORY + "conformance" + os.sep, _PACKAGE_DIRECTORY + "benchmark.py")
+
+
+def is_internal(code: CodeType) -> bool:
+    """Whether a code object is part of the interpreter."""
+    filename = code.co_filename
+    return filename.startswith(_PACKAGE_DIRECTORY) and not filename.startswith(_PROGRAMS)
 
 
 class Null:
@@ -70,6 +82,7 @@ class Frame:
         "interpreter",
         "iterator",
         "jump",
+        "kept_back",
         "names",
         "native_generator",
         "pending",
@@ -131,6 +144,15 @@ class Frame:
             found = frame is self
         return None
 
+    def visible_back(self) -> Any:
+        """As `back`, but native frames in between count, and a frame that was asked before remembers."""
+        frames = visible_frames(sys._getframe())
+        for frame, outer in zip(frames, [*frames[1:], None]):
+            if frame is self:
+                self.kept_back = outer
+                return outer
+        return getattr(self, "kept_back", None)
+
     def index(self) -> int:
         """Index of the instruction that runs now (or ran last)."""
         iterator = getattr(self, "iterator", None)
@@ -166,8 +188,8 @@ class Frame:
         return self.builtins
 
     @property
-    def f_back(self) -> Frame | None:
-        return self.back
+    def f_back(self) -> Any:
+        return self.visible_back()
 
     @property
     def f_lineno(self) -> int | None:
@@ -243,6 +265,22 @@ def running_frames(native: FrameType | None) -> Iterator[Frame]:
                 last = frame
                 yield frame
         native = native.f_back
+
+
+def visible_frames(native: FrameType | None) -> list[Any]:
+    """What `sys._getframe` may show, innermost first: interpreted frames and, between them, native ones."""
+    frames: list[Any] = []
+    outermost = 0
+    while native is not None:
+        if id(native.f_code) in DRIVER_CODE_IDS:
+            frame = native.f_locals["frame"]
+            if not frames or frames[-1] is not frame:
+                frames.append(frame)
+            outermost = len(frames)
+        elif not is_internal(native.f_code):
+            frames.append(native)
+        native = native.f_back
+    return frames[:outermost]
 
 
 def current_frame(native: FrameType | None) -> Frame | None:

@@ -29,13 +29,18 @@ def observed_lookups(observe: Callable[[type, str], None]) -> Iterator[None]:
         _observers.remove(observe)
 
 
+# A metaclass may define attributes of these names; the slots of `type` cannot be fooled.
+_order_of = type.__dict__["__mro__"].__get__
+_namespace_of = type.__dict__["__dict__"].__get__
+
+
 def type_lookup(cls: type, name: str, default: Any = NULL) -> Any:
     """The raw attribute `name` of a class or its bases (no descriptor is applied), as CPython's `_PyType_Lookup`."""
     if _observers and not cls.__flags__ & _IMMUTABLE_TYPE:
         for observe in _observers:
             observe(cls, name)
-    for base in cls.__mro__ or ():  # None while a metaclass computes it
-        namespace = base.__dict__
+    for base in _order_of(cls) or ():  # None while a metaclass computes it
+        namespace = _namespace_of(base)
         if name in namespace:
             return namespace[name]
     return default

@@ -9,28 +9,29 @@ variable is the interpreted `Frame`, so that interpreted code that asks for `tb_
 
 from __future__ import annotations
 
-import os
 import sys
 from types import CodeType, FrameType, FunctionType, TracebackType
 from typing import Any
 
-from .frame import Frame
+from .frame import Frame, is_internal
 from .program import CO_GENERATOR, Program
 
-_PACKAGE_DIRECTORY = os.path.dirname(os.path.abspath(__file__)) + os.sep
-# Programs that live in the package but run on top of the interpreter.
-_PROGRAMS = (_PACKAGE_DIRECTORY + "conformance" + os.sep, _PACKAGE_DIRECTORY + "benchmark.py")
 _MARK = ".frame"
+
+
+__all__ = [
+    "frame_of_traceback",
+    "is_internal",
+    "is_stub",
+    "is_stub_code",
+    "record",
+    "stub_frame",
+    "without_internal_frames",
+]
 
 
 def _generator_model(_frame: Any) -> Any:
     yield
-
-
-def is_internal(code: CodeType) -> bool:
-    """Whether a code object is part of the interpreter."""
-    filename = code.co_filename
-    return filename.startswith(_PACKAGE_DIRECTORY) and not filename.startswith(_PROGRAMS)
 
 
 def _stub_code(program: Program) -> CodeType:

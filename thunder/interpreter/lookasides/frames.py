@@ -12,7 +12,7 @@ from types import CellType, CodeType, FrameType, ModuleType, TracebackType
 from typing import Any
 
 from ..calling import run_code
-from ..frame import NULL, Frame, running_frames
+from ..frame import NULL, Frame, visible_frames
 from ..iteration import list_of
 from ..lookup import is_class, type_lookup
 from ..tracebacks import stub_frame
@@ -196,18 +196,19 @@ def super_of(interp: Any, *arguments: Any, **keywords: Any) -> Any:
 def frame_at(interp: Any, depth: int = 0, /) -> Any:
     """`sys._getframe`"""
     depth = max(depth.__index__(), 0)
-    for level, frame in enumerate(running_frames(sys._getframe(1))):
-        if level == depth:
-            return frame
-    raise ValueError("call stack is not deep enough")
+    frames = visible_frames(sys._getframe(1))
+    if depth >= len(frames):
+        raise ValueError("call stack is not deep enough")
+    frame = frames[depth]
+    if type(frame) is Frame:
+        frame.kept_back = frames[depth + 1] if depth + 1 < len(frames) else None
+    return frame
 
 
 def frame_module_name(interp: Any, depth: int = 0) -> Any:
     """`sys._getframemodulename` (3.12 and newer)"""
-    for level, frame in enumerate(running_frames(sys._getframe(1))):
-        if level == depth:
-            return frame.globals.get("__name__")
-    return None
+    frames = visible_frames(sys._getframe(1))
+    return frames[depth].f_globals.get("__name__") if depth < len(frames) else None
 
 
 def new_type(interp: Any, *arguments: Any, **keywords: Any) -> Any:
@@ -253,11 +254,11 @@ def warn(
         raise TypeError(f"category must be a Warning subclass, not '{given.__name__}'")
     if skip_file_prefixes and stacklevel < 2:
         stacklevel = 2
-    frames = list(running_frames(sys._getframe(1)))
+    frames = visible_frames(sys._getframe(1))
     position = _warned_frame(frames, stacklevel, skip_file_prefixes)
     if position < len(frames):
         frame = frames[position]
-        names, filename, line = frame.globals, frame.code.co_filename, frame.lineno()
+        names, filename, line = frame.f_globals, frame.f_code.co_filename, frame.f_lineno
     elif sys.version_info >= (3, 12):
         names, filename, line = sys.__dict__, "<sys>", 0
     else:
@@ -271,7 +272,7 @@ def _warned_frame(frames: list[Frame], stacklevel: int, prefixes: tuple[str, ...
     """The position of the frame that a warning is about."""
 
     def is_hidden(frame: Frame) -> bool:
-        filename = frame.code.co_filename
+        filename = frame.f_code.co_filename
         return ("importlib" in filename and "_bootstrap" in filename) or filename.startswith(prefixes)
 
     if stacklevel <= 0 or (frames and not prefixes and is_hidden(frames[0])):
