@@ -187,8 +187,9 @@ def inductor_cpp_kernels(make_kernel: Callable[[list[str], str], Any]) -> Iterat
 
     What that returns becomes a global of the generated module and is called with the kernel's arguments.
     """
-    from torch._inductor.async_compile import AsyncCompile
+    from torch._inductor.async_compile import AsyncCompile as Compiler
 
+    AsyncCompile: Any = Compiler
     original = AsyncCompile.cpp_pybinding
     AsyncCompile.cpp_pybinding = lambda self, argtypes, source: make_kernel(argtypes, source)
     try:
@@ -274,7 +275,7 @@ def inductor_cache_directory() -> str:
 
 def tensor_data_pointer_function() -> int:
     """Address of the C function `void* data_ptr(PyObject* tensor)`.  Tested: 2.13."""
-    return torch._C._dynamo.guards._torchinductor_pyobject_tensor_data_ptr
+    return int(torch._C._dynamo.guards._torchinductor_pyobject_tensor_data_ptr)  # type: ignore[attr-defined]
 
 
 @contextlib.contextmanager

@@ -33,8 +33,14 @@ def run(arguments: list[str], interpreted: bool, directory: Path) -> subprocess.
     command = [sys.executable, *(["-m", "thunder.interpreter"] if interpreted else []), *arguments]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run(
-        command, cwd=directory, env=environment, capture_output=True, text=True, timeout=120, input="print('from stdin')\n"
-    )  # fmt: skip
+        command,
+        cwd=directory,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        input="print('from stdin')\n",
+    )
 
 
 ROWS = {

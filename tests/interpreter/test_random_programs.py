@@ -12,51 +12,75 @@ from thunder.interpreter import Interpreter, Tracker
 NAMES = ("a", "b", "c")
 
 
+LEAVES = (*NAMES, "0", "7", "(-3)", "True", "None", "'xy'", "[1, 2]", "{1: 2}", "(1, 'z')", "1.5")
+# Where a template says {e} an expression goes.
+TEMPLATES = (
+    "({e} + {e})",
+    "({e} * {e})",
+    "({e} - {e})",
+    "({e} // {e})",
+    "({e} % {e})",
+    "({e} < {e} <= {e})",
+    "({e} == {e})",
+    "({e} is {e})",
+    "({e} in {e})",
+    "({e} and {e} or {e})",
+    "(not {e})",
+    "({e} if {e} else {e})",
+    "[{e}, *[{e}]]",
+    "{{'k': {e}, **{{'l': {e}}}}}",
+    "{e}[{e}]",
+    "{e}[{e}:{e}]",
+    "[x for x in {e} if x != {e}]",
+    "(lambda v, w=1: (v, w))({e}, {e})",
+    "f'{{{e}!r:>6}}'",
+    "len({e})",
+    "(n := {e})",
+    "helper({e}, key={e})",
+)
+
+
 @st.composite
-def expressions(draw: st.DrawFn, depth: int = 3) -> str:
+def expressions(draw: st.DrawFn, depth: int = 2) -> str:
     """The text of an expression over the variables."""
-    if depth == 0 or draw(st.integers(0, 4)) == 0:
-        return draw(
-            st.one_of(
-                st.sampled_from(NAMES),
-                st.integers(-4, 9).map(lambda value: f"({value})"),
-                st.sampled_from(["True", "None", "'xy'", "[1, 2]", "{1: 2}", "(1, 'z')", "1.5"]),
-            )
-        )
-    inner = expressions(depth - 1)
-    left, right, third = draw(inner), draw(inner), draw(inner)
-    return draw(
-        st.sampled_from(
-            [
-                f"({left} + {right})",
-                f"({left} * {right})",
-                f"({left} - {right})",
-                f"({left} // {right})",
-                f"({left} % {right})",
-                f"({left} < {right} <= {third})",
-                f"({left} == {right})",
-                f"({left} is {right})",
-                f"({left} in {right})",
-                f"({left} and {right} or {third})",
-                f"(not {left})",
-                f"({left} if {right} else {third})",
-                f"[{left}, *[{right}]]",
-                f"{{'k': {left}, **{{'l': {right}}}}}",
-                f"{left}[{right}]",
-                f"{left}[{right}:{third}]",
-                f"[x for x in {left} if x != {right}]",
-                f"(lambda v, w=1: (v, w))({left}, {right})",
-                f"f'{{{left}!r:>6}}'",
-                f"len({left})",
-                f"(n := {left})",
-                f"helper({left}, key={right})",
-            ]
-        )
-    )
+    if depth == 0 or draw(st.integers(0, 2)) == 0:
+        return draw(st.sampled_from(LEAVES))
+    template = draw(st.sampled_from(TEMPLATES))
+    parts = template.replace("{{", "\0").replace("}}", "\1").split("{e}")
+    text = parts[0]
+    for part in parts[1:]:
+        text += draw(expressions(depth - 1)) + part
+    return text.replace("\0", "{").replace("\1", "}")
+
+
+SIMPLE = (
+    "{n} = {e}",
+    "{n} += {e}",
+    "log.append({e})",
+    "a, *b = {e}",
+    "{n}[0] = {e}",
+    "raise KeyError({e})",
+    "return {e}",
+    "del {n}; {n} = 0",
+    "assert {e}, 'message'",
+)
+# A line that is "BLOCK" or "LOOP" is replaced by a block of statements, of a loop's body in the second case.
+COMPOUND = (
+    ("if {e}:", "BLOCK", "else:", "BLOCK"),
+    ("for {n} in [1, 2, 3]:", "LOOP", "else:", "BLOCK"),
+    ("for _ in range(3):", "LOOP"),
+    ("try:", "BLOCK", "except (KeyError, TypeError) as error:", "BLOCK", "    log.append(str(error))"),
+    ("try:", "BLOCK", "except Exception:", "BLOCK", "else:", "BLOCK", "finally:", "    log.append('finally')"),
+    ("try:", "BLOCK", "finally:", "BLOCK"),
+    ("with manager(log):", "BLOCK"),
+    ("def inner(c=c):", "    nonlocal b", "BLOCK", "log.append(inner())"),
+    ("def numbers():", "    yield {e}", "BLOCK", "    yield {e}", "log += numbers()"),
+    ("match {e}:", "    case int() | None:", "DEEP", "    case [x, *_]:", "DEEP", "    case _:", "        pass"),
+)
 
 
 @st.composite
-def blocks(draw: st.DrawFn, depth: int = 3, in_loop: bool = False) -> list[str]:
+def blocks(draw: st.DrawFn, depth: int = 2, in_loop: bool = False) -> list[str]:
     """The lines of a block of statements."""
     lines: list[str] = []
     for _ in range(draw(st.integers(1, 3))):
@@ -70,41 +94,23 @@ def indented(lines: list[str]) -> list[str]:
 
 @st.composite
 def statements(draw: st.DrawFn, depth: int, in_loop: bool) -> list[str]:
-    name, value = draw(st.sampled_from(NAMES)), draw(expressions(2))
-    simple = [
-        [f"{name} = {value}"],
-        [f"{name} += {value}"],
-        [f"log.append({value})"],
-        [f"a, *b = {value}"],
-        [f"{name}[0] = {value}"],
-        [f"raise KeyError({value})"],
-        [f"return {value}"],
-        [f"yield_or_log({value})"],
-        [f"del {name}", f"{name} = 0"],
-        [f"assert {value}, 'message'"],
-    ]
-    if in_loop:
-        simple += [["break"], ["continue"]]
+    def filled(template: str) -> str:
+        text = template.replace("{n}", draw(st.sampled_from(NAMES)))
+        while "{e}" in text:
+            text = text.replace("{e}", draw(expressions()), 1)
+        return text
+
     if depth == 0 or draw(st.booleans()):
-        return draw(st.sampled_from(simple))
-    body = indented(draw(blocks(depth - 1, in_loop)))
-    other = indented(draw(blocks(depth - 1, in_loop)))
-    loop_body = indented(draw(blocks(depth - 1, True)))
-    return draw(
-        st.sampled_from(
-            [
-                [f"if {value}:", *body, "else:", *other],
-                [f"for {name} in [1, 2, 3]:", *loop_body, "else:", *other],
-                ["for _ in range(3):", *loop_body],
-                ["try:", *body, "except (KeyError, TypeError) as error:", *other, "    log.append(repr(error))"],
-                ["try:", *body, "except Exception:", *other, "else:", *body, "finally:", "    log.append('finally')"],
-                ["try:", *body, "finally:", *other],
-                ["with manager(log):", *body],
-                ["def inner(c=c):", "    nonlocal b", *body, "log.append(inner())"],
-                [f"match {value}:", "    case int() | None:", *indented(body), "    case [x, *_]:", *indented(other), "    case _:", "        pass"],  # noqa: E501
-            ]
-        )
-    )
+        choices = SIMPLE + (("break", "continue") if in_loop else ())
+        return [filled(draw(st.sampled_from(choices)))]
+    lines: list[str] = []
+    for line in draw(st.sampled_from(COMPOUND)):
+        if line in ("BLOCK", "LOOP", "DEEP"):
+            body = indented(draw(blocks(depth - 1, line == "LOOP")))
+            lines += indented(body) if line == "DEEP" else body
+        else:
+            lines.append(filled(line))
+    return lines
 
 
 PRELUDE = """
@@ -114,7 +120,6 @@ class manager:
     def __exit__(self, kind, error, traceback): self.log.append(kind); return kind is KeyError
 def helper(value, *rest, key=None): return (value, rest, key)
 def program(log):
-    yield_or_log = log.append
     a, b, c = 1, [1, 2, 3], 'text'
 """
 
@@ -144,7 +149,7 @@ def without_addresses(value: tuple[object, ...]) -> str:
     return re.sub(r"0x[0-9a-f]+", "0x", repr(value))
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(blocks())
 def test_random_program(lines: list[str]) -> None:
     source = PRELUDE + "\n".join(indented(lines)) + "\n    return a, b, c\n"

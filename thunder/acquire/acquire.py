@@ -263,7 +263,7 @@ class _Acquisition:
         )
 
     def _guard_storages(self, inputs: list[tuple[Var, str, torch.Tensor, torch.Tensor]]) -> tuple[bool, bool]:
-        """Whether inputs share storage, and whether the program changes any.  When the program changes an input, that must stay as it is."""
+        """Whether inputs share storage, and whether the program changes any; if so, both must stay."""
         storages = [real.untyped_storage()._cdata for _, _, real, _ in inputs]
         shared = len(set(storages)) < len(storages)
         with torch._C.DisableTorchFunction():

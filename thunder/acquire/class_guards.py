@@ -120,4 +120,6 @@ class ClassGuards:
             return
         self._seen.add(key)
         bind = self.prologue.bind
-        self.prologue.check(f"{bind(kind)}.__mro__ is {bind(kind.__mro__)}", f"bases of {kind.__qualname__} are unchanged")
+        self.prologue.check(
+            f"{bind(kind)}.__mro__ is {bind(kind.__mro__)}", f"bases of {kind.__qualname__} are unchanged"
+        )

@@ -24,15 +24,17 @@ from thunder.errors import DataDependentError, Location, UnsupportedError
 
 _CONSTANT_TYPES = (
     type, types.ModuleType, types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType,
-    types.GetSetDescriptorType, types.MemberDescriptorType, types.CodeType, property, torch.nn.Module,
+    types.GetSetDescriptorType, types.MemberDescriptorType, types.CodeType, property,
 )  # fmt: skip
 _BASES: tuple[Any, ...] = (
     collections.OrderedDict, collections.defaultdict, dict, list, set, collections.deque, bytearray, tuple, frozenset,
     str, bytes, int, float, complex, BaseException, types.SimpleNamespace,
 )  # fmt: skip
 """C classes whose instances, and those of their subclasses, can be made anew: by `__new__`, then filled."""
-_ITERATORS: tuple[Any, ...] = (types.GeneratorType, types.CoroutineType, types.AsyncGeneratorType, type(iter([])), type(iter(())),
-              map, filter, zip, enumerate, type(iter({}.items())), type(iter({}.values())), type(iter({})))  # fmt: skip
+_ITERATORS: tuple[Any, ...] = (
+    types.GeneratorType, types.CoroutineType, types.AsyncGeneratorType, type(iter([])), type(iter(())), map, filter,
+    zip, enumerate, type(iter({}.items())), type(iter({}.values())), type(iter({})),
+)  # fmt: skip
 
 
 class Epilogue:

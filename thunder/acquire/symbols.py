@@ -47,9 +47,7 @@ class Symbols:
         all_sizes: every size of every tensor that is reached from the arguments varies.
     """
 
-    def __init__(
-        self, prologue: Prologue, dynamic: frozenset[tuple[str, int | None]], all_sizes: bool = False
-    ) -> None:
+    def __init__(self, prologue: Prologue, dynamic: frozenset[tuple[str, int | None]], all_sizes: bool = False) -> None:
         self.prologue = prologue
         self.dynamic = dynamic
         self.all_sizes = all_sizes

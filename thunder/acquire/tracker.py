@@ -676,7 +676,11 @@ class AcquisitionTracker(Tracker):
         """`object.__delattr__(obj, name)`."""
         if self._through_descriptor(obj, name, "__delete__"):
             return
-        self.load_generic(obj, name)
+        source = self.known.get(id(obj))
+        if isinstance(type_lookup(type(obj), name), types.MemberDescriptorType):
+            self.load_generic(obj, name)
+        elif source is not None:
+            self._load_instance(obj, name, source, lambda: None)
         self._before_attribute_change(obj, name, delete=True)
         object.__delattr__(obj, name)
 
@@ -982,7 +986,7 @@ class AcquisitionTracker(Tracker):
                 self.heap.before_change(argument)
         elif type(argument) in _ITERATORS and id(argument) in self.known:
             raise UnsupportedError(
-                f"{self.known[id(argument)].describe()} is a {type(argument).__qualname__} that existed before the call",
+                f"{self.known[id(argument)].describe()}, a {type(argument).__qualname__}, existed before the call",
                 self.recorder.location(),
                 "keep a list instead, and make the iterator inside of the compiled function",
             )
@@ -998,9 +1002,7 @@ class AcquisitionTracker(Tracker):
             except AttributeError:
                 continue
 
-    def _before_method(
-        self, owner: Any, name: str, arguments: tuple[Any, ...], keywords: dict[str, Any]
-    ) -> None:
+    def _before_method(self, owner: Any, name: str, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         """A method of a known container is about to run: guards what it reads, remembers what it changes."""
         if isinstance(owner, dict):
             if name in _ITEM_READERS and arguments and is_plain(arguments[0]):

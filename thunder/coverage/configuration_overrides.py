@@ -21,7 +21,7 @@ def small_resnet() -> ResNetConfig:
     """A convolutional backbone that needs no other library."""
     sizes = [16, 32, 64, 64]
     return ResNetConfig(
-        embedding_size=16, hidden_sizes=sizes, depths=[1, 1, 1, 1], layer_type="basic", out_features=["stage4"]
+        embedding_size=16, hidden_sizes=sizes, depths=[1, 1, 1, 1], layer_type="basic", out_features=["stage4"]  # type: ignore[call-arg]
     )
 
 
@@ -80,7 +80,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "hunyuan_vl": {"text_config": {"rope_parameters": {**ROTARY, "mrope_section": [2, 2, 2, 2]}}},
     "hunyuan_vl_text": {"rope_parameters": {**ROTARY, "mrope_section": [2, 2, 2, 2]}},
     "nemotron_h_omni": {"vision_config": {"video_temporal_patch_size": 2}},
-    "dbrx": {"attn_config": {"rope_theta": 10000.0}},
+    "dbrx": {"attn_config": {"rope_theta": 10000.0, "clip_qkv": 8}},
     "timm_backbone": {"backbone": "test_resnet"},
     "gemma4_assistant": {"text_config": {"hidden_size_per_layer_input": 0}},
     "deepseek_v2": {"num_experts_per_tok": 2, "n_group": 1, "topk_group": 1},

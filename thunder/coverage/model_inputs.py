@@ -67,7 +67,7 @@ def padding_mask(text: torch.Tensor) -> torch.Tensor:
 def image_shape(configuration: PreTrainedConfig) -> tuple[int, int, int]:
     """Channels, height and width of an image."""
     vision = getattr(configuration, "vision_config", None) or configuration
-    size = find(vision, "image_size", "img_size", "input_size", kind=int | list | tuple | dict) or 64
+    size: Any = find(vision, "image_size", "img_size", "input_size", kind=int | list | tuple | dict) or 64
     if isinstance(size, dict):
         size = (size.get("height", 64), size.get("width", 64))
     height, width = (size[0], size[1]) if isinstance(size, list | tuple) and len(size) > 1 else (size, size)

@@ -213,7 +213,7 @@ def sound_and_features(model: PreTrainedModel) -> Inputs:
 
 def text_line(model: PreTrainedModel) -> Inputs:
     """An image of one line of text."""
-    return {"pixel_values": torch.randn(BATCH, 3, 48, 160)}
+    return {"pixel_values": torch.randn(BATCH, 3, 96, 160)}
 
 
 def draft_model(model: PreTrainedModel) -> Inputs:

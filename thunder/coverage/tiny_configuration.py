@@ -247,7 +247,8 @@ def shrink_value(name: str, value: Any, special_tokens: Any, scale: Scale) -> An
     if isinstance(value, int) and not isinstance(value, bool):
         return shrink_size(name, value, scale)
     if DEPTH_LIST.search(name) and isinstance(value, Sequence):
-        return type(value)(min(depth, 1) if isinstance(depth, int) else depth for depth in value)
+        kind: Any = type(value)
+        return kind(min(depth, 1) if isinstance(depth, int) else depth for depth in value)
     if isinstance(value, dict):
         return {key: shrink_entry(str(key), item, special_tokens, scale) for key, item in value.items()}
     return value

@@ -155,7 +155,8 @@ def library_source(kernels: list[CppKernel]) -> str:
         lines = kernel.source.splitlines()
         includes.update({line: None for line in lines if line.startswith("#include")})
         body = "\n".join(line for line in lines if not line.startswith("#include"))
-        bodies.append(f"namespace {name}_scope {{\n{re.sub(r'(?<![A-Za-z0-9_])kernel(?![A-Za-z0-9_])', name, body)}\n}}")
+        renamed = re.sub(r"(?<![A-Za-z0-9_])kernel(?![A-Za-z0-9_])", name, body)
+        bodies.append(f"namespace {name}_scope {{\n{renamed}\n}}")
         arguments = ", ".join(
             f"argument<{_argument_type(kind)}>(arguments[{position}])"
             for position, kind in enumerate(kernel.argument_types)

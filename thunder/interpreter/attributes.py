@@ -1,10 +1,10 @@
 """Attribute access with the semantics of CPython, in which every hook written in Python runs interpreted.
 
 Most accesses cannot run Python code: the class has no `__getattribute__` or `__getattr__` in Python, and the class
-attribute of that name, if any, is no property or descriptor in Python.  Those are remembered for each interpreter
-(`plain_attributes`: id of the class -> names) and done natively from then on.  Interpreted code that assigns to a class empties
-the memory.  Should native code change a class behind the interpreter's back, the access is still right, because it is
-native; it is only that the new hook runs natively.
+attribute of that name, if any, is no property or descriptor in Python. Those are remembered for each interpreter
+(`plain_attributes`: id of the class -> names) and done natively from then on. Interpreted code that assigns to a
+class empties the memory. Should native code change a class behind the interpreter's back, the access is still
+right, because it is native; it is only that the new hook runs natively.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ caches, RESUME and the like), counted in a run with a log.  Times are the best o
 
 from __future__ import annotations
 
-import functools
 import argparse
+import functools
 import sys
 import time
 from collections.abc import Callable, Iterator

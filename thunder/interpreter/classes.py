@@ -7,8 +7,8 @@ from typing import Any
 
 from .calling import call_value
 from .frame import NULL, Frame
-from .loop import run
 from .lookup import is_class, type_lookup
+from .loop import run
 
 
 def build_class(interp: Any, body: Any, name: Any, /, *bases: Any, metaclass: Any = NULL, **keywords: Any) -> Any:

@@ -85,7 +85,8 @@ def run_program(interp: Interpreter, arguments: list[str]) -> None:
 def _without_command(error: BaseException) -> None:
     """Takes what leads from the command line to the program out of the traceback."""
     traceback = without_internal_frames(error.__traceback__)
-    while traceback is not None and traceback.tb_frame.f_code.co_filename in (__file__, "<frozen runpy>", runpy.__file__):
+    runners = (__file__, "<frozen runpy>", runpy.__file__)
+    while traceback is not None and traceback.tb_frame.f_code.co_filename in runners:
         traceback = traceback.tb_next
     error.__traceback__ = traceback
 

@@ -35,8 +35,14 @@ _ROWS: list[tuple[str, str, Callable[[Any, Any], Any], Callable[[Any, Any], Any]
     (">>", "rshift", operator.rshift, operator.irshift),
 ]
 
-_FAST = {"+": "BINARY_ADD", "-": "BINARY_SUBTRACT", "*": "BINARY_MULTIPLY", "&": "BINARY_AND", "//": "BINARY_FLOOR_DIVIDE",
-         "%": "BINARY_MODULO"}  # fmt: skip
+_FAST = {
+    "+": "BINARY_ADD",
+    "-": "BINARY_SUBTRACT",
+    "*": "BINARY_MULTIPLY",
+    "&": "BINARY_AND",
+    "//": "BINARY_FLOOR_DIVIDE",
+    "%": "BINARY_MODULO",
+}
 
 BINARY_OPERATIONS: dict[str, Operation] = {}
 for _symbol, _name, _native, _native_in_place in _ROWS:

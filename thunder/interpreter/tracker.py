@@ -4,9 +4,9 @@ A `Tracker` is asked for every read of state that the interpreted code performs,
 of the base class does what plain Python does; a subclass overrides what it wants to know.  Values are ordinary Python
 objects: a tracker that wants to know where a value came from keeps its own table, for the types that it cares about.
 
-Hooks that would be called very often are filtered by exact type: `touch` and its like are called only for values whose type is in
-`container_types`, `wrap` only for values whose type is in `wrapped_types`, `identity` only when an operand's type is in
-`container_types` or `wrapped_types`.
+Hooks that would be called very often are filtered by exact type: `touch` and its like are called only for values
+whose type is in `container_types`, `wrap` only for values whose type is in `wrapped_types`, `identity` only when an
+operand's type is in `container_types` or `wrapped_types`.
 """
 
 from __future__ import annotations

@@ -190,7 +190,7 @@ class _Lowering:
         known = self.results.get(id(var))
         if value.requires_grad and not is_input and (number is not None or (known and known[1] is not value)):
             # The same value with another history, as of a function that only changes gradients.
-            if number is not None or known[1].requires_grad:
+            if number is not None or (known is not None and known[1].requires_grad):
                 alias = Var(self.recorder.namer.fresh(self.recorder.stem), var.value)
                 self.recorder.ops.append(Op(aten.alias.default, (var,), {}, alias))
                 var, number, known = alias, None, None

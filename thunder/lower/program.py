@@ -17,7 +17,7 @@ from thunder.lower.limits import CrossingMutation, NotLowerable
 from thunder.lower.recorder import Decompositions
 from thunder.lower.segments import Segment, StructuralKey, cut_into_segments
 from thunder.lower.state import current_state, is_state_statement, states_after
-from thunder.trace import Namer, Op, Trace, Var, iterate_vars
+from thunder.trace import Namer, Trace, Var, iterate_vars
 
 
 @dataclass
@@ -212,7 +212,7 @@ class _ProgramLowering:
                 ),
             )
         for var, output in zip(outputs, block.outputs):
-            tensor_of = entering[output.input].tensor_of if output.is_input else None
+            tensor_of = entering[output.input].tensor_of if output.input is not None and output.is_input else None
             self.values[id(var)] = Value(
                 program_var(output),
                 output.type,

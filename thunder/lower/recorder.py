@@ -70,7 +70,8 @@ class AtenRecorder(TorchDispatchMode):
             return found
         if not _torch_compat.is_fake(tensor):
             return tensor
-        raise NotLowerable(f"a tensor of shape {tuple(tensor.shape)} is used that no recorded operation made", self.source)
+        shape = tuple(tensor.shape)
+        raise NotLowerable(f"a tensor of shape {shape} is used that no recorded operation made", self.source)
 
     def __torch_dispatch__(
         self,
@@ -83,7 +84,7 @@ class AtenRecorder(TorchDispatchMode):
         decomposition = self.decompositions.get(func)
         if decomposition is None and self._decomposing and is_composite(func):
             # What autograd, which is above, takes apart reaches the recorder whole from within a decomposition.
-            decomposition = func.decompose
+            decomposition = func.decompose  # type: ignore[attr-defined]
         if decomposition is not None:
             self._decomposing += 1
             try:
@@ -166,7 +167,8 @@ class AtenRecorder(TorchDispatchMode):
 
 def _bernoulli_in_memory_order(tensor: torch.Tensor, p: float, **kwargs: Any) -> torch.Tensor:
     """What `tensor.bernoulli_(p)` draws, as a new tensor."""
-    order = sorted(range(tensor.dim()), key=lambda dim: (-tensor.stride(dim), dim))
+    strides = tensor.stride()
+    order = sorted(range(tensor.dim()), key=lambda dim: (-strides[dim], dim))
     in_order = aten.permute.default(tensor, order)
     if not in_order.is_contiguous():
         raise NotLowerable("random numbers are drawn into a tensor that is not dense")

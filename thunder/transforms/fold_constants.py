@@ -39,7 +39,8 @@ def fold_constants(trace: Trace) -> Trace:
     if not wanted:
         return trace
     values = _evaluate(trace, constant)
-    tensors = {key: values[key] for key in wanted if tensor_bytes(values.get(key)) <= LARGEST_CONSTANT and key in values}
+    known = [key for key in wanted if key in values]
+    tensors = {key: values[key] for key in known if tensor_bytes(values[key]) <= LARGEST_CONSTANT}
 
     def substituted(op: Op) -> Op:
         if all(id(var) in constant for var in op.outputs()) and list(op.outputs()):

@@ -9,8 +9,8 @@ that cannot, and every input, is fed by the source; the values that backward use
 set of edges that separates source from sink is what to save.
 
 What may be computed again: views, conversions and pointwise operations.  What may not: matrix products, convolutions,
-attention, reductions, gathers, and anything random.  Values made in a checkpointed region (tag `recompute`) are computed
-again whatever they cost, except random ones, which are saved so that they are drawn once.
+attention, reductions, gathers, and anything random.  Values made in a checkpointed region (tag `recompute`) are
+computed again whatever they cost, except random ones, which are saved so that they are drawn once.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ from thunder.trace import Namer, Op, Trace, Var, iterate_vars, trace_pass
 # Operators that are as cheap as pointwise ones without being tagged so by PyTorch.
 _CHEAP_NAMES = frozenset(
     {
-        "aten::_to_copy", "aten::clone", "aten::full", "aten::full_like", "aten::zeros", "aten::zeros_like", "aten::ones",
-        "aten::ones_like", "aten::arange", "aten::scalar_tensor", "aten::lift_fresh_copy", "aten::cat", "aten::stack",
-        "aten::slice_scatter", "aten::select_scatter", "aten::constant_pad_nd", "aten::triu", "aten::tril", "aten::iota",
+        "aten::_to_copy", "aten::clone", "aten::full", "aten::full_like", "aten::zeros", "aten::zeros_like",
+        "aten::ones", "aten::ones_like", "aten::arange", "aten::scalar_tensor", "aten::lift_fresh_copy", "aten::cat",
+        "aten::stack", "aten::slice_scatter", "aten::select_scatter", "aten::constant_pad_nd", "aten::triu",
+        "aten::tril", "aten::iota",
         "aten::where", "aten::masked_fill", "aten::copy", "aten::new_zeros", "aten::new_ones", "aten::new_full",
         "prims::convert_element_type", "prims::iota", "prims::broadcast_in_dim", "aten::empty_like", "aten::empty",
     }
@@ -149,7 +150,7 @@ def _recompute(
 
     for op in backward:
         mapped = {id(var): available(var) for var in op.inputs()}
-        ops.append(op.map_inputs(lambda var: mapped[id(var)]))
+        ops.append(op.map_inputs(lambda var, mapped=mapped: mapped[id(var)]))  # type: ignore[misc]
     results, gradients = trace.output
     return trace.replace(ops=ops, output=(results, tuple(available(var) for var in gradients)))
 

@@ -13,7 +13,6 @@ import sys
 import time
 import unittest
 
-
 SECONDS_FOR_ONE_TEST = 240
 
 

@@ -12,8 +12,8 @@ from ..calling import call_value
 from ..frame import NULL, Frame
 from ..instructions import Operand, instruction
 from ..iteration import get_iterator
-from ..loop import DELEGATE, DELEGATE_AND_DROP_RECEIVER, AsyncYield
 from ..lookup import bind_special, type_lookup
+from ..loop import DELEGATE, DELEGATE_AND_DROP_RECEIVER, AsyncYield
 from ..program import CO_COROUTINE, CO_ITERABLE_COROUTINE
 from .exceptions import reraise
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from ..frame import NULL, Frame
 from ..instructions import instruction
-from ..operators import length
 from ..lookup import is_class
+from ..operators import length
 
 TYPE_FLAG_MAPPING = 1 << 6  # Py_TPFLAGS_MAPPING
 TYPE_FLAG_SEQUENCE = 1 << 5  # Py_TPFLAGS_SEQUENCE

@@ -1,7 +1,6 @@
 """Builtins that look at the frame of their caller: `locals()`, `exec`, `super()`, `sys._getframe`, ..."""
 
 from __future__ import annotations
-
 import __future__
 
 import builtins
@@ -340,7 +339,8 @@ def delete_attribute_of(interp: Any, *arguments: Any, **keywords: Any) -> None:
 def new_traceback(interp: Any, *arguments: Any, **keywords: Any) -> TracebackType:
     """`types.TracebackType(...)`: interpreted frames are represented by their stubs."""
     keywords = {name: stub_frame(value) if type(value) is Frame else value for name, value in keywords.items()}
-    return TracebackType(*(stub_frame(value) if type(value) is Frame else value for value in arguments), **keywords)
+    exchanged: list[Any] = [stub_frame(value) if type(value) is Frame else value for value in arguments]
+    return TracebackType(*exchanged, **keywords)
 
 
 def frame_lookasides() -> dict[Any, Callable[..., Any]]:

@@ -10,7 +10,6 @@ import opcode
 from types import CodeType
 from typing import Any
 
-
 from ..operations import BINARY_OPERATIONS, COMPARISONS
 from ..program import CO_ASYNC_GENERATOR, CO_VARARGS, CO_VARKEYWORDS
 from .bytecode import JumpTo, Reader, Row, Table, nothing, same
