@@ -14,7 +14,9 @@ here, or is exchanged for one (`shadow_of`); a result that nothing recorded has 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import torch
@@ -327,7 +329,7 @@ class Recorder(TorchFunctionMode):
         """The result of a call on shadows that are fake tensors with symbolic sizes."""
         state = torch.get_rng_state()
         try:
-            with self.fake_mode:
+            with self.fake_mode, _quiet_fake_tensors():
                 result = func(*args, **kwargs)
         except ThunderError:
             raise
@@ -512,7 +514,7 @@ class Recorder(TorchFunctionMode):
         before = [(fake, _mutable_state(fake)) for fake in fakes.values()]
         state = torch.get_rng_state()
         try:
-            with self.fake_mode:
+            with self.fake_mode, _quiet_fake_tensors():
                 result = func(*to_fake(args), **to_fake(kwargs))
         except ThunderError:
             raise
@@ -706,6 +708,19 @@ def _real_call(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str
 def _autocast_state() -> tuple[Any, ...]:
     """Which autocasts are on, with their dtypes."""
     return tuple((kind, torch.get_autocast_dtype(kind)) for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind))
+
+
+_FAKE_TENSOR_LOG = logging.getLogger("torch._subclasses.fake_tensor")
+
+
+@contextlib.contextmanager
+def _quiet_fake_tensors() -> Iterator[None]:
+    """The user's own errors are raised, with their line; fake tensors would log them as well."""
+    before, _FAKE_TENSOR_LOG.disabled = _FAKE_TENSOR_LOG.disabled, True
+    try:
+        yield
+    finally:
+        _FAKE_TENSOR_LOG.disabled = before
 
 
 def _depends_on_values(error: Exception) -> bool:
