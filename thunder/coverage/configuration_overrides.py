@@ -133,6 +133,11 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "muse_glimmer_vision": {"patch_temporal": 1},
     "muse_spark_vision": {"patch_temporal": 1},
     "muse_glimmer": {"vision_config": {"patch_temporal": 1}},
+    "sam2_hiera_det_model": {"image_size": [64, 64]},
+    "sam2_vision_model": {
+        "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]],
+        "backbone_config": {"hidden_size": 96, "image_size": [64, 64], "num_attention_heads": 1},
+    },
     "sam2": {
         "vision_config": {
             "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]],
