@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from thunder.interpreter import Interpreter, Tracker
 
+EXAMPLES = int(os.environ.get("THUNDER_RANDOM_PROGRAMS", "150"))
+# Not `explain`, which takes minutes and says nothing about generated programs.
+PHASES = (Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink)
 NAMES = ("a", "b", "c")
 
 
@@ -149,7 +153,7 @@ def without_addresses(value: tuple[object, ...]) -> str:
     return re.sub(r"0x[0-9a-f]+", "0x", repr(value))
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=EXAMPLES, deadline=None, phases=PHASES, suppress_health_check=list(HealthCheck))
 @given(blocks())
 def test_random_program(lines: list[str]) -> None:
     source = PRELUDE + "\n".join(indented(lines)) + "\n    return a, b, c\n"

@@ -37,7 +37,7 @@ def _by_index(interp: Any, get_item: FunctionType, obj: Any) -> Iterator[Any]:
         try:
             value = interp.call(get_item, obj, index)
         except (IndexError, StopIteration):
-            return
+            return  # the end of the sequence
         yield value
         index += 1
 

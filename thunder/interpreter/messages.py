@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import sys
+from types import CellType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .frame import Frame
 
 _NEW_WORDING = sys.version_info >= (3, 11)
+
+
+def is_empty(cell: CellType) -> bool:
+    """Whether a variable that closures share has no value."""
+    try:
+        cell.cell_contents  # noqa: B018 - an empty cell raises
+    except ValueError:
+        return True
+    return False
 
 
 def unknown_name(name: str) -> NameError:

@@ -166,7 +166,7 @@ def decode(code: CodeType, flavour: str, translate: Callable[[CodeType], Transla
     key = id(code)
     entry = _entries.get(key)
     if entry is None or entry.reference() is not code:
-        entry = _Entry(weakref.ref(code, lambda _: _entries.pop(key, None)))
+        entry = _Entry(weakref.ref(code, lambda _, entries=_entries: entries.pop(key, None)))
         _entries[key] = entry
     program = entry.programs.get((flavour, log))
     if program is None:

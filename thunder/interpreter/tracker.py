@@ -50,7 +50,8 @@ class Tracker:
         try:
             return cell.cell_contents
         except ValueError:
-            raise messages.unbound_cell(self.interp.frame, name) from None
+            pass  # raised below, where the ValueError does not become the context
+        raise messages.unbound_cell(self.interp.frame, name)
 
     def store_cell(self, cell: CellType, value: Any, name: str) -> None:
         """A variable that closures share is assigned."""
@@ -58,10 +59,8 @@ class Tracker:
 
     def delete_cell(self, cell: CellType, name: str) -> None:
         """A variable that closures share is deleted."""
-        try:
-            cell.cell_contents  # noqa: B018 - an empty cell raises
-        except ValueError:
-            raise messages.unbound_cell(self.interp.frame, name) from None
+        if messages.is_empty(cell):
+            raise messages.unbound_cell(self.interp.frame, name)
         del cell.cell_contents
 
     def new_cell(self, cell: CellType) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..frame import NULL, Frame
 from ..instructions import Operand, instruction, tracked
-from ..messages import unbound_cell, unknown_name
+from ..messages import is_empty, unbound_cell, unknown_name
 
 
 def _global(frame: Frame, name: str) -> Any:
@@ -22,7 +22,8 @@ def _global(frame: Frame, name: str) -> Any:
     try:
         return frame.builtins[name]
     except KeyError:
-        raise unknown_name(name) from None
+        pass  # raised below, where the KeyError does not become the context
+    raise unknown_name(name)
 
 
 @instruction("LOAD_GLOBAL", Operand.NAME)
@@ -107,8 +108,10 @@ def delete_name(frame: Frame, stack: list[Any], name: str) -> None:
         return
     try:
         frame.interpreter.delitem(names, name)
+        return
     except KeyError:
-        raise unknown_name(name) from None
+        pass
+    raise unknown_name(name)
 
 
 @instruction("LOAD_LOCALS")
@@ -200,10 +203,8 @@ def store_deref_tracked(frame: Frame, stack: list[Any], slot: int) -> None:
 @instruction("DELETE_DEREF", Operand.LOCAL)
 def delete_deref(frame: Frame, stack: list[Any], slot: int) -> None:
     cell = stack[slot]
-    try:
-        cell.cell_contents  # noqa: B018 - an empty cell raises
-    except ValueError:
-        raise unbound_cell(frame, frame.program.local_names[slot]) from None
+    if is_empty(cell):
+        raise unbound_cell(frame, frame.program.local_names[slot])
     del cell.cell_contents
 
 
