@@ -1,11 +1,30 @@
 """Small programs whose `result` must be the same natively and interpreted: (name, first version, source)."""
 
 PROGRAMS = [
-    ("arithmetic", (3, 10), "result = [7 // 2, 7 % 3, 2 ** 10, -3, +4, ~5, 1 << 4, 255 >> 2, 6 & 3, 6 | 3, 6 ^ 3, 1.5 / 2]"),
-    ("in_place", (3, 10), "a = [1]; b = a; a += [2]; c = 5; c -= 3; c *= 4; c //= 3; c **= 2; result = (a, b is a, c)"),
-    ("comparison_chain", (3, 10), "result = [1 < 2 < 3, 1 < 2 > 3, 1 == 1.0 != 2, 'a' in 'abc', 4 not in (1, 2), None is None]"),
-    ("conditional", (3, 10), "result = [x and y or z for x in (0, 1) for y in (0, 2) for z in (0, 3)] + [1 if [] else 2]"),
-    ("while_else", (3, 10), """
+    (
+        "arithmetic",
+        (3, 10),
+        "result = [7 // 2, 7 % 3, 2 ** 10, -3, +4, ~5, 1 << 4, 255 >> 2, 6 & 3, 6 | 3, 6 ^ 3, 1.5 / 2]",
+    ),
+    (
+        "in_place",
+        (3, 10),
+        "a = [1]; b = a; a += [2]; c = 5; c -= 3; c *= 4; c //= 3; c **= 2; result = (a, b is a, c)",
+    ),
+    (
+        "comparison_chain",
+        (3, 10),
+        "result = [1 < 2 < 3, 1 < 2 > 3, 1 == 1.0 != 2, 'a' in 'abc', 4 not in (1, 2), None is None]",
+    ),
+    (
+        "conditional",
+        (3, 10),
+        "result = [x and y or z for x in (0, 1) for y in (0, 2) for z in (0, 3)] + [1 if [] else 2]",
+    ),
+    (
+        "while_else",
+        (3, 10),
+        """
 result = []
 n = 0
 while n < 10:
@@ -17,15 +36,23 @@ else:
     result.append('never')
 for i in range(3): pass
 else: result.append('else')
-"""),
-    ("arguments", (3, 10), """
+""",
+    ),
+    (
+        "arguments",
+        (3, 10),
+        """
 def f(a, b=2, /, c=3, *rest, d, e=5, **others): return a, b, c, rest, d, e, others
 result = [f(1, d=4), f(1, 2, 3, 4, 5, d=6, z=7), f(*[1, 2], **{'d': 3, 'c': 9})]
 for bad in [lambda: f(), lambda: f(1), lambda: f(1, d=1, a=2) and f(1, b=2, d=1, c=1, **{'c': 2}), lambda: f(1, 2, 3, d=1, **{'d': 2})]:
     try: bad(); result.append('fine')
     except TypeError as error: result.append(str(error))
-"""),
-    ("closures", (3, 10), """
+""",
+    ),
+    (
+        "closures",
+        (3, 10),
+        """
 def counter():
     count = 0
     def add(n=1):
@@ -44,15 +71,23 @@ def unbound():
     late = 1
     return text, g()
 result = peek(), add.__closure__[0].cell_contents, [f() for f in functions], unbound()
-"""),
-    ("unbound_local", (3, 10), """
+""",
+    ),
+    (
+        "unbound_local",
+        (3, 10),
+        """
 def f(flag):
     if flag: x = 1
     return x
 try: f(0)
 except UnboundLocalError as error: result = (f(1), str(error))
-"""),
-    ("classes", (3, 10), """
+""",
+    ),
+    (
+        "classes",
+        (3, 10),
+        """
 class Meta(type):
     def __new__(meta, name, bases, names, **keywords):
         names['tag'] = keywords.get('tag')
@@ -72,8 +107,12 @@ class Child(Base, tag=2):
     def who(self): return ('child',) + super().who()
 c = Child(3)
 result = c.x, c.via, c.who(), Child.tag, Child.seen, Base.prepared, Child.__mro__[1] is Base, c.who.__qualname__
-"""),
-    ("descriptors", (3, 10), """
+""",
+    ),
+    (
+        "descriptors",
+        (3, 10),
+        """
 class Descriptor:
     def __set_name__(self, owner, name): self.name = name
     def __get__(self, obj, owner=None): return ('get', self.name, obj is None)
@@ -99,8 +138,12 @@ c.d = 5; c.p = 6; del c.d; del c.p
 try: c.nothing
 except AttributeError as error: missing = str(error)
 result = c.d, C.d, c.p, c.k(), c.s(1), c.magic, missing, getattr(c, 'none', 'default'), hasattr(c, 'magic'), sorted(vars(c).items())
-"""),
-    ("operators_of_classes", (3, 10), """
+""",
+    ),
+    (
+        "operators_of_classes",
+        (3, 10),
+        """
 class N:
     def __init__(self, v): self.v = v
     def __add__(self, o): return N(self.v + o.v) if isinstance(o, N) else NotImplemented
@@ -134,8 +177,12 @@ try: object() + object()
 except TypeError as error: text += str(error)
 result = (repr(a + b), 5 + a, i.v, a == N(1), a != b, a < b, a > b, not N(0), len(a), a[2:3], kept, a.last, 1 in a, 2 in a,
           (-a).v, a(1, x=2), f'{a} {a!r} {a:spec}', [10, 20, 30][a], sorted([b, a])[0].v, a + M(1), text, {a: 1}[N(1)], entered is a)
-"""),
-    ("iteration", (3, 10), """
+""",
+    ),
+    (
+        "iteration",
+        (3, 10),
+        """
 class It:
     def __init__(self, n): self.n = n
     def __iter__(self): return self
@@ -150,14 +197,22 @@ class Seq:
 first, *middle, last = It(5)
 result = list(It(3)), [x for x in Seq()], first, middle, last, {x: y for x, y in zip(It(2), Seq())}, sum(It(4)), max(It(4)), \\
     2 in Seq(), 4 in Seq(), dict(enumerate(It(2))), sorted(It(3), key=lambda x: -x), list(map(lambda x: x + 1, It(3))), [*It(2), *Seq()]
-"""),
-    ("unpacking_errors", (3, 10), """
+""",
+    ),
+    (
+        "unpacking_errors",
+        (3, 10),
+        """
 result = []
 for source in ['a, b = 1, 2, 3', 'a, b = [1]', 'a, *b, c = [1]', 'a, b = 5', 'a, b = {}', '[*1]', '(lambda: 0)(*1)', '(lambda: 0)(**1)', '{**1}']:
     try: exec(source)
     except Exception as error: result.append((type(error).__name__, str(error)))
-"""),
-    ("exceptions", (3, 10), """
+""",
+    ),
+    (
+        "exceptions",
+        (3, 10),
+        """
 import sys
 log = []
 def f(n):
@@ -179,8 +234,12 @@ def f(n):
         log.append(sys.exc_info()[0].__name__)
     return n
 result = [f(n) for n in range(4)], log, sys.exc_info()[0]
-"""),
-    ("reraise", (3, 10), """
+""",
+    ),
+    (
+        "reraise",
+        (3, 10),
+        """
 import traceback
 def a(): raise ValueError('deep')
 def b():
@@ -192,8 +251,12 @@ def c():
 try: c()
 except ValueError as error:
     result = [(entry.name, entry.lineno, entry.line) for entry in traceback.extract_tb(error.__traceback__)], error.__context__
-"""),
-    ("contexts", (3, 10), """
+""",
+    ),
+    (
+        "contexts",
+        (3, 10),
+        """
 def chain(error):
     names = []
     while error is not None:
@@ -209,8 +272,12 @@ def f():
             finally: {}['missing']
 try: f()
 except Exception as error: result = chain(error)
-"""),
-    ("generators", (3, 10), """
+""",
+    ),
+    (
+        "generators",
+        (3, 10),
+        """
 log = []
 def g():
     received = None
@@ -243,8 +310,12 @@ c = context(); next(c)
 try: c.throw(ValueError('b'))
 except ValueError as error: steps.append(repr(error.__context__))
 result = steps, log, list(x * 2 for x in range(3)), type(gen).__name__, gen.__name__, g.__qualname__
-"""),
-    ("coroutines", (3, 10), """
+""",
+    ),
+    (
+        "coroutines",
+        (3, 10),
+        """
 import asyncio
 log = []
 class Manager:
@@ -265,8 +336,12 @@ async def main():
     await gen.__anext__(); await gen.aclose()
     return found, await asyncio.gather(work(1), work(2)), {await work(i) for i in range(2)}
 result = asyncio.run(main()), log
-"""),
-    ("pattern_matching", (3, 10), """
+""",
+    ),
+    (
+        "pattern_matching",
+        (3, 10),
+        """
 from dataclasses import dataclass
 @dataclass
 class P:
@@ -285,9 +360,17 @@ def m(v):
         case int(n): return n
         case _: return 'other'
 result = [m(v) for v in (0, 1, 'abc', 'ab', [1, 2, 3], {'k': 1, 'z': 2}, P(0, 5), P(1, 2), (7, 8), None, 99, {})]
-"""),
-    ("formatting", (3, 10), "x, w = 3.14159, 10; result = f'{x:>{w}.2f}|{x!r:8}|{\"é\"!a}|{x=}|{{}}' f'{w:#x}'"),
-    ("imports", (3, 10), """
+""",
+    ),
+    (
+        "formatting",
+        (3, 10),
+        "x, w = 3.14159, 10; result = f'{x:>{w}.2f}|{x!r:8}|{\"é\"!a}|{x=}|{{}}' f'{w:#x}'",
+    ),
+    (
+        "imports",
+        (3, 10),
+        """
 import os.path, collections.abc as abc
 from math import *
 from os import path as p, sep
@@ -296,8 +379,12 @@ except ImportError as error: text = type(error).__name__
 try: import no_such_module_at_all
 except ModuleNotFoundError as error: text += error.name
 result = os.path is p, abc.__name__, floor(2.5), sep, text
-"""),
-    ("namespaces", (3, 10), """
+""",
+    ),
+    (
+        "namespaces",
+        (3, 10),
+        """
 def f(a):
     b = 2
     return sorted(locals()), sorted(dir())[:1], vars() == locals(), eval('a + b'), 'f' in globals()
@@ -311,8 +398,12 @@ def shadow():
     try: later
     except NameError as error: return str(error)
 result = f(1), made, names['g'](), eval('made * 2', {'made': 4}), shadow(), type('T', (), {}).__module__ == __name__
-"""),
-    ("comprehension_scopes", (3, 10), """
+""",
+    ),
+    (
+        "comprehension_scopes",
+        (3, 10),
+        """
 x = 'outer'
 class C:
     y = [1, 2]
@@ -320,8 +411,12 @@ class C:
     w = [x for v in y]
 def f(n): return [[i * j for i in range(n)] for j in range(n)], {k: (lambda: k)() for k in 'ab'}, [y := 5, y ** 2]
 result = C.z, C.w, x, f(3)
-"""),
-    ("subclassing_builtins", (3, 10), """
+""",
+    ),
+    (
+        "subclassing_builtins",
+        (3, 10),
+        """
 class D(dict):
     def __missing__(self, key): return key * 2
 class L(list):
@@ -330,8 +425,12 @@ class I(int):
     def __add__(self, o): return 'added'
 l = L(); l.append(1); l += [5]
 result = D()[4], l, I(1) + 1, 1 + I(1), isinstance(I(1), int), sorted(D(a=1).items())
-"""),
-    ("callbacks", (3, 10), """
+""",
+    ),
+    (
+        "callbacks",
+        (3, 10),
+        """
 import functools, itertools, operator
 class K:
     def __init__(self, v): self.v = v
@@ -339,8 +438,12 @@ class K:
 result = [list(filter(lambda x: x % 2, range(6))), functools.reduce(lambda a, b: a * b, [1, 2, 3]), functools.partial(lambda a, b: a - b, 5)(3),
           [k.v for k in sorted([K(2), K(1)])], [list(g) for _, g in itertools.groupby([1, 1, 2], key=lambda x: x)],
           list(iter(lambda c=[3]: c.append(c[-1] - 1) or c[-1], 0)), operator.itemgetter(1)([5, 6]), min([3, 1], key=lambda x: -x)]
-"""),
-    ("enum_and_dataclass", (3, 10), """
+""",
+    ),
+    (
+        "enum_and_dataclass",
+        (3, 10),
+        """
 import enum, dataclasses, collections
 class Color(enum.Enum):
     RED = 1
@@ -353,8 +456,12 @@ class A:
     y: list = dataclasses.field(default_factory=list)
 T = collections.namedtuple('T', 'a b')
 result = Color.RED.low, Color(2).name, [c.value for c in Color], A() == A(), A(1) < A(2), repr(A(3)), T(1, b=2)._asdict(), T.__module__ == __name__
-"""),
-    ("exception_groups", (3, 11), """
+""",
+    ),
+    (
+        "exception_groups",
+        (3, 11),
+        """
 log = []
 def f(group):
     try: raise group
@@ -366,15 +473,23 @@ for group in [ExceptionGroup('g', [ValueError(1), TypeError(2), OSError(3)]), Ex
     except BaseExceptionGroup as left: log.append(repr(left))
 f(ValueError('naked'))
 result = log
-"""),
-    ("type_parameters", (3, 12), """
+""",
+    ),
+    (
+        "type_parameters",
+        (3, 12),
+        """
 def first[T: int](values: list[T]) -> T: return values[0]
 class Box[T]:
     def get(self, x: T) -> T: return x
 type Pair[A] = tuple[A, A]
 result = first([1]), first.__type_params__[0].__bound__, Box[int]().get(2), str(Pair[int].__origin__), Pair.__value__.__name__, Box.__type_params__[0].__module__ == __name__
-"""),
-    ("deletion", (3, 10), """
+""",
+    ),
+    (
+        "deletion",
+        (3, 10),
+        """
 class C: pass
 c = C(); c.x = 1; d = {1: 2}; l = [1, 2, 3]
 del c.x, d[1], l[0:1]
@@ -384,15 +499,23 @@ def f():
     try: y
     except UnboundLocalError: return 'gone'
 result = vars(c), d, l, f()
-"""),
-    ("recursion", (3, 10), """
+""",
+    ),
+    (
+        "recursion",
+        (3, 10),
+        """
 def fibonacci(n): return n if n < 2 else fibonacci(n - 1) + fibonacci(n - 2)
 def forever(): return forever()
 try: forever()
 except RecursionError: caught = True
 result = fibonacci(12), caught
-"""),
-    ("decorators_and_wraps", (3, 10), """
+""",
+    ),
+    (
+        "decorators_and_wraps",
+        (3, 10),
+        """
 import functools, inspect
 def twice(f):
     @functools.wraps(f)
@@ -403,8 +526,12 @@ def g(a: int, *, b='x') -> str:
     "doc"
     return f'{a}{b}'
 result = g(1, b='y'), g.__name__, g.__doc__, str(inspect.signature(g)), g.__wrapped__.__annotations__['a'] is int, g.__wrapped__.__code__.co_argcount
-"""),
-    ("frames", (3, 10), """
+""",
+    ),
+    (
+        "frames",
+        (3, 10),
+        """
 import sys, inspect
 def outer(): mine = 1; return inner()
 def inner():
@@ -413,5 +540,6 @@ def inner():
 def g(): x = 5; yield x
 gen = g(); next(gen)
 result = outer(), gen.gi_frame.f_locals, gen.gi_code is g.__code__
-"""),
+""",
+    ),
 ]

@@ -74,12 +74,29 @@ COMPOUND = (
     ("for {n} in [1, 2, 3]:", "LOOP", "else:", "BLOCK"),
     ("for _ in range(3):", "LOOP"),
     ("try:", "BLOCK", "except (KeyError, TypeError) as error:", "BLOCK", "    log.append(str(error))"),
-    ("try:", "BLOCK", "except Exception:", "BLOCK", "else:", "BLOCK", "finally:", "    log.append('finally')"),
+    (
+        "try:",
+        "BLOCK",
+        "except Exception:",
+        "BLOCK",
+        "else:",
+        "BLOCK",
+        "finally:",
+        "    log.append('finally')",
+    ),
     ("try:", "BLOCK", "finally:", "BLOCK"),
     ("with manager(log):", "BLOCK"),
     ("def inner(c=c):", "    nonlocal b", "BLOCK", "log.append(inner())"),
     ("def numbers():", "    yield {e}", "BLOCK", "    yield {e}", "log += numbers()"),
-    ("match {e}:", "    case int() | None:", "DEEP", "    case [x, *_]:", "DEEP", "    case _:", "        pass"),
+    (
+        "match {e}:",
+        "    case int() | None:",
+        "DEEP",
+        "    case [x, *_]:",
+        "DEEP",
+        "    case _:",
+        "        pass",
+    ),
 )
 
 

@@ -124,7 +124,11 @@ def writes_global() -> int:
 def test_globals() -> None:
     result, events = record(writes_global)
     assert result == 3
-    assert events[1:] == [("load_global", "LIMIT"), ("store_global", "written", 3), ("load_global", "written")]
+    assert events[1:] == [
+        ("load_global", "LIMIT"),
+        ("store_global", "written", 3),
+        ("load_global", "written"),
+    ]
 
 
 def makes_closure(start: int) -> int:

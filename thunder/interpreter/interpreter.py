@@ -81,9 +81,7 @@ class Interpreter:
         """Calls `function` interpreted."""
         return call_value(self, function, arguments, keywords)
 
-    def call_natively(
-        self, function: Any, arguments: Sequence[Any], keywords: Mapping[str, Any]
-    ) -> Any:
+    def call_natively(self, function: Any, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
         """Calls something that is not interpreted."""
         tracker = self.tracker
         if tracker is None:
@@ -220,7 +218,12 @@ class Interpreter:
 
     def code_to_install(self, code: CodeType) -> CodeType:
         """The code object that a function made by the program gets: its own, or a trampoline."""
-        if not self.interprets_everything or code.co_name in ("<genexpr>", "<listcomp>", "<setcomp>", "<dictcomp>"):
+        if not self.interprets_everything or code.co_name in (
+            "<genexpr>",
+            "<listcomp>",
+            "<setcomp>",
+            "<dictcomp>",
+        ):
             return code
         key = id(code)
         installed = self._trampolines.get(key)
@@ -231,9 +234,7 @@ class Interpreter:
             installed = self._trampolines[key] = trampoline(code, self._enter)
         return installed
 
-    def _enter(
-        self, code: CodeType, global_names: dict[str, Any], closure: Any, values: list[Any]
-    ) -> Any:
+    def _enter(self, code: CodeType, global_names: dict[str, Any], closure: Any, values: list[Any]) -> Any:
         """A trampoline was called with its arguments already bound."""
         program = self.program(code)
         function = FunctionType(code, global_names, code.co_name, None, closure)

@@ -10,7 +10,23 @@ from typing import Any
 from .frame import NULL
 
 PLAIN_TYPES = frozenset(
-    {int, float, complex, bool, str, bytes, bytearray, type(None), list, tuple, dict, set, frozenset, range, slice}
+    {
+        int,
+        float,
+        complex,
+        bool,
+        str,
+        bytes,
+        bytearray,
+        type(None),
+        list,
+        tuple,
+        dict,
+        set,
+        frozenset,
+        range,
+        slice,
+    }
 )
 """Builtin types whose own operators call no Python code, apart from that of the elements they hold."""
 

@@ -18,7 +18,6 @@ class Operation(NamedTuple):
     instruction: str
 
 
-
 _ROWS: list[tuple[str, str, Callable[[Any, Any], Any], Callable[[Any, Any], Any]]] = [
     ("+", "add", operator.add, operator.iadd),
     ("-", "sub", operator.sub, operator.isub),

@@ -10,6 +10,7 @@ Invariants: `instructions` is a list (the drivers rely on list iterators); jump 
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Callable
 from types import CodeType
@@ -158,7 +159,14 @@ def _handlers(flavour: str) -> dict[str, Handler]:
     return table
 
 
-def decode(code: CodeType, flavour: str, translate: Callable[[CodeType], Translation], log: Any = None) -> Program:
+def _forget(entries: dict[int, _Entry], key: int, _: Any) -> None:
+    """A code object died. The table is an argument because at shutdown the module's variables are gone."""
+    entries.pop(key, None)
+
+
+def decode(
+    code: CodeType, flavour: str, translate: Callable[[CodeType], Translation], log: Any = None
+) -> Program:
     """Decodes `code` with the handlers of `flavour` ("plain" or "tracked"), or returns what was decoded before.
 
     With a `log`, each instruction is reported to it before it is executed.
@@ -166,7 +174,7 @@ def decode(code: CodeType, flavour: str, translate: Callable[[CodeType], Transla
     key = id(code)
     entry = _entries.get(key)
     if entry is None or entry.reference() is not code:
-        entry = _Entry(weakref.ref(code, lambda _, entries=_entries: entries.pop(key, None)))
+        entry = _Entry(weakref.ref(code, functools.partial(_forget, _entries, key)))
         _entries[key] = entry
     program = entry.programs.get((flavour, log))
     if program is None:

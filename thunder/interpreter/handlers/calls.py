@@ -41,7 +41,12 @@ def call(frame: Frame, stack: list[Any], count: int) -> None:
             # The list of arguments becomes the callee's stack.
             arguments += program.tail
             callee = Frame(
-                interpreter, program, function, function.__globals__, function.__builtins__, arguments  # type: ignore[attr-defined]
+                interpreter,
+                program,
+                function,
+                function.__globals__,
+                function.__builtins__,  # type: ignore[attr-defined]
+                arguments,
             )
             del arguments
             stack.append(run(callee))
@@ -69,7 +74,12 @@ def call_null_last(frame: Frame, stack: list[Any], count: int) -> None:
         if program and program.simple_count == len(arguments):
             arguments += program.tail
             callee = Frame(
-                interpreter, program, function, function.__globals__, function.__builtins__, arguments  # type: ignore[attr-defined]
+                interpreter,
+                program,
+                function,
+                function.__globals__,
+                function.__builtins__,  # type: ignore[attr-defined]
+                arguments,
             )
             del arguments
             stack.append(run(callee))
@@ -114,7 +124,12 @@ def _call_tracked(frame: Frame, stack: list[Any], function: Any, arguments: list
             frame.tracker.enter_function(function)
             arguments += program.tail
             callee = Frame(
-                interpreter, program, function, function.__globals__, function.__builtins__, arguments  # type: ignore[attr-defined]
+                interpreter,
+                program,
+                function,
+                function.__globals__,
+                function.__builtins__,  # type: ignore[attr-defined]
+                arguments,
             )
             del arguments
             stack.append(run(callee))
@@ -181,7 +196,10 @@ def _call_unpacked(frame: Frame, function: Any, arguments: Any, keywords: Any) -
             if type(container) in tracker.container_types:
                 tracker.touch(container)
     if type(arguments) is not tuple:
-        if type_lookup(type(arguments), "__iter__") is NULL and type_lookup(type(arguments), "__getitem__") is NULL:
+        if (
+            type_lookup(type(arguments), "__iter__") is NULL
+            and type_lookup(type(arguments), "__getitem__") is NULL
+        ):
             raise TypeError(
                 f"{called_name(frame, function)} argument after * must be an iterable, "
                 f"not {type(arguments).__name__}"

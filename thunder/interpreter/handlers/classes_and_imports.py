@@ -88,9 +88,7 @@ def import_star(frame: Frame, stack: list[Any], _: int) -> None:
     what = "Key" if skip_private else "Item"
     for name in list_of(interpreter, names):
         if not isinstance(name, str):
-            raise TypeError(
-                f"{what} in {module.__name__}.{where} must be str, not {type(name).__name__}"
-            )
+            raise TypeError(f"{what} in {module.__name__}.{where} must be str, not {type(name).__name__}")
         if skip_private and name.startswith("_"):
             continue
         value = interpreter.getattr(module, name)

@@ -143,7 +143,9 @@ def dict_merge(frame: Frame, stack: list[Any], depth: int) -> None:
     if frame.tracker is not None and type(mapping) in frame.tracker.container_types:
         frame.tracker.touch(mapping)
     is_dict = type(mapping) is dict
-    keys = mapping if is_dict else list_of(interpreter, interpreter.call(interpreter.getattr(mapping, "keys")))
+    keys = (
+        mapping if is_dict else list_of(interpreter, interpreter.call(interpreter.getattr(mapping, "keys")))
+    )
     for key in keys:
         if key in target:
             name = called_name(frame, _merge_callee(stack, depth))
@@ -222,6 +224,3 @@ def _take_values(frame: Frame, sequence: Any, count: int) -> list[Any]:
     if next_value(frame.interpreter, iterator) is not NULL:
         raise ValueError(f"too many values to unpack (expected {count})")
     return values
-
-
-

@@ -178,7 +178,9 @@ def prep_reraise_star(frame: Frame, stack: list[Any], _: int) -> None:
 # The `with` statement.
 
 
-def _bound_exit(frame: Frame, manager: Any, enter_name: str, exit_name: str, protocol: str) -> tuple[Any, Any]:
+def _bound_exit(
+    frame: Frame, manager: Any, enter_name: str, exit_name: str, protocol: str
+) -> tuple[Any, Any]:
     enter = bind_special(frame.interpreter, manager, enter_name)
     cls = type(manager)
     if enter is NULL:
@@ -204,9 +206,7 @@ def enter_with(frame: Frame, stack: list[Any]) -> Any:
 
 def enter_async_with(frame: Frame, stack: list[Any]) -> Any:
     """As `enter_with`, for `async with`."""
-    enter, leave = _bound_exit(
-        frame, stack[-1], "__aenter__", "__aexit__", "asynchronous context manager"
-    )
+    enter, leave = _bound_exit(frame, stack[-1], "__aenter__", "__aexit__", "asynchronous context manager")
     stack[-1] = leave
     return call_value(frame.interpreter, enter, ())
 

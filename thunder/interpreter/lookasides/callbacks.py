@@ -159,7 +159,9 @@ def _format(interp: Any, *arguments: Any) -> Any:
 
 
 def _print(interp: Any, *arguments: Any, **keywords: Any) -> Any:
-    shown = [str_of(interp, argument) if type(argument) not in PLAIN_TYPES else argument for argument in arguments]
+    shown = [
+        str_of(interp, argument) if type(argument) not in PLAIN_TYPES else argument for argument in arguments
+    ]
     return interp.call_natively(print, shown, keywords)
 
 
@@ -208,7 +210,6 @@ def _hash(interp: Any, obj: Any) -> int:
     return hash(_Hash(interp.call(type_lookup(type(obj), "__hash__"), obj)))
 
 
-
 def callback_lookasides() -> dict[Any, Callable[..., Any]]:
     """The table of these look-asides."""
     table: dict[Any, Callable[..., Any]] = {
@@ -237,7 +238,14 @@ def callback_lookasides() -> dict[Any, Callable[..., Any]]:
         builtins.abs: _protocol(abs, "__abs__", _call_special("__abs__")),
         builtins.reversed: _protocol(reversed, "__reversed__", _call_special("__reversed__")),
     }
-    for target in (map, filter, itertools.filterfalse, itertools.starmap, itertools.takewhile, itertools.dropwhile):
+    for target in (
+        map,
+        filter,
+        itertools.filterfalse,
+        itertools.starmap,
+        itertools.takewhile,
+        itertools.dropwhile,
+    ):
         table[target] = _with_function_first(target)
     for constructor in (list, tuple, set, frozenset, enumerate, zip, sum, any, all, itertools.chain):
         table[constructor] = _with_iterables(constructor)

@@ -45,7 +45,9 @@ def vars_of(interp: Any, *arguments: Any) -> Any:
 def dir_of(interp: Any, *arguments: Any) -> Any:
     if not arguments:
         names = _frame(interp).local_names()
-        return sorted(names if type(names) is dict else list_of(interp, interp.call(interp.getattr(names, "keys"))))
+        return sorted(
+            names if type(names) is dict else list_of(interp, interp.call(interp.getattr(names, "keys")))
+        )
     return interp.call_natively(dir, arguments, {})
 
 
@@ -72,7 +74,14 @@ def _builtins_of(global_names: dict[str, Any]) -> dict[str, Any]:
 
 
 def exec_source(
-    interp: Any, source: Any, globals: Any = None, locals: Any = None, /, *, closure: Any = None, **keywords: Any
+    interp: Any,
+    source: Any,
+    globals: Any = None,
+    locals: Any = None,
+    /,
+    *,
+    closure: Any = None,
+    **keywords: Any,
 ) -> None:
     """`exec`"""
     globals, locals = _namespace_keywords("exec", globals, locals, keywords)
@@ -112,9 +121,7 @@ def _check_closure(code: CodeType, closure: Any) -> None:
         raise TypeError(f"code object requires a closure of exactly length {count}")
 
 
-def eval_source(
-    interp: Any, source: Any, globals: Any = None, locals: Any = None, /, **keywords: Any
-) -> Any:
+def eval_source(interp: Any, source: Any, globals: Any = None, locals: Any = None, /, **keywords: Any) -> Any:
     """`eval`"""
     globals, locals = _namespace_keywords("eval", globals, locals, keywords)
     global_names, local_names = _namespaces(interp, "eval", globals, locals)
@@ -143,7 +150,11 @@ def compile_source(
     """`compile`, which inherits the future statements of the calling code."""
     if not dont_inherit and isinstance(flags, int):
         flags |= _frame(interp).code.co_flags & _FUTURE_FLAGS
-    if mode in ("exec", "eval") and filename == "<string>" and not isinstance(source, (str, bytes, bytearray)):
+    if (
+        mode in ("exec", "eval")
+        and filename == "<string>"
+        and not isinstance(source, (str, bytes, bytearray))
+    ):
         # The native functions name themselves, not `compile`, when the source has the wrong type.
         if not hasattr(source, "_fields") and not _has_buffer(source):
             raise TypeError(f"{mode}() arg 1 must be a string, bytes or code object")
@@ -338,7 +349,9 @@ def delete_attribute_of(interp: Any, *arguments: Any, **keywords: Any) -> None:
 
 def new_traceback(interp: Any, *arguments: Any, **keywords: Any) -> TracebackType:
     """`types.TracebackType(...)`: interpreted frames are represented by their stubs."""
-    keywords = {name: stub_frame(value) if type(value) is Frame else value for name, value in keywords.items()}
+    keywords = {
+        name: stub_frame(value) if type(value) is Frame else value for name, value in keywords.items()
+    }
     exchanged: list[Any] = [stub_frame(value) if type(value) is Frame else value for value in arguments]
     return TracebackType(*exchanged, **keywords)
 
@@ -367,5 +380,3 @@ def frame_lookasides() -> dict[Any, Callable[..., Any]]:
     if sys.version_info >= (3, 12):
         table[sys._getframemodulename] = frame_module_name
     return table
-
-

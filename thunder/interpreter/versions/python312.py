@@ -90,4 +90,3 @@ ROWS: dict[str, Row] = {
 }
 
 TABLE = Table(ROWS)
-
