@@ -14,9 +14,7 @@ from thunder.executors import compile_computation, resolve_executors
 
 def compile_eagerly(function, *args):
     trace, inputs = record(function, *args)
-    compiled = compile_computation(
-        trace, executors=resolve_executors(["eager"]), grad_enabled=torch.is_grad_enabled()
-    )
+    compiled = compile_computation(trace, executors=resolve_executors(["eager"]), grad_enabled=torch.is_grad_enabled())
     return compiled, inputs
 
 

@@ -143,9 +143,7 @@ def compare_gradients(
     both = []
     for outputs, inputs in ((ours, ours_inputs), (theirs, theirs_inputs)):
         both.append(
-            torch.autograd.grad(
-                [outputs[n] for n in wanted], [inputs[n] for n in leaves], tangents, allow_unused=True
-            )
+            torch.autograd.grad([outputs[n] for n in wanted], [inputs[n] for n in leaves], tangents, allow_unused=True)
         )
     for mine, other in zip(*both, strict=True):
         assert (mine is None) == (other is None), "a gradient is missing"

@@ -47,9 +47,7 @@ def fusible_regions(region: Region, executors: Sequence[Executor]) -> dict[Execu
     return found
 
 
-def _extract(
-    name: str, run: list[Op], later: Sequence[tuple[Executor, list[Op]]], trace: Trace
-) -> Op:
+def _extract(name: str, run: list[Op], later: Sequence[tuple[Executor, list[Op]]], trace: Trace) -> Op:
     """A call of a new region that computes `run`."""
     defined = {id(var): var for op in run for var in op.outputs()}
     used_later = {id(var) for _, ops in later for op in ops for var in op.inputs()}

@@ -162,9 +162,7 @@ def library_source(kernels: list[CppKernel]) -> str:
             for position, kind in enumerate(kernel.argument_types)
         )
         call = f"{name}_scope::{name}"
-        bindings.append(
-            _BINDING.format(name=name, call=call, count=len(kernel.argument_types), arguments=arguments)
-        )
+        bindings.append(_BINDING.format(name=name, call=call, count=len(kernel.argument_types), arguments=arguments))
     entries = "\n".join(
         f'    {{"kernel_{number}", (PyCFunction)(void (*)(void))call_kernel_{number}, METH_FASTCALL, nullptr}},'
         for number in range(len(kernels))

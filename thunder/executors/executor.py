@@ -93,9 +93,7 @@ def get_executor(name: str) -> Executor:
 def resolve_executors(executors: Iterable[str | Executor]) -> list[Executor]:
     """Names and instances to instances, in order; `eager` is added at the end when it is missing."""
     if isinstance(executors, str):
-        raise OptionError(
-            f"executors={executors!r} is a string", remedy=f"pass a list: executors=[{executors!r}]"
-        )
+        raise OptionError(f"executors={executors!r} is a string", remedy=f"pass a list: executors=[{executors!r}]")
     resolved: list[Executor] = []
     for executor in executors:
         if isinstance(executor, str):

@@ -233,9 +233,7 @@ def _make_run(lowered: Lowered, assembled: Assembled, lines: list[str], namespac
         "no_autocast": _torch_compat.no_autocast,
     }
     # The prefix keeps these names apart from those of the program's inputs.
-    return compile_source(
-        "\n".join(source), "run", {f"_thunder_{name}": value for name, value in namespace.items()}
-    )
+    return compile_source("\n".join(source), "run", {f"_thunder_{name}": value for name, value in namespace.items()})
 
 
 def _tuple(parts: Any) -> str:

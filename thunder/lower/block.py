@@ -119,9 +119,7 @@ class Block:
 
     def transient_inputs(self) -> frozenset[int]:
         """Numbers of the inputs that are values of the program, not its parameters or data."""
-        return frozenset(
-            number for number, kind in enumerate(self.types) if kind.requires_grad and not kind.is_leaf
-        )
+        return frozenset(number for number, kind in enumerate(self.types) if kind.requires_grad and not kind.is_leaf)
 
 
 class _Lowering:
@@ -170,9 +168,7 @@ class _Lowering:
             raise NotLowerable(f"a {type(value).__name__} leaves a block")
         if value.layout is not torch.strided or value.is_conj() or value.is_neg():
             raise NotLowerable("a lazy conjugate, a lazy negative or a sparse tensor leaves a block")
-        storage = self._storages.setdefault(
-            _torch_compat.storage_key(value), len(self.entries) + len(self._storages)
-        )
+        storage = self._storages.setdefault(_torch_compat.storage_key(value), len(self.entries) + len(self._storages))
         kind = TensorType(
             tuple(value.shape),
             tuple(value.stride()),
@@ -226,9 +222,7 @@ class _Lowering:
         tangents, tangent_vars = [], []
         recorder.paused = True
         for result in results:
-            tangent = torch.empty_strided(
-                result.shape, result.stride(), dtype=result.dtype, device=result.device
-            )
+            tangent = torch.empty_strided(result.shape, result.stride(), dtype=result.dtype, device=result.device)
             tangents.append(tangent)
             tangent_vars.append(recorder.new_input("tangent", _torch_compat.from_functional(tangent)))
         recorder.paused = False
@@ -298,7 +292,5 @@ def lower_block(
             tangents, numbers, gradients = lowering.gradients()
     results = [var for var, _ in lowering.results.values()]
     differentiable = [bool(tangents) and value.requires_grad for _, value in lowering.results.values()]
-    joint = Trace(
-        name, [*lowering.inputs, *tangents], lowering.recorder.ops, (tuple(results), tuple(gradients))
-    )
+    joint = Trace(name, [*lowering.inputs, *tangents], lowering.recorder.ops, (tuple(results), tuple(gradients)))
     return Block(name, joint, len(types), described, changed, results, differentiable, numbers, ops, types)

@@ -40,7 +40,12 @@ def is_random(op: Op) -> bool:
     """Whether the operation draws random numbers; such operations keep their number and their order."""
     if isinstance(op.target, Region):
         return any(is_random(inner) for inner in op.target.trace.ops)
-    return is_aten(op.target) and torch.Tag.nondeterministic_seeded in op.target.tags
+    return is_random_operator(op.target)
+
+
+def is_random_operator(target: Any) -> bool:
+    """Whether the operator draws random numbers."""
+    return is_aten(target) and torch.Tag.nondeterministic_seeded in target.tags
 
 
 def is_pure(op: Op) -> bool:

@@ -87,9 +87,7 @@ class Lowered:
     blocks: list[Block] = field(default_factory=list)
 
 
-def lower_program(
-    computation: Trace, *, grad_enabled: bool, decompositions: Decompositions | None = None
-) -> Lowered:
+def lower_program(computation: Trace, *, grad_enabled: bool, decompositions: Decompositions | None = None) -> Lowered:
     """Lowers a torch-level trace, in segments where that can express it.
 
     Args:
@@ -126,9 +124,7 @@ class _ProgramLowering:
         for var in computation.inputs:
             if not isinstance(var.value, torch.Tensor):
                 raise NotLowerable(f"the input {var.name} is no tensor")
-            self.values[id(var)] = Value(
-                var, TensorType.of(var.value), self._new_storage(), tensor_of=var
-            )
+            self.values[id(var)] = Value(var, TensorType.of(var.value), self._new_storage(), tensor_of=var)
         self.fake_mode = _fake_mode_of(computation)
 
     def _new_storage(self) -> int:
@@ -185,9 +181,7 @@ class _ProgramLowering:
         storages = {number: value.storage for number, value in reversed(list(enumerate(entering)))}
         names = {id(output.var): var.name for var, output in zip(outputs, block.outputs)}
         names |= {id(output.var): f"{inputs[number].name}_new" for number, output in block.changed}
-        results = {
-            id(var): Var(self.namer.fresh(names[id(var)], numbered=False), var.value) for var in block.results
-        }
+        results = {id(var): Var(self.namer.fresh(names[id(var)], numbered=False), var.value) for var in block.results}
 
         def program_var(output: Any) -> Var:
             return entering[output.input].var if output.input is not None else results[id(output.var)]
@@ -221,9 +215,7 @@ class _ProgramLowering:
                 tensor_of,
                 output.has_own_gradient or any(value.has_own_gradient for value in entering),
             )
-        self.calls.append(
-            Call(block, [value.var for value in entering], list(results.values()), segment.scope)
-        )
+        self.calls.append(Call(block, [value.var for value in entering], list(results.values()), segment.scope))
 
     def _check_aliases(
         self, changed: Var, storage: int, inputs: list[Var], outputs: list[Var], later: Sequence[Segment]

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from thunder import _torch_compat
 from thunder.lower.limits import NotLowerable
-from thunder.lower.operators import IDENTITIES, aten, is_composite, is_uninitialised
+from thunder.lower.operators import IDENTITIES, aten, is_composite, is_random_operator, is_uninitialised
 from thunder.trace import Namer, Op, Var
 
 Decompositions = Mapping[Callable[..., Any], Callable[..., Any]]
@@ -81,7 +81,8 @@ class AtenRecorder(TorchDispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        decomposition = self.decompositions.get(func)
+        # Random operators stay whole: in parts they would draw other numbers than eager PyTorch draws.
+        decomposition = None if is_random_operator(func) else self.decompositions.get(func)
         if decomposition is None and self._decomposing and is_composite(func):
             # What autograd, which is above, takes apart reaches the recorder whole from within a decomposition.
             decomposition = func.decompose  # type: ignore[attr-defined]
@@ -105,9 +106,7 @@ class AtenRecorder(TorchDispatchMode):
             self._record(func, args, kwargs, result)
         return result
 
-    def _record(
-        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
-    ) -> None:
+    def _record(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
         if func in IDENTITIES and isinstance(args[0], torch.Tensor):
             source = self.var_of(args[0])
             if isinstance(source, Var):

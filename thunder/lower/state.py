@@ -66,9 +66,7 @@ def is_state_statement(op: Op) -> bool:
     """Whether the operation only changes the thread's state."""
     enters = _torch_compat.context_statements()
     return (
-        op.target is _torch_compat.set_grad_enabled_statement()
-        or op.target in enters
-        or op.target in enters.values()
+        op.target is _torch_compat.set_grad_enabled_statement() or op.target in enters or op.target in enters.values()
     )
 
 

@@ -56,9 +56,7 @@ def rematerialise(trace: Trace, *, transient: frozenset[int] = frozenset()) -> T
     used |= {id(var): var for var in iterate_vars(gradients) if id(var) in made}
     if not used:
         return trace
-    costs = {
-        id(var): tensor_bytes(var.value) if number in transient else 0 for number, var in enumerate(trace.inputs)
-    }
+    costs = {id(var): tensor_bytes(var.value) if number in transient else 0 for number, var in enumerate(trace.inputs)}
     saved = _minimum_cut(costs, forward, used, results)
     if all(key in saved for key in used):
         return trace
@@ -107,14 +105,10 @@ def _may_be_computed_again(op: Op) -> bool:
 
 
 def _is_cheap(op: Op) -> bool:
-    return is_aten(op.target) and (
-        torch.Tag.pointwise in op.target.tags or op.target._schema.name in _CHEAP_NAMES
-    )
+    return is_aten(op.target) and (torch.Tag.pointwise in op.target.tags or op.target._schema.name in _CHEAP_NAMES)
 
 
-def _recompute(
-    trace: Trace, forward: list[Op], backward: list[Op], made: dict[int, Op], saved: set[int]
-) -> Trace:
+def _recompute(trace: Trace, forward: list[Op], backward: list[Op], made: dict[int, Op], saved: set[int]) -> Trace:
     """Copies into the backward part what it needs and is not saved, each just before its first use."""
     namer = Namer({var.name for var in trace.variables()})
     copies: dict[int, Var] = {}
