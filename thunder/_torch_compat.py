@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import shlex
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -190,8 +191,14 @@ def inductor_cpp_kernels(make_kernel: Callable[[list[str], str], Any]) -> Iterat
     from torch._inductor.async_compile import AsyncCompile as Compiler
 
     AsyncCompile: Any = Compiler
-    original = AsyncCompile.cpp_pybinding
-    AsyncCompile.cpp_pybinding = lambda self, argtypes, source: make_kernel(argtypes, source)
+    original, thread = AsyncCompile.cpp_pybinding, threading.get_ident()
+
+    def cpp_pybinding(self: Any, argument_types: list[str], source: str) -> Any:
+        if threading.get_ident() != thread:  # another thread's `torch.compile`
+            return original(self, argument_types, source)
+        return make_kernel(argument_types, source)
+
+    AsyncCompile.cpp_pybinding = cpp_pybinding
     try:
         yield
     finally:

@@ -1,7 +1,13 @@
 """Executors by name."""
 
+import sys
+from pathlib import Path
+
 import pytest
 import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "lower"))
+from comparison import compile_function
 
 from thunder.errors import OptionError
 from thunder.executors import Executor, executor_names, get_executor, register_executor, resolve_executors
@@ -40,3 +46,33 @@ def test_eager_is_added_at_the_end():
 def test_an_executor_without_a_name_is_refused():
     with pytest.raises(OptionError, match="has no name"):
         register_executor(Executor())
+
+
+def test_an_executor_takes_torch_level_operations_before_they_are_lowered():
+    class Doubling(Executor):
+        name = "doubling"
+
+        def can_execute(self, op: Op) -> bool:
+            return op.target is torch.nn.functional.relu
+
+        def implementation(self, op: Op):
+            return as_softplus
+
+    def as_softplus(value, inplace=False):
+        return torch.nn.functional.softplus(value)
+
+    def function(x):
+        return torch.nn.functional.relu(x.sin()).cos()
+
+    x = torch.randn(4)
+    for executors in ([Doubling(), "eager"], [Doubling(), "aten"]):
+        compiled, inputs = compile_function(function, x, executors=executors)
+        torch.testing.assert_close(compiled.run(x)[0], torch.nn.functional.softplus(x.sin()).cos())
+        assert "softplus" in str(compiled.forward_traces[1])
+
+
+def test_the_backward_trace_of_an_eager_program_is_made_on_demand():
+    compiled, _ = compile_function(lambda x: x.sin().sum(), torch.randn(4, requires_grad=True), executors=["eager"])
+    assert not compiled.is_lowered and len(compiled.forward_traces) == 2
+    (backward,) = compiled.backward_traces
+    assert "aten.cos" in str(backward)

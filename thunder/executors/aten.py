@@ -14,6 +14,7 @@ class AtenExecutor(Executor):
     """Runs ATen operators by calling them."""
 
     name = "aten"
+    takes_everything = True
 
     def can_execute(self, op: Op) -> bool:
         return True

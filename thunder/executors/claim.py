@@ -1,8 +1,9 @@
-"""Claims: which executor runs which operation of a region.
+"""Claims: which executor runs which operation.
 
-Input: a functional trace and executors in order of preference.  Output: the trace with every operation claimed: runs
-of operations that one fusing executor takes become regions of their own, operations that another executor
-implements get its implementation, and the rest stays as it is, for eager PyTorch.
+Executors are asked twice, in order of preference.  First about the operations of the torch-level trace: one that is
+taken there is called as the executor implements it (in practice a `torch.library` custom op with its own gradient) and
+is not taken apart by lowering.  Then about the ATen operations that the others became: runs of operations that one
+fusing executor takes become regions, and what another executor implements gets its implementation.
 """
 
 from __future__ import annotations
@@ -10,7 +11,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from thunder.executors.executor import Executor
-from thunder.trace import Namer, Op, Region, Trace, Var
+from thunder.trace import Namer, Op, Region, Trace, Var, trace_pass
+
+
+@trace_pass
+def claim_torch_operations(trace: Trace, executors: Sequence[Executor]) -> Trace:
+    """Torch-level operations that an executor implements, with that implementation as their target."""
+
+    def claimed(op: Op) -> Op:
+        for executor in executors:
+            if executor.takes_everything or executor.fuses:
+                return op
+            if executor.can_execute(op):
+                return op.with_target(executor.implementation(op))
+        return op
+
+    ops = [claimed(op) for op in trace.ops]
+    return trace if all(new is old for new, old in zip(ops, trace.ops)) else trace.replace(ops=ops)
 
 
 def claim_operations(trace: Trace, executors: Sequence[Executor]) -> list[tuple[Executor, list[Op]]]:

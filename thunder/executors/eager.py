@@ -10,6 +10,7 @@ class EagerExecutor(Executor):
     """Runs any operation by calling its target."""
 
     name = "eager"
+    takes_everything = True
 
     def can_execute(self, op: Op) -> bool:
         return True

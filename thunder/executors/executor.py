@@ -20,9 +20,11 @@ class Executor:
 
     Attributes:
         name: the name in `executors=[...]`.
+        takes_everything: whether it calls any operation as it stands: it is then not asked about torch-level ones.
     """
 
     name: str = ""
+    takes_everything: bool = False
 
     def __init__(self, name: str | None = None) -> None:
         if name is not None:

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from thunder.errors import OptionError, ThunderError
-from thunder.executors.claim import fusible_regions
+from thunder.executors.claim import claim_torch_operations, fusible_regions
 from thunder.executors.executor import Executor
 from thunder.executors.gain import WORTHWHILE_SECONDS, estimate_gain
 from thunder.executors.runtime import TrainingProgram, make_inference_run, make_training_run
@@ -33,6 +33,7 @@ from thunder.lower import (
     make_regions,
     split_joint,
 )
+from thunder.lower.state import ambient_state, current_state
 from thunder.trace import Region, Trace, verify
 from thunder.transforms import (
     apply_transforms,
@@ -60,31 +61,32 @@ class CompiledComputation:
     Attributes:
         run: called with the computation's inputs, returns the tuple of its outputs.
         notes: decisions that were taken, one sentence each.
+        is_lowered: whether compiled ATen programs run, or the torch-level trace as it stands.
     """
 
     def __init__(
         self,
         run: Callable[..., tuple[Any, ...]],
         torch_stages: Sequence[Trace],
-        program_stages: Sequence[Callable[[], Assembled]],
+        program_stages: Callable[[], Sequence[Assembled]],
         notes: list[str],
-        lower_for_inspection: Callable[[], Assembled] | None = None,
+        *,
+        is_lowered: bool,
     ) -> None:
-        """`lower_for_inspection` makes the backward of a program that PyTorch's own autograd differentiates."""
         self.run = run
         self.notes = notes
-        self._lower_for_inspection = lower_for_inspection
+        self.is_lowered = is_lowered
         self._torch_stages = list(torch_stages)
         self._program_stages = program_stages
 
     @functools.cached_property
-    def _programs(self) -> list[Assembled]:
-        return [stage() for stage in self._program_stages]
+    def _programs(self) -> Sequence[Assembled]:
+        return self._program_stages()
 
     @property
     def forward_traces(self) -> list[Trace]:
         """Each stage of the forward program, first to last."""
-        return [*self._torch_stages, *(program.forward for program in self._programs)]
+        return [*self._torch_stages, *(program.forward for program in self._programs if self.is_lowered)]
 
     @property
     def backward_traces(self) -> list[Trace]:
@@ -92,9 +94,6 @@ class CompiledComputation:
 
         A program that runs operation by operation is lowered here, when somebody looks.
         """
-        if self._lower_for_inspection is not None:
-            backward = self._lower_for_inspection().backward
-            return [] if backward is None else [backward]
         return [program.backward for program in self._programs if program.backward is not None]
 
 
@@ -140,6 +139,9 @@ def _compile(
 ) -> CompiledComputation:
     verify(computation, "acquisition")
     stages = [computation, *apply_transforms(computation, transforms, "torch")]
+    claimed = claim_torch_operations(stages[-1], executors)
+    if claimed is not stages[-1]:
+        stages.append(claimed)
     notes: list[str] = []
     if all(executor.name == "eager" for executor in executors):
         pass
@@ -157,13 +159,20 @@ def _compile(
             # data, which may raise anything where eager execution would not.
             notes.append(f"the program runs operation by operation: {type(error).__name__}: {error}")
     final = delete_dead_values(stages[-1])
+    state = current_state()
 
-    def lower_for_inspection() -> Assembled:
-        lowered = lower_program(stages[-1], grad_enabled=grad_enabled, decompositions=_decompositions(executors))
-        blocks = _split(lowered, {id(block): block.joint for block in lowered.blocks})
-        return _named(assemble(lowered, blocks, final.name), "lowering, for inspection: autograd runs the program")
+    def lowered_for_inspection() -> list[Assembled]:
+        try:
+            with ambient_state(state):
+                lowered = lower_program(stages[-1], grad_enabled=grad_enabled)
+        except Exception:  # as above: what cannot be lowered has no backward trace
+            return []
+        program = assemble(lowered, _split(lowered, {id(block): block.joint for block in lowered.blocks}), final.name)
+        return [_named(program, "lowering, for inspection: autograd runs the program")]
 
-    return CompiledComputation(run_torch_program(final), [*stages, final], (), notes, lower_for_inspection)
+    return CompiledComputation(
+        run_torch_program(final), [*stages, final], lowered_for_inspection, notes, is_lowered=False
+    )
 
 
 def _compile_lowered(
@@ -198,7 +207,10 @@ def _compile_lowered(
     assembled.forward = delete_dead_values(assembled.forward)
     if assembled.backward is not None:
         assembled.backward = delete_dead_values(assembled.backward, inputs=True)
-    return CompiledComputation(_link(lowered, assembled, grad_enabled), stages, [*programs, lambda: assembled], notes)
+    run = _link(lowered, assembled, grad_enabled)
+    return CompiledComputation(
+        run, stages, lambda: [*(stage() for stage in programs), assembled], notes, is_lowered=True
+    )
 
 
 def _named(program: Assembled, made_by: str) -> Assembled:
