@@ -413,7 +413,7 @@ def test_cache_modes():
 
 @pytest.mark.parametrize(
     "options",
-    [{"cache": "sometimes"}, {"sharp_edges": "maybe"}, {"executors": ["nothing"]}, {"on_break": "?"}],
+    [{"cache": "sometimes"}, {"sharp_edges": "maybe"}, {"executors": ["no such executor"]}, {"on_break": "?"}],
 )
 def test_unknown_options_list_the_known_ones(options):
     with pytest.raises(OptionError, match="known"):
@@ -501,3 +501,42 @@ def test_texts_of_tensors_may_be_made_but_not_kept():
     same(compiled(torch.ones(2)), 2 * torch.ones(2))
     with pytest.raises(DataDependentError, match="text"):
         thunder.jit(lambda x: f"sum {x.sum()}", executors=["eager"])(torch.ones(2))
+
+
+def test_custom_function_of_several_arguments(executors):
+    class Scaled(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, mask, dim):
+            ctx.save_for_backward(mask)
+            return x * 2.0
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad * 100, None, None
+
+    compiled = thunder.jit(lambda x, mask: Scaled.apply(x * 1, mask, -1).sum(), executors=executors)
+    x = torch.tensor([1.0, 2.0], requires_grad=True)
+    compiled(x, torch.tensor([1, 0])).backward()
+    same(x.grad, torch.full((2,), 100.0))
+    assert len(thunder.last_traces(compiled)[0].ops) == 3
+
+
+def test_random_state_is_read_and_written_when_the_program_runs():
+    def program(x):
+        state = torch.get_rng_state()
+        torch.manual_seed(42)
+        first = torch.randn_like(x)
+        torch.set_rng_state(state)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(1)
+            second = torch.rand(2)
+        return first, second, torch.rand(2)
+
+    compiled = thunder.jit(program, executors=["eager"])
+    x = torch.zeros(3)
+    for seed in (5, 6):
+        torch.manual_seed(seed)
+        expected = program(x)
+        torch.manual_seed(seed)
+        same(compiled(x), expected)
+    assert thunder.cache_misses(compiled) == 1

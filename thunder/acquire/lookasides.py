@@ -39,6 +39,7 @@ _INTERPRETED_TORCH = tuple(
         "amp/autocast_mode.py",
         "cuda/amp/",
         "cpu/amp/",
+        "random.py",
     )  # fmt: skip
 )
 _STDLIB = sysconfig.get_paths()["stdlib"] + os.sep
@@ -122,6 +123,8 @@ class Lookasides:
             torch.cuda.manual_seed: lambda interp, seed: self.statement(torch.cuda.manual_seed, seed),
             torch.cuda.manual_seed_all: lambda interp, seed: self.statement(torch.cuda.manual_seed_all, seed),
             torch.set_default_dtype: self.set_default_dtype,
+            torch.get_rng_state: self.get_rng_state,
+            torch.set_rng_state: lambda interp, state: self.recorder.write_statement(torch.set_rng_state, state),
             torch._functorch.apis.vmap: self.functorch(torch._functorch.apis.vmap),
             torch._functorch.apis.grad: self.functorch(torch._functorch.apis.grad),
         }
@@ -264,7 +267,12 @@ class Lookasides:
 
     def apply_function(self, interp: Any, cls: type[torch.autograd.Function], *args: Any, **kwargs: Any) -> Any:
         """`MyFunction.apply(...)` is one operation: it runs as it is, with its own backward."""
-        return self.recorder.call(cls.apply, args, kwargs)
+        return self._one_operation(cls.apply, args, kwargs)
+
+    def _one_operation(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Records a call as a whole: what it calls inside is not recorded."""
+        with torch._C.DisableTorchFunction():
+            return self.recorder.call(function, args, kwargs)
 
     def functorch(self, transform: Callable[..., Any]) -> Callable[..., Any]:
         """`torch.func.grad(f)` and its like: the transformed function is one operation when it is called."""
@@ -273,7 +281,7 @@ class Lookasides:
             transformed = transform(*args, **kwargs)
 
             def call(*inner_args: Any, **inner_kwargs: Any) -> Any:
-                return self.recorder.call(transformed, inner_args, inner_kwargs)
+                return self._one_operation(transformed, inner_args, inner_kwargs)
 
             return call
 
@@ -294,6 +302,12 @@ class Lookasides:
     def statement(self, function: Callable[..., Any], *args: Any) -> None:
         """A call for its effect on torch's state: only written down."""
         self._state_op(function, args)
+
+    def get_rng_state(self, interp: Any) -> torch.Tensor:
+        """The state is read when the program runs."""
+        with torch._C.DisableTorchFunction():
+            size = torch.get_rng_state().numel()
+        return self.recorder.new_result(torch.get_rng_state, (size,), torch.uint8)
 
     def set_default_dtype(self, interp: Any, dtype: torch.dtype) -> None:
         torch.set_default_dtype(dtype)

@@ -52,6 +52,8 @@ def _remember(identity: Any, result: Any) -> None:
 
 _TEXTS = frozenset({"__format__", "__str__", "__repr__"})
 _TEXT_MARK = "<tensor whose values are not known yet"
+_SIZES_KNOWN = frozenset({"cov", "corrcoef", "combinations", "histogram"})
+"""Calls whose fake kernels want values although the sizes of their results do not depend on them."""
 _REPLAY_LIMIT = 1 << 24  # elements; larger arguments are not materialised for the sake of an error message
 
 
@@ -374,7 +376,7 @@ class Recorder(TorchFunctionMode):
                     if shadow.requires_grad:
                         value = value.requires_grad_().clone()
             reals[id(shadow)] = value
-        if not known:
+        if not known and call_name(func) not in _SIZES_KNOWN:
             raise self.data_dependent(func) from error
         device = self._devices[id(shadows[0])]
 
@@ -645,6 +647,18 @@ class Recorder(TorchFunctionMode):
             raise _NeedsValuesError from error
         add_location_note(error, location)
         raise error
+
+    def write_statement(self, function: Callable[..., Any], *args: Any) -> None:
+        """Writes down a call that is made for its effect alone and is not made now."""
+        _, written = self._argument(args, [], [])
+        self.ops.append(Op(function, written, {}, None, self.location(), self.scope))
+
+    def new_result(self, function: Callable[..., Any], shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        """Writes down a call without arguments that is not made now; its result is a tensor on the CPU."""
+        with torch._C.DisableTorchFunction():
+            shadow = self._new_shadow((shape, (1,) * len(shape), dtype, _CPU, False, True))
+        self.ops.append(Op(function, (), {}, self._vars[id(shadow)], self.location(), self.scope))
+        return shadow
 
     def runtime_check(self, condition: torch.Tensor) -> None:
         """Writes down that every value of `condition` must hold."""
