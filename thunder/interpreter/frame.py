@@ -211,7 +211,11 @@ class Frame:
         """The mapping that `locals()` returns: the namespace itself in a class body or module, else a new dict."""
         program = self.program
         if not program.is_optimized:
-            return self.names
+            # From 3.12 on, variables of comprehensions in module and class code live in slots while these run.
+            hidden = {
+                name: self.stack[slot] for slot, name in program.visible_locals if self.stack[slot] is not NULL
+            }
+            return {**self.names, **hidden} if hidden else self.names
         values: dict[str, Any] = {}
         stack = self.stack
         if not stack:  # cleared

@@ -50,6 +50,8 @@ class Interpreter:
             tracker.interp = self
         self.is_opaque = is_opaque
         self.log = log
+        self.trace_function: Any = None
+        self.profile_function: Any = None
         self.interprets_everything = interprets_everything
         self.lookasides: dict[Any, Callable[..., Any]] = dict(frame_lookasides())
         self.lookasides[builtins.__build_class__] = build_class

@@ -5,9 +5,10 @@ import __future__
 
 import builtins
 import sys
+import typing
 import warnings
 from collections.abc import Callable
-from types import CellType, CodeType, FrameType, ModuleType, TracebackType
+from types import CellType, CodeType, FrameType, FunctionType, ModuleType, TracebackType
 from typing import Any
 
 from ..calling import run_code
@@ -356,6 +357,20 @@ def new_traceback(interp: Any, *arguments: Any, **keywords: Any) -> TracebackTyp
     return TracebackType(*exchanged, **keywords)
 
 
+def _call_here(target: Any, arguments: Any, keywords: Any) -> Any:
+    return target(*arguments, **keywords)
+
+
+def _with_module_of_caller(target: Any) -> Callable[..., Any]:
+    """A class whose instances take their `__module__` from the function that calls it natively."""
+
+    def replacement(interp: Any, *arguments: Any, **keywords: Any) -> Any:
+        here = FunctionType(_call_here.__code__, _frame(interp).globals)
+        return here(target, arguments, keywords)
+
+    return replacement
+
+
 def frame_lookasides() -> dict[Any, Callable[..., Any]]:
     """The table of these look-asides."""
     table: dict[Any, Callable[..., Any]] = {
@@ -379,4 +394,6 @@ def frame_lookasides() -> dict[Any, Callable[..., Any]]:
     }
     if sys.version_info >= (3, 12):
         table[sys._getframemodulename] = frame_module_name
+        for target in (typing.TypeVar, typing.ParamSpec, typing.TypeVarTuple, typing.TypeAliasType):
+            table[target] = _with_module_of_caller(target)
     return table

@@ -64,6 +64,33 @@ def new_function(interp: Any, *arguments: Any, **keywords: Any) -> Any:
     return FunctionType(*arguments, **keywords)
 
 
+def set_trace(interp: Any, function: Any, /) -> None:
+    """`sys.settrace`: remembered only; natively it would trace the interpreter instead of the program."""
+    interp.trace_function = function
+
+
+def get_trace(interp: Any) -> Any:
+    """`sys.gettrace`"""
+    return interp.trace_function
+
+
+def set_profile(interp: Any, function: Any, /) -> None:
+    """`sys.setprofile`: remembered only, as `sys.settrace`."""
+    interp.profile_function = function
+
+
+def get_profile(interp: Any) -> Any:
+    """`sys.getprofile`"""
+    return interp.profile_function
+
+
 def import_lookasides() -> dict[Any, Callable[..., Any]]:
     """The table of these look-asides."""
-    return {builtins.__import__: import_module, FunctionType: new_function}
+    return {
+        builtins.__import__: import_module,
+        FunctionType: new_function,
+        sys.settrace: set_trace,
+        sys.gettrace: get_trace,
+        sys.setprofile: set_profile,
+        sys.getprofile: get_profile,
+    }
