@@ -14,11 +14,10 @@ import types
 
 from .calling import run_code
 from .interpreter import Interpreter
+from .lookasides.programs import NATIVE_CALLS_PER_CALL
 from .tracebacks import without_internal_frames
 
 _USAGE = "usage: python -m thunder.interpreter [-m MODULE | -c CODE | FILE | -] [ARGS...]"
-# One interpreted call takes a few native ones.
-NATIVE_CALLS_PER_CALL = 6
 STACK_BYTES = 512 * 2**20
 
 

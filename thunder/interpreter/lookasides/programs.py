@@ -64,6 +64,22 @@ def new_function(interp: Any, *arguments: Any, **keywords: Any) -> Any:
     return FunctionType(*arguments, **keywords)
 
 
+# One interpreted call takes a few native ones.
+NATIVE_CALLS_PER_CALL = 6
+
+
+def set_recursion_limit(interp: Any, limit: Any, /) -> None:
+    """`sys.setrecursionlimit`, in interpreted calls."""
+    if isinstance(limit, int) and 0 < limit < 2**27:
+        limit *= NATIVE_CALLS_PER_CALL
+    sys.setrecursionlimit(limit)
+
+
+def get_recursion_limit(interp: Any) -> int:
+    """`sys.getrecursionlimit`, in interpreted calls."""
+    return sys.getrecursionlimit() // NATIVE_CALLS_PER_CALL
+
+
 def set_trace(interp: Any, function: Any, /) -> None:
     """`sys.settrace`: remembered only; natively it would trace the interpreter instead of the program."""
     interp.trace_function = function
@@ -89,6 +105,8 @@ def import_lookasides() -> dict[Any, Callable[..., Any]]:
     return {
         builtins.__import__: import_module,
         FunctionType: new_function,
+        sys.setrecursionlimit: set_recursion_limit,
+        sys.getrecursionlimit: get_recursion_limit,
         sys.settrace: set_trace,
         sys.gettrace: get_trace,
         sys.setprofile: set_profile,
