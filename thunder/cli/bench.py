@@ -77,7 +77,7 @@ def measure(workload: Workload, contenders: list[str], device: str, rounds: int)
 
 def result_table(workloads: list[Workload], measurements: list[Measurement]) -> Table:
     """A block a workload, headed by its title; a line a contender."""
-    table = Table(box=SIMPLE, padding=(0, 1))
+    table = Table(box=SIMPLE, pad_edge=False, collapse_padding=True)
     table.add_column("work, run by", ratio=1)
     for heading in ("first call", "per call", "x eager", "x compile", "error"):
         table.add_column(heading, justify="right", no_wrap=True)
