@@ -13,6 +13,9 @@ import sys
 import time
 import unittest
 
+if "--frames" in sys.argv:  # natively run workers need nothing but the standard library
+    from thunder.interpreter.frame_counter import FrameCounter
+
 SECONDS_FOR_ONE_TEST = 240
 
 
@@ -82,8 +85,6 @@ def test_name(test):
 def main(module, results, *options):
     counter = None
     if "--frames" in options:
-        from thunder.interpreter.frame_counter import FrameCounter
-
         counter = FrameCounter()
         counter.start()
     try:
