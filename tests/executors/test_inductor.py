@@ -19,6 +19,7 @@ from thunder.errors import ExecutorWarning
 from thunder.executors import inductor, resolve_executors
 from thunder.trace import Op, Region, Trace, Var, run_source, trace_constants
 
+pytestmark = pytest.mark.filterwarnings("error::thunder.errors.ExecutorWarning")
 needs_compiler = pytest.mark.skipif(inductor.unavailable_reason() is not None, reason="needs a C++ compiler")
 
 

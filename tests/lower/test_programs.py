@@ -470,6 +470,19 @@ def test_backward_of_one_output_only():
     torch.testing.assert_close(w.grad, expected)
 
 
+def test_gradients_that_do_not_exist_take_no_memory():
+    compiled, _ = compile_function(model_and_loss, tensor(4, 3), tensor(3, 3, grad=True))
+    text = str(compiled.backward_traces[-1])
+    assert "aten.full" not in text and "block_backward_ox" in text
+    for wanted in ((0,), (1,), (0, 1)):
+        x, w = tensor(4, 3), tensor(3, 3, grad=True)
+        ours, theirs = (
+            torch.autograd.grad([outputs[n] for n in wanted], w, [torch.ones_like(outputs[n]) for n in wanted])
+            for outputs in (compiled.run(x, w), model_and_loss(x, w))
+        )
+        torch.testing.assert_close(ours, theirs)
+
+
 def test_calls_before_backward_and_retained_graphs():
     compiled, _ = compile_function(model_and_loss, tensor(4, 3), tensor(3, 3, grad=True))
     w = tensor(3, 3, grad=True)

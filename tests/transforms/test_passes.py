@@ -8,6 +8,7 @@ import torch
 from thunder.trace import Op, Trace, Var, delete, disabled_passes, run_source, trace_constants, verify
 from thunder.transforms import (
     delete_dead_values,
+    drop_absent_inputs,
     eliminate_common_subexpressions,
     eliminate_dead_code,
     fold_constants,
@@ -220,6 +221,23 @@ def test_random_values_are_saved_even_in_checkpointed_regions():
     assert crossing(after) == {drawn.name}
     assert targets(after).count(aten.mm.default) == 2
     same_results(trace, after)
+
+
+def test_absent_gradients_are_followed_through_the_trace():
+    b = Builder(saved=torch.randn(4, 4), given=torch.randn(4, 4), absent=torch.randn(4, 4))
+    product = b.call(aten.mm.default, b.call(aten.t.default, b.absent), b.saved)
+    total = b.call(aten.add.Tensor, b.call(aten.mul.Tensor, b.given, b.saved), b.absent)
+    compared = b.call(aten.where.self, b.call(aten.gt.Scalar, b.saved, 0.0), b.absent, b.given)
+    trace = b.trace((total, product, b.call(aten.silu_backward.default, b.absent, b.saved), compared))
+    after = drop_absent_inputs(trace, frozenset({2}))
+    verify(after)
+    assert [var.name for var in after.inputs] == ["saved", "given"]
+    assert after.output[1] is None and after.output[2] is None
+    arguments = [b.saved.value, b.given.value]
+    expected = trace.callable()(*arguments, torch.zeros(4, 4))
+    ours = after.callable()(*arguments)
+    torch.testing.assert_close((ours[0], ours[3]), (expected[0], expected[3]))
+    assert targets(after).count(aten.full.default) == 1, "only `where` needs zeros"
 
 
 def test_inputs_that_die_are_not_free():

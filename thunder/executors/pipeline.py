@@ -18,23 +18,14 @@ from contextlib import contextmanager
 from typing import Any
 
 from thunder.errors import OptionError, ThunderError
-from thunder.executors.claim import claim_torch_operations, fusible_regions
+from thunder.executors.claim import claim_torch_operations
 from thunder.executors.executor import Executor
 from thunder.executors.gain import WORTHWHILE_SECONDS, estimate_gain
-from thunder.executors.runtime import TrainingProgram, make_inference_run, make_training_run
+from thunder.executors.linked_program import LinkedProgram, ProgramTraces, program_traces, split_blocks
 from thunder.executors.torch_program import run_torch_program
-from thunder.lower import (
-    Assembled,
-    BlockRegions,
-    Lowered,
-    NotLowerable,
-    assemble,
-    lower_program,
-    make_regions,
-    split_joint,
-)
+from thunder.lower import BlockRegions, NotLowerable, lower_program
 from thunder.lower.state import ambient_state, current_state
-from thunder.trace import Region, Trace, verify
+from thunder.trace import Trace, verify
 from thunder.transforms import (
     apply_transforms,
     delete_dead_values,
@@ -68,7 +59,7 @@ class CompiledComputation:
         self,
         run: Callable[..., tuple[Any, ...]],
         torch_stages: Sequence[Trace],
-        program_stages: Callable[[], Sequence[Assembled]],
+        program_stages: Callable[[], Sequence[ProgramTraces]],
         notes: list[str],
         *,
         is_lowered: bool,
@@ -80,7 +71,7 @@ class CompiledComputation:
         self._program_stages = program_stages
 
     @functools.cached_property
-    def _programs(self) -> Sequence[Assembled]:
+    def _programs(self) -> Sequence[ProgramTraces]:
         return self._program_stages()
 
     @property
@@ -143,9 +134,9 @@ def _compile(
     if claimed is not stages[-1]:
         stages.append(claimed)
     notes: list[str] = []
-    if all(executor.name == "eager" for executor in executors):
+    if executors[0].name == "eager":
         pass
-    elif estimate_gain(stages[-1], worthwhile_seconds) < worthwhile_seconds and not _has_level(transforms, "aten"):
+    elif _is_too_small(stages[-1], executors, transforms, worthwhile_seconds):
         notes.append("the program runs operation by operation: it is too small to gain from compilation")
     else:
         try:
@@ -161,14 +152,14 @@ def _compile(
     final = delete_dead_values(stages[-1])
     state = current_state()
 
-    def lowered_for_inspection() -> list[Assembled]:
+    def lowered_for_inspection() -> list[ProgramTraces]:
         try:
             with ambient_state(state):
                 lowered = lower_program(stages[-1], grad_enabled=grad_enabled)
         except Exception:  # as above: what cannot be lowered has no backward trace
             return []
-        program = assemble(lowered, _split(lowered, {id(block): block.joint for block in lowered.blocks}), final.name)
-        return [_named(program, "lowering, for inspection: autograd runs the program")]
+        blocks = split_blocks(lowered, {id(block): block.joint for block in lowered.blocks})
+        return [program_traces(lowered, blocks, final.name, "lowering, for inspection: autograd runs the program")]
 
     return CompiledComputation(
         run_torch_program(final), [*stages, final], lowered_for_inspection, notes, is_lowered=False
@@ -182,14 +173,15 @@ def _compile_lowered(
     grad_enabled: bool,
     notes: list[str],
 ) -> CompiledComputation:
+    name = stages[-1].name
     lowered = lower_program(stages[-1], grad_enabled=grad_enabled, decompositions=_decompositions(executors))
     joints = {id(block): block.joint for block in lowered.blocks}
-    programs: list[Callable[[], Assembled]] = []
+    programs: list[Callable[[], ProgramTraces]] = []
 
     def snapshot(made_by: str) -> None:
         """Keeps what the program is now, to be put together when somebody looks at it."""
         current = dict(joints)
-        programs.append(lambda: _named(assemble(lowered, _split(lowered, current), stages[-1].name), made_by))
+        programs.append(lambda: program_traces(lowered, split_blocks(lowered, current), name, made_by))
 
     snapshot("lowering")
     for block_pass in BLOCK_PASSES:
@@ -197,46 +189,41 @@ def _compile_lowered(
             options = {"transient": block.transient_inputs()} if block_pass is rematerialise else {}
             joints[id(block)] = block_pass(joints[id(block)], **options)
         snapshot(block_pass.__name__)
-    blocks = _split(lowered, joints)
+    blocks = split_blocks(lowered, joints)
     for regions in blocks.values():
-        for region in (regions.forward, regions.backward):
-            if region is not None:
-                region.trace = _transformed(region.trace, transforms)
-    _fuse(blocks, executors)
-    assembled = _named(assemble(lowered, blocks, stages[-1].name), "claims and fusion")
-    assembled.forward = delete_dead_values(assembled.forward)
-    if assembled.backward is not None:
-        assembled.backward = delete_dead_values(assembled.backward, inputs=True)
-    run = _link(lowered, assembled, grad_enabled)
+        _transform(regions, transforms)
+    program = LinkedProgram(lowered, blocks, executors, name)
+    run = program.make_run(grad_enabled=grad_enabled)
     return CompiledComputation(
-        run, stages, lambda: [*(stage() for stage in programs), assembled], notes, is_lowered=True
+        run, stages, lambda: [*(stage() for stage in programs), program.traces()], notes, is_lowered=True
     )
 
 
-def _named(program: Assembled, made_by: str) -> Assembled:
-    """The program with a line that says what made it."""
-    for trace in (program.forward, program.backward):
-        if trace is not None:
-            trace.history = (*trace.history, f"made by {made_by}, {len(trace.regions())} regions")
-    return program
+def _transform(regions: BlockRegions, transforms: Sequence[Callable[[Trace], Trace]]) -> None:
+    """Applies the user's ATen-level transforms, which keep what goes in and what comes out."""
+    for region in (regions.forward, regions.backward):
+        if region is None:
+            continue
+        before = region.trace
+        for after in apply_transforms(before, transforms, "aten"):
+            if len(after.inputs) != len(before.inputs) or len(after.output) != len(before.output):
+                raise OptionError(
+                    f"a transform changed what {before.name} takes or returns",
+                    remedy="keep trace.inputs and the length of trace.output, or work at level 'torch'",
+                )
+            region.trace = after
 
 
-def _transformed(trace: Trace, transforms: Sequence[Callable[[Trace], Trace]]) -> Trace:
-    """The trace after the user's ATen-level transforms, which keep what goes in and what comes out."""
-    stages = apply_transforms(trace, transforms, "aten")
-    if not stages:
-        return trace
-    result = stages[-1]
-    if len(result.inputs) != len(trace.inputs) or len(result.output) != len(trace.output):
-        raise OptionError(
-            f"a transform changed what {trace.name} takes or returns",
-            remedy="keep trace.inputs and the length of trace.output, or work at level 'torch'",
-        )
-    return result
-
-
-def _has_level(transforms: Sequence[Callable[[Trace], Trace]], level: str) -> bool:
-    return any(level_of(transform) == level for transform in transforms)
+def _is_too_small(
+    trace: Trace,
+    executors: Sequence[Executor],
+    transforms: Sequence[Callable[[Trace], Trace]],
+    worthwhile_seconds: float,
+) -> bool:
+    """Whether fusion is all that lowering is for here, and cannot gain what is worth its cost."""
+    if not any(executor.fuses for executor in executors) or any(level_of(t) == "aten" for t in transforms):
+        return False
+    return estimate_gain(trace, worthwhile_seconds) < worthwhile_seconds
 
 
 def _decompositions(executors: Sequence[Executor]) -> dict[Any, Callable[..., Any]]:
@@ -245,33 +232,3 @@ def _decompositions(executors: Sequence[Executor]) -> dict[Any, Callable[..., An
         if executor.fuses and executor.unavailable_reason() is None:
             return executor.decompositions()
     return {}
-
-
-def _split(lowered: Lowered, joints: dict[int, Trace]) -> dict[int, BlockRegions]:
-    return {id(block): make_regions(split_joint(block, joints[id(block)])) for block in lowered.blocks}
-
-
-def _fuse(blocks: dict[int, BlockRegions], executors: Sequence[Executor]) -> None:
-    """Has every region compiled by the executors that claim its operations."""
-    wanted: dict[Executor, list[Region]] = {}
-    for block in blocks.values():
-        for region in (block.forward, block.backward):
-            if region is not None and region.trace.ops:
-                for executor, regions in fusible_regions(region, executors).items():
-                    wanted.setdefault(executor, []).extend(regions)
-    for executor, regions in wanted.items():
-        executor.fuse(regions)
-    for block in blocks.values():
-        for region in (block.forward, block.backward):
-            if region is not None and region.implementation is None:
-                region.trace = delete_dead_values(region.trace, inputs=True)
-                region.boxed = True
-
-
-def _link(lowered: Lowered, assembled: Assembled, grad_enabled: bool) -> Callable[..., tuple[Any, ...]]:
-    forward = assembled.forward.callable()
-    if assembled.backward is None:
-        return make_inference_run(forward, lowered, assembled)
-    backward = assembled.backward.callable(boxed=True)
-    program = TrainingProgram(lowered, assembled, forward, backward)
-    return make_training_run(program, lowered, assembled, grad_enabled=grad_enabled)

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from thunder import _torch_compat
-from thunder.lower import Assembled, Lowered, View
+from thunder.lower import ForwardProgram, Lowered, Mask, View
 from thunder.trace import Var, compile_source
 
 _FREED = (
@@ -38,14 +38,9 @@ class TangentType:
 
     shape: tuple[int, ...]
     stride: tuple[int, ...]
-    dtype: torch.dtype
-    device: torch.device
 
-    def prepared(self, tangent: torch.Tensor | None) -> torch.Tensor:
-        """The gradient in this layout; zeros when there is none."""
-        if tangent is None:
-            empty = torch.empty_strided(self.shape, self.stride, dtype=self.dtype, device=self.device)
-            return empty.zero_()
+    def prepared(self, tangent: torch.Tensor) -> torch.Tensor:
+        """The gradient in this layout."""
         if tangent.stride() == self.stride:
             return tangent
         empty = torch.empty_strided(self.shape, self.stride, dtype=tangent.dtype, device=tangent.device)
@@ -57,7 +52,8 @@ class TrainingProgram:
 
     Attributes:
         forward: inputs -> (outputs..., computed saved values...).
-        backward: takes one list (saved inputs and outputs, computed values, tangents), which it empties.
+        backward_for: which outputs have a gradient -> function that takes one list (saved inputs and outputs, computed
+            values, these gradients), which it empties.
         output_count: how many of the forward function's values are outputs.
         saved_inputs, saved_outputs: positions of those that backward takes.
         watched_outputs: positions of outputs that share memory with a computed value: they are saved as well, so
@@ -68,26 +64,30 @@ class TrainingProgram:
         changed: positions of the inputs that are changed in place.
     """
 
-    def __init__(self, lowered: Lowered, assembled: Assembled, forward: Function, backward: Function) -> None:
-        assert assembled.backward is not None
+    def __init__(
+        self,
+        lowered: Lowered,
+        program: ForwardProgram,
+        forward: Function,
+        backward_for: Callable[[Mask], Function],
+    ) -> None:
         inputs = {id(var): position for position, var in enumerate(lowered.inputs)}
-        outputs = {id(var): position for position, var in enumerate(assembled.outputs)}
+        outputs = {id(var): position for position, var in enumerate(program.outputs)}
         differentiable = {id(var) for var in lowered.differentiable}
         self.forward = forward
-        self.backward = backward
-        self.output_count = len(assembled.outputs)
-        self.saved_inputs = [inputs[id(var)] for var in assembled.saved if id(var) in inputs]
-        self.saved_outputs = [outputs[id(var)] for var in assembled.saved if id(var) in outputs]
-        self.watched_outputs = _sharing_memory(assembled.outputs, assembled.computed, set(self.saved_outputs))
-        self.not_differentiable = [n for n, var in enumerate(assembled.outputs) if id(var) not in differentiable]
+        self.backward_for = backward_for
+        self.output_count = len(program.outputs)
+        self.saved_inputs = [inputs[id(var)] for var in program.saved if id(var) in inputs]
+        self.saved_outputs = [outputs[id(var)] for var in program.saved if id(var) in outputs]
+        self.watched_outputs = _sharing_memory(program.outputs, program.computed, set(self.saved_outputs))
+        self.not_differentiable = [n for n, var in enumerate(program.outputs) if id(var) not in differentiable]
         self.tangents = [(outputs[id(var)], _tangent_type(var)) for var in lowered.differentiable]
         self.trainable = [inputs[id(var)] for var in lowered.trainable]
         self.changed = [inputs[id(var)] for var, _ in lowered.changed]
 
 
 def _tangent_type(var: Var) -> TangentType:
-    value = var.value
-    return TangentType(tuple(value.shape), tuple(value.stride()), value.dtype, value.device)
+    return TangentType(tuple(var.value.shape), tuple(var.value.stride()))
 
 
 def _sharing_memory(outputs: Sequence[Var], computed: Sequence[Var], known: set[int]) -> list[int]:
@@ -141,10 +141,17 @@ class _Differentiable(torch.autograd.Function):
             arguments += ctx.computed
             ctx.computed = _GONE
         del saved
-        arguments += [kind.prepared(gradients[position]) for position, kind in program.tangents]
+        present = []
+        for position, kind in program.tangents:
+            gradient = gradients[position]
+            present.append(gradient is not None)
+            if gradient is not None:
+                arguments.append(kind.prepared(gradient))
+        if not any(present):
+            return (None, None, *(None for _ in program.trainable))
         twice = torch.is_grad_enabled()
         with torch.no_grad(), _torch_compat.below_autograd():
-            results = program.backward(arguments)
+            results = program.backward_for(tuple(present))(arguments)
         if twice:
             results = _not_differentiable_again(results)
         return (None, None, *results)
@@ -166,25 +173,24 @@ def _note_changes(tensors: Any) -> None:
 
 
 def make_training_run(
-    program: TrainingProgram, lowered: Lowered, assembled: Assembled, *, grad_enabled: bool
+    program: TrainingProgram, lowered: Lowered, outputs: Sequence[Var], *, grad_enabled: bool
 ) -> Function:
     """The callable of a program with gradients; `grad_enabled` is the grad mode that it will be called under."""
     trainable = [lowered.inputs[position].name for position in program.trainable]
     inputs = _tuple(var.name for var in lowered.inputs)
     call = f"_thunder_apply(_thunder_program, {inputs}, {', '.join(trainable)})"
-    line = f"{_tuple(var.name for var in assembled.outputs)} = {call}"
+    line = f"{_tuple(var.name for var in outputs)} = {call}"
     return _make_run(
         lowered,
-        assembled,
         [line] if grad_enabled else ["with _thunder_enable_grad():", f"    {line}"],
         {"apply": _Differentiable.apply, "program": program, "enable_grad": torch.enable_grad},
     )
 
 
-def make_inference_run(forward: Function, lowered: Lowered, assembled: Assembled) -> Function:
-    """The callable of a program without gradients."""
+def make_inference_run(forward: Function, lowered: Lowered, results: Sequence[Var]) -> Function:
+    """The callable of a program without gradients; `results` are what `forward` returns."""
     inputs = ", ".join(var.name for var in lowered.inputs)
-    outputs = [var.name for var in assembled.outputs]
+    outputs = [var.name for var in results]
     lines = ["with _thunder_below_autograd():", f"    {_tuple(outputs)} = _thunder_forward({inputs})"]
     if not outputs:
         lines[1] = f"    _thunder_forward({inputs})"
@@ -192,13 +198,12 @@ def make_inference_run(forward: Function, lowered: Lowered, assembled: Assembled
         lines.append(f"_thunder_note_changes({_tuple(var.name for var, _ in lowered.changed)})")
     return _make_run(
         lowered,
-        assembled,
         lines,
         {"forward": forward, "below_autograd": _torch_compat.below_autograd, "note_changes": _note_changes},
     )
 
 
-def _make_run(lowered: Lowered, assembled: Assembled, lines: list[str], namespace: dict[str, Any]) -> Function:
+def _make_run(lowered: Lowered, lines: list[str], namespace: dict[str, Any]) -> Function:
     """Writes `run(inputs) -> outputs` around the statements that call the program."""
     constants: dict[str, Any] = {}
     returned = []

@@ -1,20 +1,29 @@
 """Lowering: torch-level programs to functional ATen programs, forward and backward, block by block."""
 
-from thunder.lower.assemble import Assembled, BlockRegions, assemble, make_regions
+from thunder.lower.assemble import (
+    BlockRegions,
+    ForwardProgram,
+    Mask,
+    assemble_backward,
+    assemble_forward,
+    make_regions,
+)
 from thunder.lower.block import Block
 from thunder.lower.limits import NotLowerable
 from thunder.lower.program import Lowered, View, lower_program
 from thunder.lower.split import SplitBlock, split_joint
 
 __all__ = [
-    "Assembled",
     "Block",
     "BlockRegions",
+    "ForwardProgram",
     "Lowered",
+    "Mask",
     "NotLowerable",
     "SplitBlock",
     "View",
-    "assemble",
+    "assemble_backward",
+    "assemble_forward",
     "lower_program",
     "make_regions",
     "split_joint",

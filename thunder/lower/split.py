@@ -21,14 +21,14 @@ class SplitBlock:
         block: what they were made from.
         forward: returns the block's results, then those of `saved` that are neither inputs nor results.
         backward: takes `saved`, then the tangents; None when there are no gradients.
-        saved: Vars of the joint trace, inputs and results among them.
-        computed: the part of `saved` that `forward` returns in addition to the results.
+        saved: what `backward` takes, as positions among the forward trace's inputs and outputs, in that order.
+        computed: values that `forward` returns in addition to the results.
     """
 
     block: Block
     forward: Trace
     backward: Trace | None
-    saved: list[Var]
+    saved: list[int]
     computed: list[Var]
 
 
@@ -52,4 +52,5 @@ def split_joint(block: Block, joint: Trace) -> SplitBlock:
     backward = Trace(
         f"{block.name}_backward", [*saved.values(), *tangents], backward_ops, tuple(gradients), joint.history
     )
-    return SplitBlock(block, forward, backward, list(saved.values()), computed)
+    positions = {id(var): position for position, var in enumerate((*inputs, *results, *computed))}
+    return SplitBlock(block, forward, backward, [positions[key] for key in saved], computed)

@@ -1,0 +1,137 @@
+"""A lowered program put together from compiled blocks, and made callable.
+
+Input: a lowered program, the regions of its blocks, executors.  Output: the program's traces and its `run`.
+
+The backward program depends on which outputs the user differentiates.  The likely set is compiled together with the
+forward program, any other when it is first met.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from thunder.executors.claim import fusible_regions
+from thunder.executors.executor import Executor
+from thunder.executors.runtime import TrainingProgram, make_inference_run, make_training_run
+from thunder.lower import (
+    BlockRegions,
+    ForwardProgram,
+    Lowered,
+    Mask,
+    assemble_backward,
+    assemble_forward,
+    make_regions,
+    split_joint,
+)
+from thunder.trace import Region, Trace
+from thunder.transforms import delete_dead_values, drop_absent_inputs, eliminate_dead_code
+
+
+class ProgramTraces(NamedTuple):
+    """The traces of a whole program at one stage."""
+
+    forward: Trace
+    backward: Trace | None
+
+
+def split_blocks(lowered: Lowered, joints: dict[int, Trace]) -> dict[int, BlockRegions]:
+    """Regions for the forward and backward traces of each block, by `id(block)`."""
+    return {
+        id(block): make_regions(split_joint(block, joints[id(block)]), _specialised) for block in lowered.blocks
+    }
+
+
+def _specialised(trace: Trace, absent: frozenset[int]) -> Trace:
+    return eliminate_dead_code(drop_absent_inputs(trace, absent))
+
+
+def program_traces(lowered: Lowered, blocks: dict[int, BlockRegions], name: str, made_by: str) -> ProgramTraces:
+    """The program as it is, with a line that says what made it."""
+    forward = assemble_forward(lowered, blocks, name)
+    backward = None
+    if lowered.trainable:
+        backward = _with_history(assemble_backward(lowered, blocks, forward, _likely_gradients(lowered)), made_by)
+    return ProgramTraces(_with_history(forward.trace, made_by), backward)
+
+
+def _with_history(trace: Trace, made_by: str) -> Trace:
+    return trace.replace(history=(*trace.history, f"made by {made_by}, {len(trace.regions())} regions"))
+
+
+def _likely_gradients(lowered: Lowered) -> Mask:
+    """The outputs that will be differentiated: the losses where there are some, else all."""
+    is_loss = tuple(var.value.dim() == 0 for var in lowered.differentiable)
+    return is_loss if any(is_loss) else tuple(True for _ in is_loss)
+
+
+class LinkedProgram:
+    """A program whose regions are compiled as they are needed."""
+
+    def __init__(
+        self, lowered: Lowered, blocks: dict[int, BlockRegions], executors: Sequence[Executor], name: str
+    ) -> None:
+        self._lowered = lowered
+        self._blocks = blocks
+        self._executors = executors
+        self._forward: ForwardProgram = assemble_forward(lowered, blocks, name)
+        self._lock = threading.Lock()
+        self._compiled: set[int] = set()
+        self._backward_traces: dict[Mask, Trace] = {}
+        self._backwards: dict[Mask, Callable[[list[Any]], Any]] = {}
+
+    def make_run(self, *, grad_enabled: bool) -> Callable[..., tuple[Any, ...]]:
+        """Compiles the program and makes it callable."""
+        lowered = self._lowered
+        regions = self._forward.trace.regions()
+        if lowered.trainable:
+            regions = [*regions, *self._backward_trace(_likely_gradients(lowered)).regions()]
+        self._compile(regions)
+        self._forward.trace = delete_dead_values(_with_history(self._forward.trace, "claims and fusion"))
+        forward = self._forward.trace.callable()
+        if not lowered.trainable:
+            return make_inference_run(forward, lowered, self._forward.outputs)
+        self.backward_for(_likely_gradients(lowered))
+        program = TrainingProgram(lowered, self._forward, forward, self.backward_for)
+        return make_training_run(program, lowered, self._forward.outputs, grad_enabled=grad_enabled)
+
+    def traces(self) -> ProgramTraces:
+        """The program that runs."""
+        backward = self._backward_traces.get(_likely_gradients(self._lowered))
+        return ProgramTraces(self._forward.trace, backward)
+
+    def backward_for(self, present: Mask) -> Callable[[list[Any]], Any]:
+        """The backward function for the outputs whose gradients exist."""
+        function = self._backwards.get(present)
+        if function is None:
+            with self._lock:
+                trace = self._backward_trace(present)
+                self._compile(trace.regions())
+                trace = delete_dead_values(_with_history(trace, "claims and fusion"), inputs=True)
+                self._backward_traces[present] = trace
+                function = self._backwards[present] = trace.callable(boxed=True)
+        return function
+
+    def _backward_trace(self, present: Mask) -> Trace:
+        trace = self._backward_traces.get(present)
+        if trace is None:
+            trace = assemble_backward(self._lowered, self._blocks, self._forward, present)
+            self._backward_traces[present] = trace
+        return trace
+
+    def _compile(self, regions: Sequence[Region]) -> None:
+        """Has the regions that are new compiled by the executors that claim their operations."""
+        new = [region for region in regions if id(region) not in self._compiled]
+        self._compiled.update(map(id, new))
+        wanted: dict[Executor, list[Region]] = {}
+        for region in new:
+            if region.trace.ops:
+                for executor, claimed in fusible_regions(region, self._executors).items():
+                    wanted.setdefault(executor, []).extend(claimed)
+        for executor, claimed in wanted.items():
+            executor.fuse(claimed)
+        for region in new:
+            if region.implementation is None:
+                region.trace = delete_dead_values(region.trace, inputs=True)
+                region.boxed = True
