@@ -52,7 +52,7 @@ def pop_except_block(frame: Frame, stack: list[Any], _: int) -> None:
 def reraise_triple(frame: Frame, stack: list[Any], _: int) -> None:
     stack.pop()
     exception = stack.pop()
-    stack.pop()
+    exception.__traceback__ = stack.pop()  # as it was when the handler was entered
     reraise(frame, exception)
 
 
