@@ -183,7 +183,8 @@ def judge(row: Row) -> None:
 
 def result_table(rows: list[Row]) -> Table:
     """The final table: a block a workload, headed by its title; a line a contender."""
-    table = Table(title="thunder beside eager PyTorch and torch.compile", box=SIMPLE, pad_edge=False, collapse_padding=True)
+    title = "thunder beside eager PyTorch and torch.compile"
+    table = Table(title=title, box=SIMPLE, pad_edge=False, collapse_padding=True)
     table.add_column("work, run by", ratio=1)
     for heading in ("first call", "per call", "x eager", "error"):
         table.add_column(heading, justify="right", no_wrap=True)
