@@ -10,7 +10,6 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from thunder.coverage.errors import CoverageError
 from thunder.coverage.outcomes import RowResult
 from thunder.coverage.registry import SUITE_NAMES, check_suite_name
 from thunder.coverage.report import failure_table, html_page, json_document, rate_table
@@ -62,12 +61,8 @@ def coverage(
     if peer and PEER not in subjects:
         subjects.append(PEER)
     plan = Plan(suites, subjects, output, split(only), split(phase), limit, jobs, timeout, memory, resume)
-    try:
-        run = Run(plan)
-        rows = execute(run, console)
-    except CoverageError as error:
-        console.print(f"[red]{error}[/]")
-        raise typer.Exit(2) from error
+    run = Run(plan)
+    rows = execute(run, console)
     (output / "coverage.json").write_text(json_document(rows, run.versions))
     (output / "coverage.html").write_text(html_page(rows, run.versions))
     console.print(rate_table(rows))

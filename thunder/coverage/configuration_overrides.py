@@ -21,7 +21,11 @@ def small_resnet() -> ResNetConfig:
     """A convolutional backbone that needs no other library."""
     sizes = [16, 32, 64, 64]
     return ResNetConfig(
-        embedding_size=16, hidden_sizes=sizes, depths=[1, 1, 1, 1], layer_type="basic", out_features=["stage4"]  # type: ignore[call-arg]
+        embedding_size=16,
+        hidden_sizes=sizes,
+        depths=[1, 1, 1, 1],
+        layer_type="basic",
+        out_features=["stage4"],  # type: ignore[call-arg]
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-from thunder.coverage.errors import UnknownSuite
+from thunder.errors import unknown_name
 
 if TYPE_CHECKING:
     from thunder.coverage.suite import Suite
@@ -19,7 +19,7 @@ SUITE_NAMES = ("transformers", "ops", "litgpt", "vision", "diffusers", "programs
 def check_suite_name(name: str) -> str:
     """The name, if a suite has it."""
     if name not in SUITE_NAMES:
-        raise UnknownSuite(name, SUITE_NAMES)
+        raise unknown_name("suite", name, list(SUITE_NAMES))
     return name
 
 

@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import thunder
-from thunder.coverage.errors import ServerFailed, UnknownRow
+from thunder.coverage.errors import ServerFailed
 from thunder.coverage.outcomes import Outcome, RowResult, Status
+from thunder.errors import OptionError
 
 
 @dataclasses.dataclass
@@ -135,7 +136,10 @@ def plan_tasks(plan: Plan, rows_of: Mapping[str, Sequence[str]]) -> list[Task]:
             rows = [rows[index * len(rows) // plan.limit] for index in range(plan.limit)]
         tasks += [Task(suite, row, subject) for row in rows for subject in plan.subjects]
     if plan.only and not tasks:
-        raise UnknownRow(", ".join(plan.only), plan.suites)
+        raise OptionError(
+            f"--only {', '.join(plan.only)} matches no row of {', '.join(plan.suites)}",
+            remedy="list the rows with `thunder coverage --list`",
+        )
     return tasks
 
 
@@ -167,7 +171,7 @@ class Run:
             self.versions.update(server.about["versions"])
         try:
             self.tasks = plan_tasks(plan, rows)
-        except UnknownRow:
+        except OptionError:
             self.close()
             raise
         wanted = {(task.suite, task.row, task.subject) for task in self.tasks}

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 import thunder
-from thunder.coverage.errors import UnknownSubject
+from thunder.errors import unknown_name
 
 
 class Subject(ABC):
@@ -86,5 +86,5 @@ SUBJECTS: dict[str, Subject] = {
 def subject_named(name: str) -> Subject:
     """Look a subject up; an unknown name lists the known ones."""
     if name not in SUBJECTS:
-        raise UnknownSubject(name, sorted(SUBJECTS))
+        raise unknown_name("subject", name, list(SUBJECTS))
     return SUBJECTS[name]
