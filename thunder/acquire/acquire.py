@@ -18,11 +18,11 @@ import torch
 
 from thunder.acquire.epilogue import Epilogue
 from thunder.acquire.guards import Prologue, absent, is_plain, type_lookup
-from thunder.acquire.heap import Heap
+from thunder.acquire.heap import Heap, instance_dict, is_container, slot_names
 from thunder.acquire.lookasides import Lookasides, is_opaque, is_user_file
 from thunder.acquire.program import Program
 from thunder.acquire.recorder import Recorder
-from thunder.acquire.sources import ITEM, ROOT, Source
+from thunder.acquire.sources import INSTANCE_DICT, ITEM, ROOT, Source
 from thunder.acquire.symbols import Symbols
 from thunder.acquire.tracker import AcquisitionTracker
 from thunder.acquire.values import Values
@@ -249,6 +249,7 @@ class _Acquisition:
         computation = Trace("computation", names, recorder.ops, tuple(output_vars))
         computation.history = (f"acquired from {_name(self.function)}, {len(recorder.ops)} ops",)
         shares_storage, changes_inputs = self._guard_storages(inputs)
+        self._guard_identities()
         return Program(
             prologue=prologue,
             computation=computation,
@@ -262,6 +263,24 @@ class _Acquisition:
             symbolic=self.symbols is not None,
         )
 
+    def _guard_identities(self) -> None:
+        """Two places that hold different objects must go on to do so when the program changes one of them."""
+        prologue, tracker = self.prologue, self.tracker
+        followed: dict[type, dict[int, Source]] = {}
+        for obj, source in tracker.known_objects():
+            if source.kind != INSTANCE_DICT and not source.stable and (is_container(obj) or instance_dict(obj) is not None or slot_names(type(obj))):
+                followed.setdefault(type(obj), {})[id(obj)] = source
+        for kind, places in followed.items():
+            others = {id(obj): source for obj, source in tracker.known_objects() if source.stable and type(obj) is kind}
+            objects = [obj for obj, _ in tracker.known_objects() if type(obj) is kind]
+            if len(places) + len(others) < 2 or not any(map(self.heap.was_changed_in_any_way, objects)):
+                continue
+            names = [prologue.expression(source) for source in (places | others).values()]
+            prologue.check(
+                f"{prologue.bind(objects_are_distinct)}({', '.join(names)})",
+                f"objects of class {kind.__qualname__} that are changed are not the same",
+            )
+
     def _guard_storages(self, inputs: list[tuple[Var, str, torch.Tensor, torch.Tensor]]) -> tuple[bool, bool]:
         """Whether inputs share storage, and whether the program changes any; if so, both must stay."""
         storages = [real.untyped_storage()._cdata for _, _, real, _ in inputs]
@@ -273,6 +292,11 @@ class _Acquisition:
             check = self.prologue.bind(storages_are_distinct)
             self.prologue.check(f"{check}({listed})", "tensors that are changed in place share no storage with others")
         return shared, changed
+
+
+def objects_are_distinct(*objects: Any) -> bool:
+    """Whether no two of the objects are the same."""
+    return len(set(map(id, objects))) == len(objects)
 
 
 def storages_are_distinct(*tensors: torch.Tensor) -> bool:

@@ -11,13 +11,13 @@ from __future__ import annotations
 import collections
 import functools
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 
 from thunder.acquire.guards import Prologue, is_plain, items_of
-from thunder.acquire.heap import EMPTY_CELL, Heap, content_of, slot_names
+from thunder.acquire.heap import EMPTY_CELL, Heap, content_of, instance_dict, slot_names
 from thunder.acquire.recorder import is_tensor_text
 from thunder.acquire.sources import Source
 from thunder.errors import DataDependentError, Location, UnsupportedError
@@ -64,6 +64,8 @@ class Epilogue:
         self._location = location
         self._made: dict[int, str] = {}
         self._keep: list[Any] = []
+        self._unfinished = 0
+        self._fillings: list[Callable[[], None]] = []
         self._uses: collections.Counter[int] = collections.Counter()
 
     # Expressions ------------------------------------------------------------------------------------------------
@@ -105,18 +107,40 @@ class Epilogue:
             return self.prologue.literal(value)
         kind = type(value)
         once = self._uses[id(value)] <= 1
-        if kind is tuple:
-            inner = ", ".join([self.expression(item) for item in value])
-            return self._bind(value, f"({inner},)" if len(value) == 1 else f"({inner})", once)
+        if kind is tuple and once:
+            return self._tuple(value)
+        once = once and not self._unfinished
         if once and kind is list:
             return "[" + ", ".join([self.expression(item) for item in value]) + "]"
         if once and kind is dict:
             return "{" + ", ".join([f"{self.expression(k)}: {self.expression(v)}" for k, v in value.items()]) + "}"
         return self._make(value, kind)
 
-    def _bind(self, value: Any, text: str, once: bool = False) -> str:
-        if once:
-            return text
+    def _tuple(self, items: Iterable[Any]) -> str:
+        inner = "".join([f"{self.expression(item)}, " for item in items])
+        return f"({inner})" if inner else "()"
+
+    def _finish(self, value: Any, text: Callable[[], str]) -> str:
+        """Makes an object that cannot be changed once it is made.
+
+        What it is made of may refer to it again, through something that can be changed: that is filled afterwards.
+        """
+        self._unfinished += 1
+        written = text()
+        self._unfinished -= 1
+        name = self._bind(value, written)
+        while self._fillings and not self._unfinished:
+            self._fillings.pop(0)()
+        return name
+
+    def _fill(self, filling: Callable[[], None]) -> None:
+        """Gives an object that has been made empty its content: at once, or when what is unfinished is there."""
+        if self._unfinished:
+            self._fillings.append(filling)
+        else:
+            filling()
+
+    def _bind(self, value: Any, text: str) -> str:
         name = f"m{len(self._made)}"
         self._made[id(value)] = name
         self._keep.append(value)
@@ -126,23 +150,16 @@ class Epilogue:
     def _make(self, value: Any, kind: type) -> str:
         """Makes a new object in statements; a container is named before it is filled, so cycles are no trouble."""
         const = self.prologue.bind
-        if isinstance(value, tuple) and hasattr(kind, "_fields"):
-            inner = ", ".join(self.expression(item) for item in value)
-            return self._bind(value, f"tuple.__new__({const(kind)}, ({inner}{',' if len(value) == 1 else ''}))")
+        if kind is tuple:
+            return self._finish(value, lambda: self._tuple(value))
         if kind.__module__ == "torch.return_types":
-            return self._bind(value, f"{const(kind)}(({', '.join(self.expression(item) for item in value)}))")
-        if kind is list or kind is dict:
-            name = self._bind(value, "[]" if kind is list else "{}")
-            if kind is list:
-                self.lines += [f"{name}.append({self.expression(item)})" for item in value]
-            else:
-                self.lines += [f"{name}[{self.expression(k)}] = {self.expression(v)}" for k, v in value.items()]
+            return self._finish(value, lambda: f"{const(kind)}({self._tuple(value)})")
+        if kind is frozenset:
+            return self._finish(value, lambda: f"frozenset({self._tuple(value)})")
+        if kind in (list, dict, set):
+            name = self._bind(value, {list: "[]", dict: "{}", set: "set()"}[kind])
+            self._fill(lambda: self._fill_container(name, value, kind))
             return name
-        if kind in (set, frozenset, collections.deque):
-            items = ", ".join(self.expression(item) for item in value)
-            if kind is collections.deque:
-                return self._bind(value, f"{const(kind)}([{items}], {value.maxlen!r})")
-            return self._bind(value, f"{kind.__name__}([{items}])")
         if isinstance(value, _ITERATORS):
             raise UnsupportedError(
                 f"the program returns or stores a {kind.__qualname__} that it made", self._location,
@@ -151,21 +168,23 @@ class Epilogue:
         if isinstance(value, types.FunctionType):
             return self._make_function(value)
         if isinstance(value, types.MethodType):
-            return self._bind(
-                value,
-                f"{const(types.MethodType)}({self.expression(value.__func__)}, {self.expression(value.__self__)})",
-            )
+            parts = (value.__func__, value.__self__)
+            return self._finish(value, lambda: f"{const(types.MethodType)}(*{self._tuple(parts)})")
         if isinstance(value, types.CellType):
             name = self._bind(value, f"{const(types.CellType)}()")
-            self.lines.append(f"{name}.cell_contents = {self.expression(value.cell_contents)}")
+            if content_of(value) is not EMPTY_CELL:
+                content = value.cell_contents
+                self._fill(lambda: self.lines.append(f"{name}.cell_contents = {self.expression(content)}"))
             return name
         if isinstance(value, functools.partial):
-            arguments = [self.expression(item) for item in value.args]
-            arguments += [f"**{self.expression(dict(value.keywords))}"] if value.keywords else []
-            return self._bind(value, f"{const(kind)}({', '.join([self.expression(value.func), *arguments])})")
+            return self._finish(
+                value,
+                lambda: f"{const(kind)}({self.expression(value.func)}, *{self._tuple(value.args)}, "
+                f"**{{{', '.join(f'{key!r}: {self.expression(item)}' for key, item in value.keywords.items())}}})",
+            )
         if isinstance(value, slice):
-            parts = ", ".join(self.expression(part) for part in (value.start, value.stop, value.step))
-            return self._bind(value, f"slice({parts})")
+            parts = (value.start, value.stop, value.step)
+            return self._finish(value, lambda: f"slice(*{self._tuple(parts)})")
         if isinstance(value, _CONSTANT_TYPES) or not self._holds_state(value):
             return const(value)
         return self._make_instance(value, kind)
@@ -179,58 +198,73 @@ class Epilogue:
         base: Any = next((base for base in _BASES if issubclass(kind, base)), object)
         if base is object and kind.__new__ is not object.__new__ and kind.__flags__ & (1 << 8):
             return const(value)  # an immutable or C type that is not made by object.__new__
-        content = ""
         if issubclass(base, (tuple, frozenset)):
-            content = f", {self._listed(items_of(value))}"
+            name = self._finish(value, lambda: f"{const(base)}.__new__({const(kind)}, {self._tuple(items_of(value))})")
         elif issubclass(base, (str, bytes, int, float, complex)):
-            content = f", {self.prologue.literal(base(value))}"
+            name = self._bind(value, f"{const(base)}.__new__({const(kind)}, {self.prologue.literal(base(value))})")
         elif base is BaseException:
-            content = f", *{self._listed(list(value.args))}"
-        name = self._bind(value, f"{const(base)}.__new__({const(kind)}{content})")
+            # Classes of C's set their attributes from the arguments; one with an `__init__` in Python has done that.
+            in_python = isinstance(kind.__init__, types.FunctionType) or isinstance(kind.__new__, types.FunctionType)
+            maker = f"{const(base.__new__)}, {const(kind)}" if in_python else const(kind)
+            call = const(_call)
+            name = self._finish(value, lambda: f"{call}({maker}, *{self._tuple(value.args)})")
+        else:
+            name = self._bind(value, f"{const(base)}.__new__({const(kind)})")
+        self._fill(lambda: self._fill_instance(name, value, base))
+        return name
+
+    def _fill_container(self, name: str, value: Any, base: Any) -> None:
+        """Puts the items into a container, by the methods of its C class."""
+        if issubclass(base, dict):
+            setter = f"{self.prologue.bind(base.__setitem__)}({name}, "
+            for key, item in base.items(value):
+                self.lines.append(f"{setter}{self.expression(key)}, {self.expression(item)})")
+        elif base is list and value:
+            self.lines.append(f"list.extend({name}, {self._tuple(items_of(value))})")
+        elif base is set and value:
+            self.lines.append(f"set.update({name}, {self._tuple(items_of(value))})")
+
+    def _fill_instance(self, name: str, value: Any, base: Any) -> None:
+        """Items, attributes and slots of an object that has been made."""
+        const = self.prologue.bind
         if base is collections.defaultdict and value.default_factory is not None:
             self.lines.append(f"{name}.default_factory = {self.expression(value.default_factory)}")
-        if issubclass(base, dict):
-            setter = const(base.__setitem__)
-            for key, item in base.items(value):
-                self.lines.append(f"{setter}({name}, {self.expression(key)}, {self.expression(item)})")
-        elif base is list:
-            self.lines.append(f"list.extend({name}, {self._listed(items_of(value))})")
-        elif base is set:
-            self.lines.append(f"set.update({name}, {self._listed(items_of(value))})")
-        elif base is collections.deque:
-            self.lines.append(f"{const(base)}.__init__({name}, {self._listed(items_of(value))}, {value.maxlen!r})")
+        if base is collections.deque:
+            self.lines.append(f"{const(base)}.__init__({name}, {self._tuple(items_of(value))}, {value.maxlen!r})")
         elif base is bytearray:
             self.lines.append(f"{name}[:] = {bytes(value)!r}")
-        attributes = getattr(value, "__dict__", None)
-        if attributes:
-            for key, item in list(attributes.items()):
-                self.lines.append(f"{name}.__dict__[{key!r}] = {self.expression(item)}")
-        for slot in slot_names(kind):
+        else:
+            self._fill_container(name, value, base)
+        for key, item in list((instance_dict(value) or {}).items()):
+            self.lines.append(f"{name}.__dict__[{key!r}] = {self.expression(item)}")
+        for slot in slot_names(type(value)):
             try:
                 item = object.__getattribute__(value, slot)
             except AttributeError:
                 continue
             self.lines.append(f"{const(object.__setattr__)}({name}, {slot!r}, {self.expression(item)})")
-        return name
 
     def _make_function(self, value: types.FunctionType) -> str:
         const = self.prologue.bind
-        cells = [self.expression(cell) for cell in value.__closure__ or ()]
-        closure = f"({', '.join(cells)},)" if cells else "None"
-        defaults = self.expression(value.__defaults__)
-        name = self._bind(
-            value,
-            f"{const(types.FunctionType)}({const(value.__code__)}, {const(value.__globals__)}, "
-            f"{value.__name__!r}, {defaults}, {closure})",
-        )
+
+        def text() -> str:
+            closure = self._tuple(value.__closure__) if value.__closure__ else "None"
+            return (
+                f"{const(types.FunctionType)}({const(value.__code__)}, {const(value.__globals__)}, "
+                f"{value.__name__!r}, {self.expression(value.__defaults__)}, {closure})"
+            )
+
+        name = self._finish(value, text)
+        self._fill(lambda: self._fill_function(name, value))
+        return name
+
+    def _fill_function(self, name: str, value: types.FunctionType) -> None:
         if value.__kwdefaults__:
             self.lines.append(f"{name}.__kwdefaults__ = {self.expression(value.__kwdefaults__)}")
-        if value.__dict__:
-            for key, item in value.__dict__.items():
-                self.lines.append(f"{name}.__dict__[{key!r}] = {self.expression(item)}")
+        for key, item in value.__dict__.items():
+            self.lines.append(f"{name}.__dict__[{key!r}] = {self.expression(item)}")
         if value.__qualname__ != value.__name__:
             self.lines.append(f"{name}.__qualname__ = {value.__qualname__!r}")
-        return name
 
     # Effects ----------------------------------------------------------------------------------------------------
     def replay(self, heap: Heap, owners: dict[int, str]) -> None:
@@ -245,7 +279,7 @@ class Epilogue:
             if owner is None:
                 continue
             if isinstance(container, dict):
-                self._replay_dict(owner, container, before, after, heap.assigned(container))
+                self._replay_dict(owner, container, before, after, heap)
             elif isinstance(container, list):
                 kept = len(before)
                 if len(after) >= kept and all(a is b for a, b in zip(before, after)):
@@ -254,10 +288,12 @@ class Epilogue:
                 else:
                     self.lines.append(f"list.__setitem__({owner}, slice(None), {self._listed(after)})")
             elif isinstance(container, set):
-                for item in before - after:
-                    self.lines.append(f"set.discard({owner}, {self.expression(item)})")
-                for item in after - before:
-                    self.lines.append(f"set.add({owner}, {self.expression(item)})")
+                old, new = ({(type(item), repr(item) if is_plain(item) else id(item)): item for item in content}
+                            for content in (before, after))  # fmt: skip
+                for key in old.keys() - new.keys():
+                    self.lines.append(f"set.discard({owner}, {self.expression(old[key])})")
+                for key in new.keys() - old.keys():
+                    self.lines.append(f"set.add({owner}, {self.expression(new[key])})")
             elif isinstance(container, types.CellType):
                 if after is EMPTY_CELL:
                     self.lines.append(f"del {owner}.cell_contents")
@@ -274,15 +310,21 @@ class Epilogue:
         return "[" + ", ".join([self.expression(item) for item in items]) + "]"
 
     def _replay_dict(
-        self, owner: str, container: Any, before: list[Any], after: list[Any], assigned: dict[Any, bool]
+        self, owner: str, container: Any, before: list[Any], after: list[Any], heap: Heap
     ) -> None:
         base = collections.OrderedDict if isinstance(container, collections.OrderedDict) else dict
         setter = f"{self.prologue.bind(base.__setitem__)}({owner}, "
         old, new = dict(before), dict(after)
-        # What was put at the end again is deleted first; the keys before that keep their places.
-        kept, order = [key for key in old if key in new], list(new)
-        in_place = next((index for index, (a, b) in enumerate(zip(kept, order)) if a is not b and a != b), len(kept))
-        for key in [key for key in old if key not in new] + kept[in_place:]:
+        assigned, order = heap.assigned(container), list(new)
+        position = {key: index for index, key in enumerate(old)}
+        # The keys that were not touched come first, as they were; what was put at the end again is deleted first.
+        moved, last = set(heap.deleted(container)), -1
+        for index, key in enumerate(order):
+            if key in moved or position.get(key, -1) < last:
+                moved.update(key for key in order[index:] if key in old)
+                break
+            last = position.get(key, len(old))
+        for key in [key for key in old if key not in new or key in moved]:
             self.lines.append(f"{self.prologue.bind(base.__delitem__)}({owner}, {self.expression(key)})")
             del old[key]
         for key, blind in assigned.items():
@@ -293,6 +335,10 @@ class Epilogue:
         for key in assigned if changed <= assigned.keys() else order:
             if key in changed or (key in new and assigned.get(key)):
                 self.lines.append(f"{setter}{self.expression(key)}, {self.expression(new[key])})")
+
+
+def _call(maker: Callable[..., Any], *arguments: Any) -> Any:
+    return maker(*arguments)
 
 
 def _parts(value: Any) -> Iterator[Any]:
@@ -323,10 +369,7 @@ def _parts(value: Any) -> Iterator[Any]:
         yield from value.args
     if isinstance(value, _CONSTANT_TYPES):
         return
-    try:
-        yield from object.__getattribute__(value, "__dict__").values()
-    except AttributeError:
-        pass
+    yield from (instance_dict(value) or {}).values()
     for slot in slot_names(type(value)):
         try:
             yield object.__getattribute__(value, slot)

@@ -101,6 +101,7 @@ class Heap:
     def __init__(self) -> None:
         self._before: dict[int, tuple[Any, Any]] = {}
         self._assigned: dict[int, dict[Any, bool]] = {}
+        self._deleted: dict[int, list[Any]] = {}
         self.deferred: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
         self._slots: dict[tuple[int, str], tuple[Any, str, Callable[[], None], Any]] = {}
 
@@ -121,6 +122,15 @@ class Heap:
             blind = assigned.pop(key, False) or blind  # the key comes last in the dict
         assigned[key] = assigned.get(key, False) or blind
 
+    def delete(self, container: Any, key: Any) -> None:
+        """Called before a key of a dict is deleted: when it is assigned again, it comes last."""
+        self.before_change(container)
+        self._deleted.setdefault(id(container), []).append(key)
+
+    def deleted(self, container: Any) -> list[Any]:
+        """Keys that were deleted, and perhaps assigned again."""
+        return self._deleted.get(id(container), [])
+
     def assigned(self, container: Any) -> dict[Any, bool]:
         """Keys that were assigned, in order, and whether blindly."""
         return self._assigned.get(id(container), {})
@@ -132,6 +142,15 @@ class Heap:
     def was_changed(self, container: Any) -> bool:
         return id(container) in self._before
 
+    def was_changed_in_any_way(self, obj: Any) -> bool:
+        """Whether items, attributes or slots of an object were changed."""
+        attributes = instance_dict(obj)
+        return (
+            id(obj) in self._before
+            or (attributes is not None and id(attributes) in self._before)
+            or any(key[0] == id(obj) for key in self._slots)
+        )
+
     def content_before(self, container: Any) -> Any:
         """What the container held before the call."""
         found = self._before.get(id(container))
@@ -142,7 +161,8 @@ class Heap:
         found = []
         for container, before in self._before.values():
             after = content_of(container)
-            if not same_content(before, after) or any(self.assigned(container).values()):
+            again = any(self.assigned(container).values()) or self.deleted(container)
+            if again or not same_content(before, after):
                 found.append((container, before, after))
         return found
 
@@ -157,6 +177,14 @@ class Heap:
                 set_content(container, before)
         for _, _, undo, _ in self._slots.values():
             undo()
+
+
+def instance_dict(obj: Any) -> dict[str, Any] | None:
+    """The instance's own dict, without calling a `__dict__` property of the user's."""
+    try:
+        return object.__getattribute__(obj, "__dict__")  # type: ignore[no-any-return]
+    except AttributeError:
+        return None
 
 
 def slot_names(kind: type) -> list[str]:

@@ -22,9 +22,10 @@ import torch
 import torch.utils.checkpoint
 
 from thunder.acquire.guards import type_lookup
+from thunder.acquire.heap import instance_dict
 from thunder.acquire.recorder import Recorder, is_tensor_text
 from thunder.acquire.sources import INSTANCE_DICT, ITEM
-from thunder.acquire.tracker import AcquisitionTracker, instance_dict
+from thunder.acquire.tracker import AcquisitionTracker
 from thunder.errors import SharpEdgeError, SharpEdgeWarning
 from thunder.trace import Op
 

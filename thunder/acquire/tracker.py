@@ -21,7 +21,7 @@ import torch
 
 from thunder.acquire.class_guards import ClassGuards
 from thunder.acquire.guards import Prologue, absent, is_plain, is_unset, items_of, type_lookup
-from thunder.acquire.heap import EMPTY_CELL, Heap, content_of, is_container, slot_names
+from thunder.acquire.heap import EMPTY_CELL, Heap, content_of, instance_dict, is_container, slot_names
 from thunder.acquire.recorder import Recorder
 from thunder.acquire.sources import (
     ATTRIBUTE,
@@ -111,6 +111,11 @@ class AcquisitionTracker(Tracker):
         if not source.stable:
             self.wrapped_types.add(kind)  # type: ignore[attr-defined]
         return source
+
+    def known_objects(self) -> list[tuple[Any, Source]]:
+        """Objects that existed before the call and where each comes from."""
+        objects = {id(obj): obj for obj in self._keep}
+        return [(objects[key], source) for key, source in self.known.items() if key in objects]
 
     def source_of(self, obj: Any) -> Source:
         """The source of an object; one without is taken as a constant."""
@@ -271,8 +276,10 @@ class AcquisitionTracker(Tracker):
         source = self.source_of(global_names)
         if name in global_names:
             return self.read(source.child(ITEM, name), global_names[name])
+        self._guard_absent(source, name)
+        if name not in builtins:
+            self._guard_absent(self.source_of(builtins), name)
         value = super().load_global(global_names, builtins, name)
-        self.prologue.has_key(source, name, False)
         return self.read(self.source_of(builtins).child(ITEM, name), value)
 
     def store_global(self, global_names: dict[str, Any], name: str, value: Any) -> None:
@@ -598,6 +605,8 @@ class AcquisitionTracker(Tracker):
                 return self.read(child, gradient)
             if name in real.__dict__ and name not in obj.__dict__:
                 return self.read(place.child(INSTANCE_DICT).child(ITEM, name), real.__dict__[name])
+            if name not in obj.__dict__ and type_lookup(type(obj), name) is absent:
+                self._guard_absent(place.child(INSTANCE_DICT), name)
         return getattr(obj, name)
 
     def _guard_storage_offsets(self, obj: torch.Tensor) -> None:
@@ -704,7 +713,7 @@ class AcquisitionTracker(Tracker):
             self.known.setdefault(id(attributes), holder)
             place = holder.child(ITEM, name)
             if delete:
-                self.heap.before_change(attributes)
+                self.heap.delete(attributes, name)
             else:
                 self.heap.assign(attributes, name, blind=not place.seen)
             place.written = True
@@ -821,11 +830,14 @@ class AcquisitionTracker(Tracker):
 
     def _delete_item(self, obj: Any, key: Any) -> None:
         """Before an item is deleted that has been read."""
-        self.heap.before_change(obj)
         if not isinstance(obj, dict):
+            self.heap.before_change(obj)
             self.touch(obj)
-        elif is_plain(key):
+            return
+        if is_plain(key):
             self.source_of(obj).child(ITEM, key).written = True
+        if dict.__contains__(obj, key):
+            self.heap.delete(obj, key)
 
     def _guard_length(self, source: Source, obj: Any) -> None:
         place = source.child(KEY, "len")
@@ -1077,14 +1089,6 @@ _READERS = frozenset(
      "__getitem__", "union", "intersection", "difference", "issubset", "issuperset", "isdisjoint", "__reversed__",
      "symmetric_difference", "__add__", "__mul__", "__lt__", "__le__", "__gt__", "__ge__", "__or__", "__repr__"}
 )  # fmt: skip
-
-
-def instance_dict(obj: Any) -> dict[str, Any] | None:
-    """The instance's own dict, without calling a `__dict__` property of the user's."""
-    try:
-        return object.__getattribute__(obj, "__dict__")
-    except AttributeError:
-        return None
 
 
 def _unset_slot(descriptor: types.MemberDescriptorType, obj: Any) -> None:

@@ -162,8 +162,8 @@ class _Comparison:
             self.pending.append((first, second, f"{path}[{index}]"))
 
     def mapping(self, a: Any, b: Any, path: str, *, attributes: bool = False) -> None:
-        first = [key for key in dict.keys(a) if not (attributes and key in _IGNORED_GLOBALS)]
-        second = [key for key in dict.keys(b) if not (attributes and key in _IGNORED_GLOBALS)]
+        first = [key for key in _keys(a) if not (attributes and key in _IGNORED_GLOBALS)]
+        second = [key for key in _keys(b) if not (attributes and key in _IGNORED_GLOBALS)]
         if len(first) != len(second):
             missing, added = [k for k in first if k not in b], [k for k in second if k not in a]
             raise Difference(path, f"{len(first)} keys, with {_short(missing)}", f"{len(second)}, with {_short(added)}")
@@ -288,6 +288,12 @@ def _cell(cell: types.CellType) -> Any:
         return cell.cell_contents
     except ValueError:
         return "<empty>"
+
+
+def _keys(mapping: dict[Any, Any]) -> Any:
+    """In the order that iteration shows, whatever methods the class has."""
+    is_ordered = isinstance(mapping, collections.OrderedDict)
+    return collections.OrderedDict.__iter__(mapping) if is_ordered else dict.__iter__(mapping)
 
 
 def _text(value: Any) -> str:
