@@ -268,7 +268,7 @@ class _Acquisition:
         prologue, tracker = self.prologue, self.tracker
         followed: dict[type, dict[int, Source]] = {}
         for obj, source in tracker.known_objects():
-            if source.kind != INSTANCE_DICT and not source.stable and (is_container(obj) or instance_dict(obj) is not None or slot_names(type(obj))):
+            if source.kind != INSTANCE_DICT and not source.stable and (is_container(obj) or instance_dict(obj) is not None or slot_names(type(obj))):  # noqa: E501
                 followed.setdefault(type(obj), {})[id(obj)] = source
         for kind, places in followed.items():
             others = {id(obj): source for obj, source in tracker.known_objects() if source.stable and type(obj) is kind}

@@ -6,6 +6,7 @@ pass follows the zeros through the trace and drops what they make zero, instead 
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from thunder.lower.operators import aten, is_aten
@@ -42,7 +43,7 @@ def drop_absent_inputs(trace: Trace, absent: frozenset[int]) -> Trace:
             replaced[id(op.result)] = same
         else:
             filled: dict[int, Var] = {id(var): _fill(var, ops, namer) for var in op.inputs() if id(var) in zeros}
-            ops.append(op.map_inputs(lambda var: filled.get(id(var), var)))
+            ops.append(op.map_inputs(functools.partial(_replacement, filled)))
 
     def output(var: Var) -> Var | None:
         var = replaced.get(id(var), var)
@@ -54,6 +55,10 @@ def drop_absent_inputs(trace: Trace, absent: frozenset[int]) -> Trace:
 
 def _name(op: Op) -> str:
     return op.target._schema.name.partition("::")[2] if is_aten(op.target) else ""
+
+
+def _replacement(filled: dict[int, Var], var: Var) -> Var:
+    return filled.get(id(var), var)
 
 
 def _is_zero(op: Op, zeros: set[int]) -> bool:
