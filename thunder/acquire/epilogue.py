@@ -183,7 +183,7 @@ class Epilogue:
                 f"**{{{', '.join(f'{key!r}: {self.expression(item)}' for key, item in value.keywords.items())}}})",
             )
         if isinstance(value, slice):
-            parts = (value.start, value.stop, value.step)
+            parts = (value.start, value.stop, value.step)  # type: ignore[assignment]
             return self._finish(value, lambda: f"slice(*{self._tuple(parts)})")
         if isinstance(value, _CONSTANT_TYPES) or not self._holds_state(value):
             return const(value)
@@ -204,7 +204,7 @@ class Epilogue:
             name = self._bind(value, f"{const(base)}.__new__({const(kind)}, {self.prologue.literal(base(value))})")
         elif base is BaseException:
             # Classes of C's set their attributes from the arguments; one with an `__init__` in Python has done that.
-            in_python = isinstance(kind.__init__, types.FunctionType) or isinstance(kind.__new__, types.FunctionType)
+            in_python = isinstance(kind.__init__, types.FunctionType) or isinstance(kind.__new__, types.FunctionType)  # type: ignore[misc]
             maker = f"{const(base.__new__)}, {const(kind)}" if in_python else const(kind)
             call = const(_call)
             name = self._finish(value, lambda: f"{call}({maker}, *{self._tuple(value.args)})")

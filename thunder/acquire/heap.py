@@ -182,7 +182,7 @@ class Heap:
 def instance_dict(obj: Any) -> dict[str, Any] | None:
     """The instance's own dict, without calling a `__dict__` property of the user's."""
     try:
-        return object.__getattribute__(obj, "__dict__")  # type: ignore[no-any-return]
+        return object.__getattribute__(obj, "__dict__")
     except AttributeError:
         return None
 
