@@ -266,13 +266,16 @@ class _Acquisition:
     def _guard_identities(self) -> None:
         """Two places that hold different objects must go on to do so when the program changes one of them."""
         prologue, tracker = self.prologue, self.tracker
+        known = tracker.known_objects() if self.heap.has_changes() else []
         followed: dict[type, dict[int, Source]] = {}
-        for obj, source in tracker.known_objects():
-            if source.kind != INSTANCE_DICT and not source.stable and (is_container(obj) or instance_dict(obj) is not None or slot_names(type(obj))):  # noqa: E501
+        for obj, source in known:
+            if source.stable or source.kind == INSTANCE_DICT:
+                continue
+            if is_container(obj) or instance_dict(obj) is not None or slot_names(type(obj)):
                 followed.setdefault(type(obj), {})[id(obj)] = source
         for kind, places in followed.items():
-            others = {id(obj): source for obj, source in tracker.known_objects() if source.stable and type(obj) is kind}
-            objects = [obj for obj, _ in tracker.known_objects() if type(obj) is kind]
+            objects = [obj for obj, _ in known if type(obj) is kind]
+            others = {id(obj): source for obj, source in known if source.stable and type(obj) is kind}
             if len(places) + len(others) < 2 or not any(map(self.heap.was_changed_in_any_way, objects)):
                 continue
             names = [prologue.expression(source) for source in (places | others).values()]

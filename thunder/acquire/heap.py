@@ -142,6 +142,10 @@ class Heap:
     def was_changed(self, container: Any) -> bool:
         return id(container) in self._before
 
+    def has_changes(self) -> bool:
+        """Whether anything that existed before the call was changed."""
+        return bool(self._before or self._slots)
+
     def was_changed_in_any_way(self, obj: Any) -> bool:
         """Whether items, attributes or slots of an object were changed."""
         attributes = instance_dict(obj)

@@ -594,6 +594,12 @@ class AcquisitionTracker(Tracker):
         found = self._input_of_shadow.get(id(obj))
         if name == "storage_offset":
             self._guard_storage_offsets(obj)
+        elif name in ("__reduce_ex__", "__reduce__"):
+            raise UnsupportedError(
+                "a tensor is copied or pickled here",
+                self.recorder.location(),
+                "copy it with clone() or detach(), and pickle it outside of the compiled function",
+            )
         if found is not None:
             place, real = found
             if name == "grad":
