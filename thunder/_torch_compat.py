@@ -76,6 +76,29 @@ def python_dispatcher() -> Any:
     return enable_python_dispatcher()
 
 
+def fake_tensor_mode() -> Any:
+    """A new mode for tensors without data.  Tested: 2.13."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    return FakeTensorMode()
+
+
+@contextlib.contextmanager
+def effects_by_order() -> Iterator[None]:
+    """Within the block, functionalisation leaves operators with effects (assertions) as they are.  Tested: 2.13.
+
+    Otherwise it threads tokens through them, which a trace, whose operations are executed in order, does not need.
+    """
+    from torch._higher_order_ops import effects
+
+    original = effects.has_effects
+    effects.has_effects = lambda operator: not isinstance(operator, torch._ops.OpOverload) and original(operator)
+    try:
+        yield
+    finally:
+        effects.has_effects = original
+
+
 def to_functional(tensor: torch.Tensor) -> torch.Tensor:
     """Wraps a tensor for `functional_tensor_mode`, which must be active.  Tested: 2.13."""
     from torch._subclasses.functional_tensor import FunctionalTensor

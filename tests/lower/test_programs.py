@@ -395,6 +395,14 @@ def test_dropout_draws_the_numbers_that_eager_draws(grad):
     check(function, tensor(6, 7, grad=grad))
 
 
+def test_compiling_draws_no_random_numbers():
+    torch.manual_seed(0)
+    compile_function(lambda x: x.clone().exponential_() + F.dropout(x, 0.5), tensor(3))
+    drawn = torch.rand(3)
+    torch.manual_seed(0)
+    torch.testing.assert_close(drawn, torch.rand(3), rtol=0, atol=0)
+
+
 # Functions of functions --------------------------------------------------------------------------------------------
 class Doubled(torch.autograd.Function):
     @staticmethod

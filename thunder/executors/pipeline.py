@@ -14,8 +14,10 @@ from __future__ import annotations
 import functools
 import gc
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
+
+import torch
 
 from thunder.errors import OptionError, ThunderError
 from thunder.executors.claim import claim_torch_operations
@@ -105,7 +107,7 @@ def compile_computation(
         grad_enabled: the grad mode under which `run` will be called.
         worthwhile_seconds: a program that fusion can make faster by less than this in a call is not compiled.
     """
-    with _collection_paused():
+    with _collection_paused(), _random_state_kept():
         return _compile(computation, executors, transforms, grad_enabled, worthwhile_seconds)
 
 
@@ -119,6 +121,12 @@ def _collection_paused() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
+
+
+def _random_state_kept() -> AbstractContextManager[None]:
+    """Compilation runs the program on tensors without data: random numbers that this draws are given back."""
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    return torch.random.fork_rng(devices=devices)
 
 
 def _compile(

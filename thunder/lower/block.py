@@ -280,7 +280,7 @@ def lower_block(
         fake_mode: mode of the fake tensors.
         decompositions: operators to be recorded in terms of others.
     """
-    with fake_mode, ambient_state(state):
+    with fake_mode, ambient_state(state), _torch_compat.effects_by_order():
         lowering = _Lowering(types, decompositions)
         with _torch_compat.python_dispatcher(), lowering.recorder, _torch_compat.functional_tensor_mode():
             lowering.enter(input_names)
