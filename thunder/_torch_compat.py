@@ -92,7 +92,11 @@ def effects_by_order() -> Iterator[None]:
     from torch._higher_order_ops import effects
 
     original = effects.has_effects
-    effects.has_effects = lambda operator: not isinstance(operator, torch._ops.OpOverload) and original(operator)
+
+    def has_effects(op: Any) -> bool:
+        return not isinstance(op, torch._ops.OpOverload) and original(op)
+
+    effects.has_effects = has_effects
     try:
         yield
     finally:

@@ -204,6 +204,12 @@ def super_of(interp: Any, *arguments: Any, **keywords: Any) -> Any:
     return super(cls, instance)
 
 
+def exception_info(interp: Any) -> tuple[Any, Any, Any]:
+    """`sys.exc_info` up to 3.10, where the native one answers the traceback as it was when the exception was caught."""
+    kind, error, _ = sys.exc_info()
+    return kind, error, None if error is None else error.__traceback__
+
+
 def frame_at(interp: Any, depth: int = 0, /) -> Any:
     """`sys._getframe`"""
     depth = max(depth.__index__(), 0)
@@ -392,6 +398,8 @@ def frame_lookasides() -> dict[Any, Callable[..., Any]]:
         warnings.warn: warn,
         TracebackType: new_traceback,
     }
+    if sys.version_info < (3, 11):
+        table[sys.exc_info] = exception_info
     if sys.version_info >= (3, 12):
         table[sys._getframemodulename] = frame_module_name
         for target in (typing.TypeVar, typing.ParamSpec, typing.TypeVarTuple, typing.TypeAliasType):
