@@ -28,6 +28,10 @@ class Subject(ABC):
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """The compiled form of a function or module."""
 
+    def plain_calls(self, compiled: Callable[..., Any]) -> int:
+        """How many calls of a compiled callable ran in plain Python, uncompiled: such a call shows nothing."""
+        return 0
+
     def reset(self) -> None:  # noqa: B027 (most compilers need nothing)
         """Forget what was compiled, so that cases of one process do not touch each other."""
 
@@ -70,6 +74,9 @@ class Thunder(Subject):
         if self.executors is None:
             return thunder.jit(function)
         return thunder.jit(function, executors=self.executors)
+
+    def plain_calls(self, compiled: Callable[..., Any]) -> int:
+        return thunder.compile_stats(compiled).plain_calls
 
 
 SUBJECTS: dict[str, Subject] = {

@@ -20,7 +20,7 @@ from torch.testing._internal.opinfo.core import OpInfo, SampleInput
 from torch.utils import _pytree as pytree
 
 from thunder.coverage.compare import compare, tensors
-from thunder.coverage.recorder import NotRunnableInEager, Recorder, WrongResult
+from thunder.coverage.recorder import NotRunnableInEager, RanInPlainPython, Recorder, WrongResult
 from thunder.coverage.subjects import Subject
 from thunder.coverage.suite import Suite
 
@@ -117,11 +117,19 @@ class OpRow:
         """The compiled form of a fresh function, so that nothing is cached from one sample to the next."""
         return self.subject.compile(lambda *args, **kwargs: function(*args, **kwargs))
 
+    def call(self, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call the compiled form of a function; a call that ran in plain Python has failed."""
+        compiled = self.compiled(function)
+        result = seeded(compiled, args, kwargs)
+        if self.subject.plain_calls(compiled):
+            raise RanInPlainPython
+        return result
+
     def check(self, function: Function, sample: SampleInput) -> None:
         """Call a function."""
         expected = eager(function, *arguments(sample))
         args, kwargs = arguments(sample)
-        actual = seeded(self.compiled(function), args, kwargs)
+        actual = self.call(function, args, kwargs)
         self.compare(actual, expected)
 
     def check_in_place(self, sample: SampleInput) -> None:
@@ -129,7 +137,7 @@ class OpRow:
         reference_args, reference_kwargs = arguments(sample)
         expected = eager(self.op.inplace_variant, reference_args, reference_kwargs)
         args, kwargs = arguments(sample)
-        actual = seeded(self.compiled(self.op.inplace_variant), args, kwargs)
+        actual = self.call(self.op.inplace_variant, args, kwargs)
         self.compare(actual, expected)
         self.compare(args[0], reference_args[0], "input")
         if expected is reference_args[0] and actual is not args[0]:
@@ -148,8 +156,7 @@ class OpRow:
         expected = eager(self.op.op, args, {**kwargs, "out": reference_out})
         args, kwargs = arguments(sample)
         function = self.op.op
-        compiled = self.compiled(lambda out, *args, **kwargs: function(*args, **kwargs, out=out))
-        actual = seeded(compiled, (out, *args), kwargs)
+        actual = self.call(lambda out, *args, **kwargs: function(*args, **kwargs, out=out), (out, *args), kwargs)
         self.compare(actual, expected)
         self.compare(out, reference_out, "out")
         if expected is reference_out and actual is not out:
@@ -158,12 +165,12 @@ class OpRow:
     def check_gradient(self, function: Function, sample: SampleInput) -> None:
         """Gradients of all inputs that require them."""
         try:
-            expected = self.gradients(function, sample)
+            expected = self.gradients(seeded, function, sample)
         except NotRunnableInEager:
             raise
         except Exception as error:  # whatever eager raises here makes the case one that says nothing
             raise NotRunnableInEager(f"{type(error).__name__}: {error}") from error
-        actual = self.gradients(self.compiled(function), sample)
+        actual = self.gradients(self.call, function, sample)
         self.compare(actual, expected, "gradient", looser=10.0)
 
     def check_in_place_gradient(self, sample: SampleInput) -> None:
@@ -171,11 +178,11 @@ class OpRow:
         in_place = self.op.inplace_variant
         self.check_gradient(lambda input, *args, **kwargs: in_place(input.clone(), *args, **kwargs), sample)
 
-    def gradients(self, function: Function, sample: SampleInput) -> list[torch.Tensor | None]:
-        """Run forward and backward with uneven cotangents."""
+    def gradients(self, call: Function, function: Function, sample: SampleInput) -> list[torch.Tensor | None]:
+        """Run forward, by way of `call(function, args, kwargs)`, and backward with uneven cotangents."""
         args, kwargs = arguments(sample)
         inputs = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if requires_gradient(leaf)]
-        result = sample.output_process_fn_grad(seeded(function, args, kwargs))
+        result = sample.output_process_fn_grad(call(function, args, kwargs))
         outputs = [output for output in tensors(result) if output.requires_grad]
         if not outputs or not inputs:
             raise NotRunnableInEager("no output has a gradient")

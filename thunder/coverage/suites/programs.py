@@ -19,7 +19,7 @@ import torch
 
 from thunder.coverage.compare import compare, tensors
 from thunder.coverage.program_generator import Program, generate_program
-from thunder.coverage.recorder import NotRunnableInEager, Recorder, WrongResult
+from thunder.coverage.recorder import NotRunnableInEager, RanInPlainPython, Recorder, WrongResult
 from thunder.coverage.subjects import Subject
 from thunder.coverage.suite import Suite
 
@@ -130,13 +130,18 @@ def check_values(program: Program, subject: Subject) -> None:
     compiled = subject.compile(namespace["program"])
     Call(program, compiled, namespace).compare(expected)
     Call(program, compiled, namespace).compare(expected)
+    if subject.plain_calls(compiled):
+        raise RanInPlainPython
 
 
 def check_gradient(program: Program, subject: Subject) -> None:
     """Gradients of all leaves."""
     namespace = program.load()
     expected = gradients(reference(program, namespace), in_eager=True)
-    actual = gradients(Call(program, subject.compile(namespace["program"]), namespace), in_eager=False)
+    compiled = subject.compile(namespace["program"])
+    actual = gradients(Call(program, compiled, namespace), in_eager=False)
+    if subject.plain_calls(compiled):
+        raise RanInPlainPython
     compare(actual, expected, "gradient", looser=10.0)
 
 
