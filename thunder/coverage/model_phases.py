@@ -108,6 +108,7 @@ def run_forward(case: ModelCase, expected: Any, subject: Subject, recorder: Reco
     second = call(twin, case.inputs)
     compare(call(compiled, case.inputs), second, "second result")
     compare(dict(model.named_buffers()), dict(twin.named_buffers()), "buffers")
+    subject.require_compiled(compiled)
 
 
 def run_backward(case: ModelCase, subject: Subject) -> None:
@@ -117,9 +118,11 @@ def run_backward(case: ModelCase, subject: Subject) -> None:
     except Exception as error:  # whatever eager raises here makes the case one that says nothing
         raise NotRunnableInEager(f"{type(error).__name__}: {error}") from error
     model = copy.deepcopy(case.model)
-    actual = forward_and_gradients(model, subject.compile(model), case.inputs)
+    compiled = subject.compile(model)
+    actual = forward_and_gradients(model, compiled, case.inputs)
     compare(actual[0], expected[0], "result")
     compare(actual[1], expected[1], "gradient", looser=GRADIENT_LOOSENESS)
+    subject.require_compiled(compiled)
 
 
 def forward_and_gradients(
@@ -159,8 +162,10 @@ def run_generation(case: ModelCase, subject: Subject, cache: str) -> None:
     except Exception as error:  # whatever eager raises here makes the case one that says nothing
         raise NotRunnableInEager(f"{type(error).__name__}: {error}") from error
     model = copy.deepcopy(case.model)
-    model.forward = with_signature_of(subject.compile(model.forward), model.forward)
+    compiled = subject.compile(model.forward)
+    model.forward = with_signature_of(compiled, model.forward)
     compare(generate(model, case.generation_inputs, cache), expected, "tokens")
+    subject.require_compiled(compiled)
 
 
 def generate(model: Any, inputs: Mapping[str, Any], cache: str) -> torch.Tensor:

@@ -32,13 +32,6 @@ class WrongResult(Exception):
         self.max_error = max_error
 
 
-class RanInPlainPython(Exception):
-    """The answer agrees with eager's because the subject did not compile the call."""
-
-    def __init__(self) -> None:
-        super().__init__("the call ran in plain Python")
-
-
 class NotRunnableInEager(Exception):
     """Plain PyTorch cannot run this case, so it says nothing about the subject."""
 

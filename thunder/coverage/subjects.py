@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 import thunder
+from thunder.coverage.errors import RanInPlainPython
 from thunder.errors import unknown_name
 
 
@@ -28,9 +29,8 @@ class Subject(ABC):
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """The compiled form of a function or module."""
 
-    def plain_calls(self, compiled: Callable[..., Any]) -> int:
-        """How many calls of a compiled callable ran in plain Python, uncompiled: such a call shows nothing."""
-        return 0
+    def require_compiled(self, compiled: Callable[..., Any]) -> None:  # noqa: B027 (others raise by themselves)
+        """Raise when calls of `compiled` were answered by plain Python, in which agreeing with eager is no merit."""
 
     def reset(self) -> None:  # noqa: B027 (most compilers need nothing)
         """Forget what was compiled, so that cases of one process do not touch each other."""
@@ -75,8 +75,10 @@ class Thunder(Subject):
             return thunder.jit(function)
         return thunder.jit(function, executors=self.executors)
 
-    def plain_calls(self, compiled: Callable[..., Any]) -> int:
-        return thunder.compile_stats(compiled).plain_calls
+    def require_compiled(self, compiled: Callable[..., Any]) -> None:
+        statistics = thunder.compile_stats(compiled)
+        if statistics.plain_calls:
+            raise RanInPlainPython(statistics.plain_calls, statistics.plain_reason)
 
 
 SUBJECTS: dict[str, Subject] = {

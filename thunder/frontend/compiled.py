@@ -104,6 +104,7 @@ class Statistics:
     compile_seconds: list[float] = field(default_factory=list)
     failed_guards: list[str] = field(default_factory=list)
     plain_calls: int = 0
+    plain_reason: str = ""
     notes: list[str] = field(default_factory=list)
 
 
@@ -162,8 +163,7 @@ class CompiledFunction:
 
     def _compile_and_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self._gave_up is not None:
-            self.statistics.plain_calls += 1
-            return self.function(*args, **kwargs)
+            return self._call_plain(self._gave_up, args, kwargs)
         with acquisition.lock:
             for entry in self.entries:  # another thread may have compiled it meanwhile
                 answer = entry.call(args, kwargs)
@@ -177,9 +177,7 @@ class CompiledFunction:
                     self._dynamic |= entry.program.varied(args, kwargs)
             self.statistics.cache_misses += 1
             if len(self.entries) >= self.options.recompile_limit:
-                self._give_up()
-                self.statistics.plain_calls += 1
-                return self.function(*args, **kwargs)
+                return self._call_plain(self._give_up(), args, kwargs)
             try:
                 entry = self.compile(args, kwargs)
             except (DataDependentError, UnsupportedError) as error:
@@ -187,7 +185,7 @@ class CompiledFunction:
                     raise
                 self._gave_up = str(error)
                 warnings.warn(f"runs in plain Python: {error}", SharpEdgeWarning, stacklevel=3)
-                return self.function(*args, **kwargs)
+                return self._call_plain(self._gave_up, args, kwargs)
             except ThunderError:
                 raise
             except Exception as error:  # the user's program raises, and may raise anything
@@ -200,6 +198,13 @@ class CompiledFunction:
         if answer != -1:
             return self._raise(entry, answer, args, kwargs)
         # The program changed what it depends on between acquisition and this call (another thread did).
+        guard = entry.program.describe_guard(entry.program.failed_guard(args, kwargs))
+        return self._call_plain(f"a new program's guard fails: {guard}", args, kwargs)
+
+    def _call_plain(self, reason: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The call in plain Python, which the statistics count."""
+        self.statistics.plain_calls += 1
+        self.statistics.plain_reason = reason
         return self.function(*args, **kwargs)
 
     def _raise(self, entry: Entry, error: Exception, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -209,19 +214,18 @@ class CompiledFunction:
         """
         if entry.program.changes_inputs:
             raise error
-        self.statistics.plain_calls += 1
-        return self.function(*args, **kwargs)
+        return self._call_plain(f"the computation raised {type(error).__name__}: {error}", args, kwargs)
 
     def _raise_in_plain_python(self, error: Exception, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A call that raises runs in plain Python: what it changes before it raises must have happened."""
-        self.statistics.plain_calls += 1
+        reason = f"acquisition failed with {type(error).__name__}: {error}"
         try:
-            result = self.function(*args, **kwargs)
+            result = self._call_plain(reason, args, kwargs)
         except Exception as own:  # the same error, whatever it is, from the user's own line
             add_location_note(own, getattr(error, "__thunder_location__", None))
             raise
         warnings.warn(
-            f"{self!r} ran in plain Python, because acquisition failed with {type(error).__name__}: {error}",
+            f"{self!r} ran in plain Python, because {reason}",
             SharpEdgeWarning,
             stacklevel=4,
         )
@@ -279,7 +283,8 @@ class CompiledFunction:
             # The object at this place is another one now: from here on it is followed by path.
             self._unstable |= {place.describe()}
 
-    def _give_up(self) -> None:
+    def _give_up(self) -> str:
+        """Says, once, that calls that fit no program run in plain Python from now on; the reason."""
         guard = self.statistics.failed_guards[-1]
         self._gave_up = f"{len(self.entries)} specialisations; the last guard to fail: {guard}"
         warnings.warn(
@@ -288,6 +293,7 @@ class CompiledFunction:
             RecompileWarning,
             stacklevel=4,
         )
+        return self._gave_up
 
 
 def enables_grad(computation: Trace) -> bool:

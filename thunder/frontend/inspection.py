@@ -18,6 +18,7 @@ class CompileStats:
     Attributes:
         cache_hits, cache_misses: calls that fitted a program, calls that did not.
         plain_calls: calls that ran in plain Python.
+        plain_reason: why the last of them did.
         acquire_seconds, compile_seconds: one number for each program.
         failed_guards: the guards that failed when a new program was needed, oldest first.
         notes: decisions of the compiler, one sentence each.
@@ -26,6 +27,7 @@ class CompileStats:
     cache_hits: int
     cache_misses: int
     plain_calls: int
+    plain_reason: str
     acquire_seconds: tuple[float, ...]
     compile_seconds: tuple[float, ...]
     failed_guards: tuple[str, ...]
@@ -87,6 +89,7 @@ def compile_stats(compiled: Any) -> CompileStats:
         found.cache_hits,
         found.cache_misses,
         found.plain_calls,
+        found.plain_reason,
         tuple(found.acquire_seconds),
         tuple(found.compile_seconds),
         tuple(found.failed_guards),

@@ -110,16 +110,19 @@ def build(name: str) -> ModelCase:
 def run_generation(name: str, subject: Subject) -> None:
     """Greedy tokens, one at a time, against eager."""
     case = build(name)
-    expected = generate(copy.deepcopy(case.model), case.inputs["idx"][:1], lambda function: function)
-    compare(generate(copy.deepcopy(case.model), case.inputs["idx"][:1], subject.compile), expected, "tokens")
+    model = copy.deepcopy(case.model)
+    expected = generate(case.model, case.inputs["idx"][:1], case.model.forward)
+    compiled = subject.compile(model.forward)
+    compare(generate(model, case.inputs["idx"][:1], compiled), expected, "tokens")
+    subject.require_compiled(compiled)
 
 
-def generate(model: GPT, prompt: torch.Tensor, transform: Callable[..., Any]) -> torch.Tensor:
-    """Prefill, then feed back the likeliest token."""
+def generate(model: GPT, prompt: torch.Tensor, forward: Callable[..., Any]) -> torch.Tensor:
+    """Prefill, then feed back the likeliest token; `forward` takes the place of the model's own."""
     model.eval()
     with torch.no_grad():
         model.set_kv_cache(batch_size=1)
-        model.forward = with_signature_of(transform(model.forward), model.forward)
+        model.forward = with_signature_of(forward, model.forward)
         tokens, position, made = prompt, torch.arange(prompt.shape[1]), []
         for _ in range(GENERATED_TOKENS):
             logits = model(tokens, position)

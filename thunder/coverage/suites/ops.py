@@ -20,7 +20,7 @@ from torch.testing._internal.opinfo.core import OpInfo, SampleInput
 from torch.utils import _pytree as pytree
 
 from thunder.coverage.compare import compare, tensors
-from thunder.coverage.recorder import NotRunnableInEager, RanInPlainPython, Recorder, WrongResult
+from thunder.coverage.recorder import NotRunnableInEager, Recorder, WrongResult
 from thunder.coverage.subjects import Subject
 from thunder.coverage.suite import Suite
 
@@ -121,8 +121,7 @@ class OpRow:
         """Call the compiled form of a function; a call that ran in plain Python has failed."""
         compiled = self.compiled(function)
         result = seeded(compiled, args, kwargs)
-        if self.subject.plain_calls(compiled):
-            raise RanInPlainPython
+        self.subject.require_compiled(compiled)
         return result
 
     def check(self, function: Function, sample: SampleInput) -> None:
