@@ -21,6 +21,7 @@ from typing import Any
 import torch
 import torch.utils.checkpoint
 
+from thunder._torch_compat import associative_scan
 from thunder.acquire.guards import type_lookup
 from thunder.acquire.heap import instance_dict
 from thunder.acquire.recorder import Recorder, is_tensor_text
@@ -147,6 +148,9 @@ class Lookasides:
             check = getattr(torch, name, None)
             if check is not None:
                 table[check] = self.runtime_check(check)
+        scan = associative_scan()
+        if scan is not None:
+            table[scan] = lambda interp, *args, **kwargs: self._one_operation(scan, args, kwargs)
         for function in _impure_functions():
             table[function] = self.impure(function)
         return table
