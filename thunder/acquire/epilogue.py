@@ -18,8 +18,8 @@ import torch
 
 from thunder.acquire.guards import Prologue, is_plain, items_of
 from thunder.acquire.heap import EMPTY_CELL, Heap, content_of, instance_dict, slot_names
-from thunder.acquire.recorder import is_tensor_text
 from thunder.acquire.sources import Source
+from thunder.acquire.texts import is_tensor_text
 from thunder.errors import DataDependentError, Location, UnsupportedError
 
 _CONSTANT_TYPES = (

@@ -24,8 +24,9 @@ import torch.utils.checkpoint
 from thunder._torch_compat import associative_scan
 from thunder.acquire.guards import type_lookup
 from thunder.acquire.heap import instance_dict
-from thunder.acquire.recorder import Recorder, is_tensor_text
+from thunder.acquire.recorder import Recorder
 from thunder.acquire.sources import INSTANCE_DICT, ITEM
+from thunder.acquire.texts import is_tensor_text
 from thunder.acquire.tracker import AcquisitionTracker
 from thunder.errors import SharpEdgeError, SharpEdgeWarning
 from thunder.trace import Op

@@ -1,0 +1,439 @@
+"""Attributes: how each is found, what guards that takes, and what is about to change.
+
+How the attribute of an object is found depends on its class; the answer is a *plan*, made once for every class and
+name, which also guards the class's part of the look-up.
+"""
+
+from __future__ import annotations
+
+import collections
+import functools
+import types
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from thunder.acquire.guards import Prologue, absent, is_plain, is_unset, type_lookup
+from thunder.acquire.heap import Heap, instance_dict, is_container
+from thunder.acquire.objects import IMMUTABLE_TYPE
+from thunder.acquire.sources import ATTRIBUTE, GRAD, INSTANCE_DICT, ITEM, Source, constant
+from thunder.acquire.variables import VariableTracker
+from thunder.errors import UnsupportedError
+
+_INTEGRAL_GETATTRIBUTE = frozenset(
+    kind.__getattribute__
+    for kind in (object, types.ModuleType, type, dict, list, tuple, set, frozenset, str, bytes, bytearray, int, float,
+                 complex, collections.deque, collections.OrderedDict, collections.defaultdict, BaseException,
+                 types.SimpleNamespace, functools.partial)
+)  # fmt: skip
+"""Look-up in the instance and its classes; C types have a wrapper of their own for it."""
+
+
+class AttributeTracker(VariableTracker):
+    """Reads and changes of attributes."""
+
+    def __init__(self, prologue: Prologue, heap: Heap, unstable: frozenset[str] = frozenset()) -> None:
+        super().__init__(prologue, heap, unstable)
+        self._plans: dict[tuple[type, str], Callable[[Any, str, Source | None], Any]] = {}
+        self._generic_plans: dict[tuple[type, str], Callable[[Any, str, Source | None], Any]] = {}
+        self._class_guarded: set[int] = set()
+
+    def load_attr(self, obj: Any, name: str) -> Any:
+        kind = type(obj)
+        if kind is super:
+            self._guard_super(obj, name)
+            return self.interp.getattr(obj, name)
+        source = self.known.get(id(obj))
+        if source is not None and source.stable:
+            self._guard_class_of(obj, kind)
+        plan = self._plans.get((kind, name))
+        if plan is None:
+            plan = self._plans[kind, name] = self._make_plan(obj, kind, name)
+        return plan(obj, name, source)
+
+    def _guard_super(self, proxy: Any, name: str) -> None:
+        this_class = super.__getattribute__(proxy, "__thisclass__")
+        self_class = super.__getattribute__(proxy, "__self_class__")
+        if self_class is not None and this_class in self_class.__mro__:
+            self.classes.super_lookup(this_class, self_class, name)
+
+    def _guard_class_of(self, obj: Any, kind: type) -> None:
+        """The class of an object that is followed by identity can still be assigned."""
+        if id(obj) in self._class_guarded or kind.__flags__ & IMMUTABLE_TYPE or isinstance(obj, type):
+            return
+        self._class_guarded.add(id(obj))
+        bind = self.prologue.bind
+        self.prologue.check(
+            f"type({bind(obj)}) is {bind(kind)}", lambda: f"the class of {self.source_of(obj).describe()} is unchanged"
+        )
+
+    def class_lookup(self, kind: type, name: str) -> None:
+        """The interpreter looks `name` up in a class, for an operator or a protocol."""
+        self.classes.lookup(kind, name)
+
+    def load_generic(self, obj: Any, name: str) -> Any:
+        """`object.__getattribute__(obj, name)`: attribute look-up that skips a Python `__getattribute__`."""
+        kind = type(obj)
+        plan = self._generic_plans.get((kind, name))
+        if plan is None:
+            plan = self._generic_plans[kind, name] = self._make_plan(obj, kind, name, generic=True)
+        return plan(obj, name, self.known.get(id(obj)))
+
+    def _make_plan(
+        self, obj: Any, kind: type, name: str, *, generic: bool = False
+    ) -> Callable[[Any, str, Source | None], Any]:
+        """How the attribute `name` of objects of this class is found; guards the class's part of it once."""
+        if issubclass(kind, torch.Tensor):
+            return self._load_from_tensor
+        if issubclass(kind, type):
+            return self._load_from_class
+        if not generic:
+            lookup = type_lookup(kind, "__getattribute__")
+            if not kind.__flags__ & IMMUTABLE_TYPE and isinstance(lookup, types.FunctionType):
+                self.classes.lookup(kind, "__getattribute__")
+                return lambda obj, name, source: self.interp.getattr(obj, name)
+            if lookup not in _INTEGRAL_GETATTRIBUTE:
+                return lambda obj, name, source: self.interp.getattr(obj, name)
+        found = type_lookup(kind, name)
+        if name == "__dict__":
+            return self._load_builtin_attribute
+        if not kind.__flags__ & IMMUTABLE_TYPE:
+            self.classes.lookup(kind, name)
+            self.classes.lookup(kind, "__getattribute__")
+        elif found is not absent and not issubclass(kind, types.ModuleType):
+            return lambda obj, name, source: self._load_from_builtin(obj, name, source)
+        if isinstance(found, property):
+            return lambda obj, name, source: self.interp.call(found.fget, obj) if found.fget else getattr(obj, name)
+        if isinstance(found, types.MemberDescriptorType):
+            return self._load_slot
+        if isinstance(found, types.GetSetDescriptorType):
+            return self._load_builtin_attribute
+        if isinstance(found, types.FunctionType):
+            return lambda obj, name, source: self._load_instance(
+                obj, name, source, lambda: types.MethodType(found, obj)
+            )
+        if found is absent:
+            if issubclass(kind, types.ModuleType):
+                return lambda obj, name, source: self._load_instance(
+                    obj, name, source, lambda: self._module_missing(obj, name, source)
+                )
+            self.classes.lookup(kind, "__getattr__")
+            fallback = type_lookup(kind, "__getattr__")
+            if fallback is absent:
+                return lambda obj, name, source: self._load_instance(obj, name, source, lambda: getattr(obj, name))
+            if fallback is torch.nn.Module.__getattr__:
+                return self._load_from_module
+            return lambda obj, name, source: self._load_instance(
+                obj, name, source, lambda: self.interp.getattr(obj, name)
+            )
+        if isinstance(found, (staticmethod, classmethod)):
+            return lambda obj, name, source: self._load_instance(obj, name, source, lambda: getattr(obj, name))
+        if type(found).__flags__ & IMMUTABLE_TYPE and hasattr(type(found), "__get__"):
+            return lambda obj, name, source: self._load_instance(
+                obj, name, source, lambda: self._load_from_builtin(obj, name, source)
+            )
+        getter = type_lookup(type(found), "__get__")
+        if getter is not absent:
+            for access in ("__get__", "__set__", "__delete__"):
+                self.classes.lookup(type(found), access)
+            if hasattr(type(found), "__set__") or hasattr(type(found), "__delete__"):
+                return lambda obj, name, source: self.interp.call(getter, found, obj, kind)
+            return lambda obj, name, source: self._load_instance(
+                obj, name, source, lambda: self.interp.call(getter, found, obj, kind)
+            )
+        return lambda obj, name, source: self._load_instance(obj, name, source, lambda: self._class_value(found))
+
+    def _module_missing(self, obj: types.ModuleType, name: str, source: Source | None) -> Any:
+        """An attribute that a module does not have: its own `__getattr__` answers, if there is one."""
+        fallback = self._load_instance(obj, "__getattr__", source, lambda: absent)
+        return getattr(obj, name) if fallback is absent else self.interp.call(fallback, name)
+
+    def _class_value(self, value: Any) -> Any:
+        """A value kept in a class: the guard on the class's attribute has established its identity."""
+        if isinstance(value, torch.Tensor):
+            return self.wrap(value)
+        if not is_plain(value) and id(value) not in self.known:
+            self.make_known(value, constant(value))
+        return value
+
+    def _load_instance(self, obj: Any, name: str, source: Source | None, otherwise: Callable[[], Any]) -> Any:
+        """Reads the instance's own dict first, then what the class has."""
+        attributes = instance_dict(obj)
+        if attributes is None:
+            return otherwise()
+        if name in attributes:
+            value = attributes[name]
+            if source is None:
+                return self.wrap(value) if isinstance(value, torch.Tensor) else value
+            return self.read(source.child(INSTANCE_DICT).child(ITEM, name), value)
+        if source is not None:
+            self._guard_absent(source.child(INSTANCE_DICT), name)
+        return otherwise()
+
+    def _load_from_module(self, obj: Any, name: str, source: Source | None) -> Any:
+        """`nn.Module.__getattr__`: parameters, buffers and submodules, without interpreting it."""
+        attributes = obj.__dict__
+        if name in attributes:
+            return self._load_instance(obj, name, source, lambda: None)
+        for group in ("_parameters", "_buffers", "_modules"):
+            members = attributes.get(group)
+            if members is not None and name in members:
+                if source is None:
+                    value = members[name]
+                    return self.wrap(value) if isinstance(value, torch.Tensor) else value
+                self._guard_absent(source.child(INSTANCE_DICT), name)
+                members = self.read(source.child(INSTANCE_DICT).child(ITEM, group), members)
+                return self.read(self.source_of(members).child(ITEM, name), members[name])
+        return self._load_instance(obj, name, source, lambda: self._module_fallback(obj, name, source))
+
+    def _module_fallback(self, obj: Any, name: str, source: Source | None) -> Any:
+        if source is not None:
+            for group in ("_parameters", "_buffers", "_modules"):
+                members = obj.__dict__.get(group)
+                if members is not None:
+                    members = self.read(source.child(INSTANCE_DICT).child(ITEM, group), members)
+                    self._guard_absent(self.source_of(members), name)
+        return self.interp.call(torch.nn.Module.__getattr__, obj, name)
+
+    def _load_slot(self, obj: Any, name: str, source: Source | None) -> Any:
+        slot = type_lookup(type(obj), name)
+        try:
+            value = slot.__get__(obj)
+        except AttributeError:
+            if source is not None and not source.child(ATTRIBUTE, name).seen:
+                place = source.child(ATTRIBUTE, name)
+                place.seen, place.value = True, absent
+                if not place.written:
+                    self.prologue.check(
+                        f"_is_unset({self.prologue.bind(slot)}, {self.prologue.expression(source)})",
+                        lambda: f"{place.describe()} is unset",
+                    )
+            fallback = type_lookup(type(obj), "__getattr__")
+            self.classes.lookup(type(obj), "__getattr__")
+            if fallback is not absent:
+                return self.interp.call(fallback, obj, name)
+            raise
+        if source is None:
+            return self.wrap(value) if isinstance(value, torch.Tensor) else value
+        return self.read(source.child(ATTRIBUTE, name), value)
+
+    def _load_builtin_attribute(self, obj: Any, name: str, source: Source | None) -> Any:
+        """An attribute that C code computes: `__dict__`, `__class__`, `__code__`, ..."""
+        value = getattr(obj, name)
+        if source is None:
+            return value
+        if name == "__dict__":
+            return value if id(value) in self.known else self._known_dict(value, source)
+        if name in ("__class__",):
+            return value
+        if is_plain(value) or is_container(value) or isinstance(value, types.FunctionType):
+            return self.read(source.child(ATTRIBUTE, name), value)
+        return value
+
+    def _known_dict(self, attributes: dict[str, Any], source: Source) -> dict[str, Any]:
+        self.make_known(attributes, source.child(INSTANCE_DICT))
+        return attributes
+
+    def _load_from_builtin(self, obj: Any, name: str, source: Source | None) -> Any:
+        """An attribute of an object of a C type."""
+        value = getattr(obj, name)
+        if source is None or isinstance(value, (types.BuiltinMethodType, types.MethodWrapperType)):
+            return self.wrap(value) if isinstance(value, torch.Tensor) else value
+        if isinstance(obj, types.FunctionType) and name == "__dict__":
+            return self._known_dict(value, source) if id(value) not in self.known else value
+        if name in ("__class__", "__doc__", "__module__") or type(obj) in (types.CodeType, slice, range):
+            return value
+        return self.read(source.child(ATTRIBUTE, name), value)
+
+    def _load_from_class(self, obj: type, name: str, source: Source | None) -> Any:
+        """An attribute of a class."""
+        if id(obj) in self._new:
+            return self.interp.getattr(obj, name)
+        found = type_lookup(obj, name)
+        if not obj.__flags__ & IMMUTABLE_TYPE and source is not None:
+            place = source.child(ATTRIBUTE, name)
+            if hasattr(type_lookup(type(obj), name), "__set__"):  # of the metaclass: `__name__`, `__dict__`, ...
+                value = self.interp.getattr(obj, name)
+                if name in ("__mro__", "__bases__", "__base__"):
+                    self.classes.order(obj)
+                elif name == "__dict__":
+                    self.classes.namespace(obj)
+                return self.read(place, value) if is_plain(value) else value
+            self.classes.lookup(obj, name)
+        value = self.interp.getattr(obj, name)
+        return self._class_value(value) if value is found else value
+
+    def _load_from_tensor(self, obj: torch.Tensor, name: str, source: Source | None) -> Any:
+        """An attribute of a tensor: torch's own through the recorder, the user's own from the real tensor."""
+        found = self._input_of_shadow.get(id(obj))
+        if name == "storage_offset":
+            self._guard_storage_offsets(obj)
+        elif name in ("__reduce_ex__", "__reduce__"):
+            raise UnsupportedError(
+                "a tensor is copied or pickled here",
+                self.recorder.location(),
+                "copy it with clone() or detach(), and pickle it outside of the compiled function",
+            )
+        if found is not None:
+            place, real = found
+            if name == "grad":
+                child = place.child(GRAD, "grad")
+                if child.written:
+                    return obj.grad
+                with torch._C.DisableTorchFunction():
+                    gradient = real.grad
+                return self.read(child, gradient)
+            if name in real.__dict__ and name not in obj.__dict__:
+                return self.read(place.child(INSTANCE_DICT).child(ITEM, name), real.__dict__[name])
+            if name not in obj.__dict__ and type_lookup(type(obj), name) is absent:
+                self._guard_absent(place.child(INSTANCE_DICT), name)
+        return getattr(obj, name)
+
+    def _guard_storage_offsets(self, obj: torch.Tensor) -> None:
+        """Where in their storage the inputs begin that `obj` is, or is a view of."""
+        with torch._C.DisableTorchFunction():
+            storage = self.wrap(obj).untyped_storage()._cdata
+            for source, real, shadow in self.inputs:
+                if shadow.untyped_storage()._cdata == storage:
+                    condition = f"{self.prologue.expression(source)}.storage_offset() == {real.storage_offset()}"
+                    self.prologue.check(condition, f"storage offset of {source.describe()}")
+
+    def store_attr(self, obj: Any, name: str, value: Any) -> None:
+        kind = type(obj)
+        if isinstance(obj, torch.Tensor):
+            self._store_on_tensor(obj, name, value)
+            return
+        if isinstance(obj, type):
+            self._store_on_class(obj, name, lambda: self.interp.setattr(obj, name, value))
+            return
+        source = self.known.get(id(obj))
+        if source is not None and source.stable:
+            self._guard_class_of(obj, kind)
+        self.classes.lookup(kind, "__setattr__")
+        setter = type_lookup(kind, "__setattr__")
+        descriptor = type_lookup(kind, name)
+        plain = setter in (object.__setattr__, types.ModuleType.__setattr__) or setter is absent
+        if plain and (descriptor is absent or not hasattr(type(descriptor), "__set__")):
+            self.store_generic(obj, name, value)
+        elif plain and isinstance(descriptor, types.MemberDescriptorType):
+            self.store_generic(obj, name, value)
+        else:
+            self.interp.setattr(obj, name, value)
+
+    def store_generic(self, obj: Any, name: str, value: Any) -> None:
+        """`object.__setattr__(obj, name, value)`."""
+        if self._through_descriptor(obj, name, "__set__", value):
+            return
+        self._before_attribute_change(obj, name)
+        if isinstance(obj, torch.Tensor):
+            setattr(obj, name, value)
+        else:
+            object.__setattr__(obj, name, value)
+
+    def _through_descriptor(self, obj: Any, name: str, access: str, *value: Any) -> bool:
+        """Whether a property or a descriptor written in Python has taken the assignment or deletion."""
+        kind = type(obj)
+        found = type_lookup(kind, name)
+        if isinstance(obj, torch.Tensor):
+            return False
+        self.classes.lookup(kind, name)
+        if type(found) is property:
+            function = found.fset if access == "__set__" else found.fdel
+        else:
+            function = type_lookup(type(found), access)
+            self.classes.lookup(type(found), access)
+            value = (obj, *value)
+            obj = found
+        if not isinstance(function, types.FunctionType):
+            return False
+        self.interp.call(function, obj, *value)
+        return True
+
+    def delete_attr(self, obj: Any, name: str) -> None:
+        kind = type(obj)
+        if isinstance(obj, type):
+            self.classes.own_attribute(obj, name)
+            self._store_on_class(obj, name, lambda: delattr(obj, name))
+            return
+        self.classes.lookup(kind, "__delattr__")
+        if type_lookup(kind, "__delattr__") in (object.__delattr__, absent):
+            self.delete_generic(obj, name)
+        else:
+            self.interp.delattr(obj, name)
+
+    def delete_generic(self, obj: Any, name: str) -> None:
+        """`object.__delattr__(obj, name)`."""
+        if self._through_descriptor(obj, name, "__delete__"):
+            return
+        source = self.known.get(id(obj))
+        if isinstance(type_lookup(type(obj), name), types.MemberDescriptorType):
+            self.load_generic(obj, name)
+        elif source is not None:
+            self._load_instance(obj, name, source, lambda: None)
+        self._before_attribute_change(obj, name, delete=True)
+        object.__delattr__(obj, name)
+
+    def _before_attribute_change(self, obj: Any, name: str, *, delete: bool = False) -> None:
+        source = self.known.get(id(obj))
+        if source is None:
+            return
+        descriptor = type_lookup(type(obj), name)
+        if isinstance(descriptor, types.MemberDescriptorType):
+            try:
+                before = descriptor.__get__(obj)
+                undo: Callable[[], None] = lambda: descriptor.__set__(obj, before)  # noqa: E731
+            except AttributeError:
+                before, undo = absent, functools.partial(_unset_slot, descriptor, obj)
+            self.heap.before_slot_change(obj, name, undo, before)
+            source.child(ATTRIBUTE, name).written = True
+            return
+        attributes = instance_dict(obj)
+        if attributes is not None:
+            holder = source.child(INSTANCE_DICT)
+            self.known.setdefault(id(attributes), holder)
+            place = holder.child(ITEM, name)
+            if delete:
+                self.heap.delete(attributes, name)
+            else:
+                self.heap.assign(attributes, name, blind=not place.seen)
+            place.written = True
+
+    def _store_on_class(self, obj: type, name: str, store: Callable[[], None]) -> None:
+        if id(obj) not in self._new:
+            before = obj.__dict__.get(name, absent)
+
+            def undo() -> None:
+                if before is absent:
+                    if name in obj.__dict__:
+                        type.__delattr__(obj, name)
+                else:
+                    type.__setattr__(obj, name, before)
+
+            self.source_of(obj).child(ATTRIBUTE, name).written = True
+            self.classes.written(obj, name)
+            self.heap.before_slot_change(obj, name, undo, before)
+        store()
+        self._plans.clear()
+        self._generic_plans.clear()
+
+    def _store_on_tensor(self, obj: torch.Tensor, name: str, value: Any) -> None:
+        found = self._input_of_shadow.get(id(obj))
+        if found is None or hasattr(torch.Tensor, name):
+            if found is not None and name == "grad":
+                found[0].child(GRAD, "grad").written = True
+            setattr(obj, name, value)
+            return
+        place, real = found
+        attributes = real.__dict__
+        holder = place.child(INSTANCE_DICT)
+        self.known.setdefault(id(attributes), holder)
+        self.heap.assign(attributes, name, blind=not holder.child(ITEM, name).seen)
+        holder.child(ITEM, name).written = True
+        attributes[name] = value
+
+
+def _unset_slot(descriptor: types.MemberDescriptorType, obj: Any) -> None:
+    """Makes a slot unset again."""
+    if not is_unset(descriptor, obj):
+        descriptor.__delete__(obj)

@@ -1,0 +1,235 @@
+"""Items of containers: what is read of lists, dicts, sets and their like, and what is about to change.
+
+An item that is read by its index or key is guarded alone; a container that is walked through, compared or shown is
+`touch`ed: all of its content is guarded.  A container that has changed since the call began is touched as it was then.
+"""
+
+from __future__ import annotations
+
+import collections
+import types
+from typing import Any
+
+import torch
+
+from thunder.acquire.guards import Prologue, is_plain, items_of, type_lookup
+from thunder.acquire.heap import Heap, is_container
+from thunder.acquire.objects import CONTAINER_BASES, CONTAINERS, ObjectTracker
+from thunder.acquire.sources import ITEM, KEY, Source, constant
+
+_DICT_GETITEM = frozenset({dict.__getitem__, collections.OrderedDict.__getitem__, collections.defaultdict.__getitem__})
+
+
+class ContainerTracker(ObjectTracker):
+    """Reads and changes of items."""
+
+    def __init__(self, prologue: Prologue, heap: Heap, unstable: frozenset[str] = frozenset()) -> None:
+        super().__init__(prologue, heap, unstable)
+        self._touched: set[int] = set()
+
+    def load_item(self, obj: Any, key: Any) -> Any:
+        source = self.known.get(id(obj))
+        if source is None:
+            value = self.interp.getitem(obj, key)
+            return self.wrap(value) if isinstance(value, torch.Tensor) else value
+        kind = type(obj)
+        if kind not in CONTAINERS and isinstance(type_lookup(kind, "__getitem__"), types.FunctionType):
+            return self._wrap_all(self.interp.getitem(obj, key))
+        if isinstance(obj, (list, tuple)):
+            if type(key) is int and not self.heap.was_changed(obj):
+                index = key
+                if -len(obj) <= index < 0:
+                    # Counted from the end: which one it is depends on the length.
+                    self._guard_length(source, obj)
+                    index += len(obj)
+                if 0 <= index < len(obj):
+                    return self.read(source.child(ITEM, index), obj[index])
+            self.touch(obj)
+            return self._wrap_all(obj[key])
+        if isinstance(obj, dict) and type(obj).__getitem__ in _DICT_GETITEM and is_plain(key):
+            if key in obj:
+                return self.read(source.child(ITEM, key), obj[key])
+            self._guard_absent(source, key)
+            if isinstance(obj, collections.defaultdict):
+                return self._make_missing(obj, key)
+        elif kind in self.container_types:
+            self.touch(obj)
+        return self._wrap_all(self.interp.getitem(obj, key))
+
+    def _make_missing(self, obj: collections.defaultdict[Any, Any], key: Any) -> Any:
+        """`defaultdict.__missing__`."""
+        missing = type_lookup(type(obj), "__missing__")
+        if isinstance(missing, types.FunctionType):
+            return self.interp.call(missing, obj, key)
+        factory = self.load_attr(obj, "default_factory")
+        if factory is None:
+            raise KeyError(key)
+        value = self.interp.call(factory)
+        self.store_item(obj, key, value)
+        return value
+
+    def _wrap_all(self, value: Any) -> Any:
+        """Exchanges tensors for shadows in a value, or a list or tuple of values, that a read has just made."""
+        if isinstance(value, torch.Tensor):
+            return self.wrap(value)
+        if id(value) in self.known:
+            return value
+        if type(value) in (list, tuple) and any(isinstance(item, torch.Tensor) for item in value):
+            items = [self.wrap(item) if isinstance(item, torch.Tensor) else item for item in value]
+            if any(item is not before for item, before in zip(items, value)):
+                return type(value)(items)
+        return value
+
+    def store_item(self, obj: Any, key: Any, value: Any) -> None:
+        if id(obj) in self.known and is_container(obj):
+            self._change_item(obj, key)
+        self.interp.setitem(obj, key, value)
+
+    def delete_item(self, obj: Any, key: Any) -> None:
+        if id(obj) in self.known and is_container(obj):
+            self.load_item(obj, key)
+            self._delete_item(obj, key)
+        self.interp.delitem(obj, key)
+
+    def _change_item(self, obj: Any, key: Any) -> None:
+        source = self.source_of(obj)
+        self.heap.before_change(obj)
+        if not isinstance(obj, dict):
+            self.touch(obj)
+        elif is_plain(key):
+            place = source.child(ITEM, key)
+            self.heap.assign(obj, key, blind=not place.seen)
+            place.written = True
+        else:
+            self.heap.assign(obj, key, blind=id(obj) not in self._touched)
+
+    def _delete_item(self, obj: Any, key: Any) -> None:
+        """Before an item is deleted that has been read."""
+        if not isinstance(obj, dict):
+            self.heap.before_change(obj)
+            self.touch(obj)
+            return
+        if is_plain(key):
+            self.source_of(obj).child(ITEM, key).written = True
+        if dict.__contains__(obj, key):
+            self.heap.delete(obj, key)
+
+    def _guard_length(self, source: Source, obj: Any) -> None:
+        place = source.child(KEY, "len")
+        if not place.seen and id(obj) not in self._touched:
+            place.seen = True
+            self.prologue.length(source, len(obj))
+
+    def length(self, obj: Any) -> None:
+        """`len(obj)` or its truth value is read."""
+        source = self.known.get(id(obj))
+        if source is None or type(obj) not in self.container_types:
+            return
+        if self.heap.was_changed(obj):
+            self.touch(obj)
+        else:
+            self._guard_length(source, obj)
+
+    def touch(self, obj: Any) -> None:
+        """The whole content of a container is read."""
+        source = self.known.get(id(obj))
+        if source is None or id(obj) in self._touched:
+            return
+        self._touched.add(id(obj))
+        if isinstance(obj, types.MappingProxyType):
+            return
+        if isinstance(obj, dict):
+            self._touch_dict(source, obj)
+        elif isinstance(obj, (set, frozenset)):
+            content = self.heap.content_before(obj) if isinstance(obj, set) else obj
+            self.prologue.plain_items(source, list(content))
+            for item in content:
+                if not is_plain(item) and id(item) not in self.known and not isinstance(item, torch.Tensor):
+                    self.make_known(item, constant(item))
+        elif isinstance(obj, (list, tuple, collections.deque, bytearray)):
+            content = items_of(obj) if isinstance(obj, tuple) else self.heap.content_before(obj)
+            if all(is_plain(item) for item in content):
+                self.prologue.plain_items(source, content)
+                return
+            self.prologue.length(source, len(content))
+            for index, item in enumerate(content):
+                self.read(source.child(ITEM, index), item)
+
+    def touch_deeply(self, obj: Any) -> None:
+        """The whole content of a container is read, and that of the containers in it."""
+        pending, met = [obj], set()
+        while pending:
+            container = pending.pop()
+            if id(container) in met or not isinstance(container, CONTAINER_BASES):
+                continue
+            met.add(id(container))
+            self.touch(container)
+            pending += items_of(container)
+            if isinstance(container, dict):
+                pending += dict.values(container)
+
+    def change(self, obj: Any) -> None:
+        """An in-place operator is about to change a container."""
+        if id(obj) in self.known and is_container(obj):
+            self.heap.before_change(obj)
+
+    def _touch_dict(self, source: Source, obj: dict[Any, Any]) -> None:
+        content = self.heap.content_before(obj)
+        keys = [key for key, _ in content]
+        if all(is_plain(key) for key in keys):
+            self.prologue.plain_items(source, keys)
+            for key, value in content:
+                place = source.child(ITEM, key)
+                if place.written:
+                    # It was changed before it was read: the guard is on the value that it had.
+                    place = Source(ITEM, source, key)
+                self.read(place, value)
+            return
+        self.prologue.length(source, len(content))
+        for index, (key, value) in enumerate(content):
+            self.read(source.child(KEY, index), key)
+            if not is_plain(value):
+                self.prologue.check(
+                    f"{self.prologue.expression(source)}[{self.prologue.bind(key)}] is {self.prologue.bind(value)}",
+                    f"item {index} of {source.describe()} is unchanged",
+                )
+                if not isinstance(value, torch.Tensor):
+                    self.source_of(value)
+                else:
+                    self.shadow_of(value)
+            else:
+                self.read(Source(ITEM, source, key), value)
+
+    def identity(self, left: Any, right: Any) -> bool:
+        result = left is right
+        if left is None or right is None:
+            return result
+        if isinstance(left, torch.Tensor) and isinstance(right, torch.Tensor):
+            left, right = self.wrap(left), self.wrap(right)
+            result = left is right
+        first, second = self._source_for_identity(left), self._source_for_identity(right)
+        if first is not None and second is not None and not result and not (first.stable and second.stable):
+            self.prologue.check(
+                f"{self.prologue.expression(first)} is not {self.prologue.expression(second)}",
+                f"{first.describe()} is not {second.describe()}",
+            )
+        return result
+
+    def _source_for_identity(self, obj: Any) -> Source | None:
+        found = self._input_of_shadow.get(id(obj))
+        return found[0] if found is not None else self.known.get(id(obj))
+
+    def truth(self, obj: Any) -> bool:
+        if type(obj) in CONTAINERS:
+            self.length(obj)
+            return bool(obj)
+        if type(obj) in self.container_types:
+            for name in ("__bool__", "__len__"):
+                self.classes.lookup(type(obj), name)
+                if isinstance(type_lookup(type(obj), name), types.FunctionType):
+                    return self.interp.truth(obj)
+            self.length(obj)
+            return bool(obj)
+        if isinstance(obj, torch.Tensor):
+            return bool(obj)
+        return self.interp.truth(obj)
