@@ -43,6 +43,7 @@ _INTERPRETED_TORCH = tuple(
         "cuda/amp/",
         "cpu/amp/",
         "random.py",
+        "testing/",
     )  # fmt: skip
 )
 _STDLIB = sysconfig.get_paths()["stdlib"] + os.sep
@@ -53,6 +54,7 @@ _OPAQUE_STDLIB = frozenset(
     ctypes weakref queue selectors signal platform locale gettext""".split()
 )
 _THUNDER = os.path.dirname(os.path.dirname(__file__)) + os.sep
+_PROGRAMS_OF_THUNDER = _THUNDER + "coverage" + os.sep  # its suites define functions that are to be compiled
 _MISSING = object()
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -62,7 +64,9 @@ def is_opaque(function: types.FunctionType) -> bool:
     filename = function.__code__.co_filename
     if filename.startswith(_TORCH):
         return not filename.startswith(_INTERPRETED_TORCH)
-    if filename.startswith(_THUNDER) or "numpy" in filename:
+    if filename.startswith(_THUNDER):
+        return not filename.startswith(_PROGRAMS_OF_THUNDER)
+    if "numpy" in filename:
         return True
     if filename.startswith(_STDLIB) and not filename.startswith(_STDLIB + "site-packages"):
         module = filename[len(_STDLIB) :].split(os.sep)[0].removesuffix(".py")

@@ -11,6 +11,7 @@ result; a row with several cases goes on after the one that died.
 from __future__ import annotations
 
 import faulthandler
+import gc
 import json
 import os
 import resource
@@ -206,6 +207,8 @@ def main(arguments: list[str]) -> None:
     limits = {"row_timeout": suite.row_timeout, "case_timeout": suite.case_timeout}
     answers.write(json.dumps({**about, **limits}) + "\n")
     answers.flush()
+    gc.collect()
+    gc.freeze()  # collections in the forked processes leave the shared memory alone
     serve(suite, subject, sys.stdin, answers)
 
 

@@ -68,7 +68,8 @@ class Thunder(Subject):
         self.executors = executors
 
     def warm(self) -> None:
-        self.compile(torch.sin)(torch.zeros(1))
+        with torch.no_grad():
+            self.compile(_warming_up)(torch.zeros(2, 3))
 
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
         if self.executors is None:
@@ -79,6 +80,13 @@ class Thunder(Subject):
         statistics = thunder.compile_stats(compiled)
         if statistics.plain_calls:
             raise RanInPlainPython(statistics.plain_calls, statistics.plain_reason)
+
+
+def _warming_up(x: torch.Tensor) -> Any:
+    """What PyTorch and the compiler set up at their first calls of each kind: once here instead of in every row."""
+    y = x.view(-1)[1:].to(torch.float64).abs()
+    y.add_(1)
+    return torch.add(y, 1, out=torch.empty_like(y)), torch.nn.functional.softmax(y, 0).sum(), torch.stack([y, y]).T
 
 
 SUBJECTS: dict[str, Subject] = {

@@ -225,8 +225,8 @@ def arguments(sample: SampleInput) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def seeded(function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Call from a fixed random state."""
-    torch.manual_seed(1)
+    """Call from a fixed random state; `torch.manual_seed` itself would go through every device's generators."""
+    torch.default_generator.manual_seed(1)
     return function(*args, **kwargs)
 
 
