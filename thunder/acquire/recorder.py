@@ -24,6 +24,7 @@ from thunder.trace import Op, Region, Trace, Var
 
 _CONTEXT_CALLS = frozenset({"_enter_autocast", "_exit_autocast"})
 _STATE_CALLS = frozenset({torch._C._set_grad_enabled})
+_TENSOR_SPLITS = frozenset({torch.tensor_split, torch.Tensor.tensor_split})
 _TEXTS = frozenset({"__format__", "__str__", "__repr__"})
 
 
@@ -48,6 +49,8 @@ class Recorder(ResultInference):
 
     def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Works out the result of `func` on shadows and writes the call down as one operation."""
+        if func in _TENSOR_SPLITS:
+            args, kwargs = self._with_split_points(func, args, kwargs)
         shadows: list[torch.Tensor] = []
         key: list[Any] = [func]
         run_args, written_args = self._argument(args, shadows, key)
@@ -59,6 +62,8 @@ class Recorder(ResultInference):
                 return known[0]
             if name in _TEXTS:
                 return tensor_text(self.location())
+            if name == "__index__" and not _may_be_an_index(run_args[0]):
+                raise TypeError("only integer tensors of a single element can be converted to an index")
             if VALUE_READS[name][0]:
                 value = self._value(run_args[0])
                 if value is None or len(shadows) > 1:
@@ -80,6 +85,8 @@ class Recorder(ResultInference):
             self._forget_constants(shadows)
         if func is torch.tensor and isinstance(result, torch.Tensor) and result.numel() <= 64:
             self._constants[id(result)] = real_call(func, args, {**kwargs, "device": CPU})
+        if kwargs and result is not None and result is run_kwargs.get("out"):
+            return kwargs["out"]  # a function written in Python returns the very tuple that it was given
         return result
 
     def _result(self, value: Any) -> tuple[Any, bool]:
@@ -99,6 +106,20 @@ class Recorder(ResultInference):
             items = [self._result(item) for item in value]
             return tuple(item[0] for item in items), any(item[1] for item in items)
         return None, False
+
+    def _with_split_points(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of `tensor_split` with numbers in place of a tensor: its results are views at known places."""
+        points = args[1] if len(args) > 1 else kwargs.get("tensor_indices_or_sections")
+        if not isinstance(points, torch.Tensor):
+            return args, kwargs
+        (shadow,), _ = self._argument((points,), [], [])
+        value = self._value(shadow)
+        if value is None:
+            raise self.data_dependent(func)
+        others = {key: item for key, item in kwargs.items() if key != "tensor_indices_or_sections"}
+        return (args[0], real_call(torch.Tensor.tolist, (value,), {}), *args[2:]), others
 
     def _gradients(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
         """Results of `torch.autograd.grad`: one like each input (unused inputs are an error when it runs)."""
@@ -162,3 +183,8 @@ class Recorder(ResultInference):
                 taken.setdefault(id(var), var)
         trace.inputs = list(taken.values())
         return Region(name, trace), tuple(taken.values()), result
+
+
+def _may_be_an_index(tensor: torch.Tensor) -> bool:
+    """Whether PyTorch would take the tensor's value for a number of elements or a place."""
+    return tensor.numel() == 1 and not (tensor.is_floating_point() or tensor.is_complex())

@@ -26,8 +26,11 @@ ResultMaker = Callable[["ResultInference", list[torch.Tensor]], Any]
 _results: dict[Any, Any] = {}
 """Results of calls by (callable, arguments, metadata of tensors, state of torch), for all acquisitions."""
 _RESULTS_LIMIT = 20_000
-_SIZES_KNOWN = frozenset({"cov", "corrcoef", "combinations", "histogram"})
-"""Calls whose fake kernels want values although the sizes of their results do not depend on them."""
+_SIZES_KNOWN = frozenset(
+    {"cov", "corrcoef", "combinations", "histogram", "geqrf", "_native_batch_norm_legit", "gaussian_nll_loss",
+     "linalg_lstsq"}
+)  # fmt: skip
+"""Calls whose fake kernels want values, or are missing, although the sizes of their results do not depend on them."""
 _REPLAY_LIMIT = 1 << 24  # elements; larger arguments are not materialised for the sake of an error message
 
 
@@ -67,10 +70,11 @@ class ResultInference(ShadowTable):
             return known(self, shadows)
         try:
             result, aliases = self._run_fake(func, args, kwargs, shadows)
+            if aliases:
+                result = self._on_shadows(func, args, kwargs, shadows)
         except _NeedsValuesError as error:
             return self._run_with_values(func, args, kwargs, shadows, error)
         if aliases:
-            result = self._on_shadows(func, args, kwargs, shadows)
             if identity is not None:
                 _remember(identity, _ON_SHADOWS)
             return result
@@ -117,7 +121,11 @@ class ResultInference(ShadowTable):
         shadows: list[torch.Tensor],
         error: Exception,
     ) -> Any:
-        """The result of a call whose sizes depend on values: made for real, with zeros for what is unknown."""
+        """The result of a call whose sizes depend on values: made for real, with zeros for what is unknown.
+
+        Calls whose sizes do not really depend on values get a matrix of full rank, or ones: zeros are no weights.
+        """
+        any_values_do = call_name(func) in _SIZES_KNOWN and not _rank_decides(func, args, kwargs)
         reals: dict[int, torch.Tensor] = {}
         known = 0
         for shadow in shadows:
@@ -127,11 +135,14 @@ class ResultInference(ShadowTable):
                 raise self.data_dependent(func) from error
             if value is None:
                 with torch._C.DisableTorchFunction():
-                    value = torch.empty_strided(shadow.shape, shadow.stride(), dtype=shadow.dtype).zero_()
+                    value = torch.empty_strided(shadow.shape, shadow.stride(), dtype=shadow.dtype)
+                    value.fill_(1 if any_values_do else 0)
+                    if any_values_do and value.dim() > 1:
+                        value.diagonal(dim1=-2, dim2=-1).add_(1)
                     if shadow.requires_grad:
                         value = value.requires_grad_().clone()
             reals[id(shadow)] = value
-        if not known and call_name(func) not in _SIZES_KNOWN:
+        if not known and not any_values_do:
             raise self.data_dependent(func) from error
         device = self._devices[id(shadows[0])]
 
@@ -146,6 +157,10 @@ class ResultInference(ShadowTable):
 
         def shadow_like(value: Any) -> Any:
             if isinstance(value, torch.Tensor):
+                if id(value) in changed:
+                    return changed[id(value)]
+                if value.untyped_storage()._cdata in storages:
+                    raise self.data_dependent(func) from error  # a view of an argument, at an unknown place
                 return self._new_shadow(
                     (value.shape, value.stride(), value.dtype, device, value.requires_grad, value.is_leaf)
                 )
@@ -153,11 +168,20 @@ class ResultInference(ShadowTable):
                 return type(value)(map(shadow_like, value))
             return value
 
-        unknown = [real for shadow in shadows if self._constants.get(id(shadow)) is not (real := reals[id(shadow)])]
-        versions = [real._version for real in unknown]
+        before = {id(real): (real._version, real.shape) for real in reals.values()}
         result = real_call(func, exchange(args), exchange(kwargs))
-        if [real._version for real in unknown] != versions:
-            raise self.data_dependent(func) from error
+        changed: dict[int, torch.Tensor] = {}
+        storages = {real.untyped_storage()._cdata for real in reals.values()}
+        for shadow in shadows:
+            real = reals[id(shadow)]
+            version, shape = before[id(real)]
+            if real._version == version or self._constants.get(id(shadow)) is real:
+                continue
+            if not any_values_do or real.shape != shape:
+                raise self.data_dependent(func) from error
+            changed[id(real)] = shadow
+            torch.autograd.graph.increment_version(shadow)
+            self._metadata.pop(id(shadow), None)
         return shadow_like(result)
 
     def _on_shadows(
@@ -327,6 +351,8 @@ class ResultInference(ShadowTable):
 
         Meta kernels word some errors differently, so the call is made once more with zeros on the real device.
         """
+        if _depends_on_values(error):
+            raise _NeedsValuesError from error
         location = self.location()
         total = 0
 
@@ -360,10 +386,17 @@ class ResultInference(ShadowTable):
             raise own from None
         finally:
             torch.set_rng_state(state)
-        if _depends_on_values(error):
-            raise _NeedsValuesError from error
         add_location_note(error, location)
         raise error
+
+
+def _rank_decides(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether the size of the residuals of `torch.linalg.lstsq` depends on the rank of the matrix."""
+    if call_name(func) != "linalg_lstsq":
+        return False
+    matrix = args[0] if args else kwargs.get("A", kwargs.get("input"))
+    driver = kwargs.get("driver", args[3] if len(args) > 3 else None)
+    return matrix.shape[-2] > matrix.shape[-1] and driver in ("gelsd", "gelss")
 
 
 def _mutable_state(tensor: torch.Tensor) -> tuple[Any, ...]:
