@@ -394,7 +394,7 @@ def _rank_decides(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[
     """Whether the size of the residuals of `torch.linalg.lstsq` depends on the rank of the matrix."""
     if call_name(func) != "linalg_lstsq":
         return False
-    matrix = args[0] if args else kwargs.get("A", kwargs.get("input"))
+    matrix: torch.Tensor = args[0] if args else kwargs["A"]
     driver = kwargs.get("driver", args[3] if len(args) > 3 else None)
     return matrix.shape[-2] > matrix.shape[-1] and driver in ("gelsd", "gelss")
 
