@@ -248,7 +248,7 @@ class _Acquisition:
         names = [var for var, _ in sizes] + [var for var, _, _, _ in inputs]
         computation = Trace("computation", names, recorder.ops, tuple(output_vars))
         computation.history = (f"acquired from {_name(self.function)}, {len(recorder.ops)} ops",)
-        shares_storage, changes_inputs = self._guard_storages(inputs)
+        shares_storage, changed = self._guard_storages(inputs)
         self._guard_identities()
         return Program(
             prologue=prologue,
@@ -258,7 +258,7 @@ class _Acquisition:
             returned=returned,
             output_count=len(output_vars),
             shares_storage=shares_storage,
-            changes_inputs=changes_inputs,
+            changed_inputs=[len(sizes) + index for index in changed],
             identity_checks=tracker.identity_checks,
             symbolic=self.symbols is not None,
         )
@@ -284,12 +284,13 @@ class _Acquisition:
                 f"objects of class {kind.__qualname__} that are changed are not the same",
             )
 
-    def _guard_storages(self, inputs: list[tuple[Var, str, torch.Tensor, torch.Tensor]]) -> tuple[bool, bool]:
-        """Whether inputs share storage, and whether the program changes any; if so, both must stay."""
+    def _guard_storages(self, inputs: list[tuple[Var, str, torch.Tensor, torch.Tensor]]) -> tuple[bool, list[int]]:
+        """Whether inputs share storage, and which the program changes; if it changes any, both must stay."""
         storages = [real.untyped_storage()._cdata for _, _, real, _ in inputs]
         shared = len(set(storages)) < len(storages)
         with torch._C.DisableTorchFunction():
-            changed = any(shadow._version > 0 for _, _, _, shadow in inputs if not shadow.is_inference())
+            shadows = [shadow for _, _, _, shadow in inputs]
+            changed = [i for i, shadow in enumerate(shadows) if not shadow.is_inference() and shadow._version > 0]
         if changed and len(inputs) > 1 and not shared:
             listed = ", ".join(expression for _, expression, _, _ in inputs)
             check = self.prologue.bind(storages_are_distinct)

@@ -32,7 +32,7 @@ class Program:
         epilogue: statements after the computation, in terms of the prologue and the outputs `o0`, `o1`, ...
         returned: expression of the call's result.
         shares_storage: inputs share storage with each other.
-        changes_inputs: the computation changes tensors in place that existed before the call.
+        changed_inputs: positions of the inputs that the computation changes in place.
         symbolic: sizes or numbers are symbols.
         identity_checks: for guards on identity, by number, the place that they are about.
     """
@@ -44,7 +44,7 @@ class Program:
     returned: str
     output_count: int
     shares_storage: bool
-    changes_inputs: bool
+    changed_inputs: list[int]
     identity_checks: dict[int, Source] = field(default_factory=dict)
     symbolic: bool = False
 

@@ -30,6 +30,7 @@ from thunder.errors import (
     unknown_name,
 )
 from thunder.executors import CompiledComputation, Executor, compile_computation, resolve_executors
+from thunder.frontend.undoing import InputsChangedError, UndoingRun
 from thunder.trace import Trace
 
 CACHE_MODES = ("constant values", "symbolic values", "same input", "no caching")
@@ -147,7 +148,7 @@ class CompiledFunction:
                     self._to_front(entry)
                 return answer[0]
             if answer != -1:
-                return self._raise(entry, answer, args, kwargs)
+                return self._raise(answer, args, kwargs)
         return self._compile_and_call(args, kwargs)
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
@@ -171,7 +172,7 @@ class CompiledFunction:
                     self.statistics.cache_hits += 1
                     return answer[0]
                 if answer != -1:
-                    return self._raise(entry, answer, args, kwargs)
+                    return self._raise(answer, args, kwargs)
                 self._note_failure(entry, entry.program.failed_guard(args, kwargs))
                 if self.options.cache == "symbolic values":
                     self._dynamic |= entry.program.varied(args, kwargs)
@@ -196,7 +197,7 @@ class CompiledFunction:
         if type(answer) is tuple:
             return answer[0]
         if answer != -1:
-            return self._raise(entry, answer, args, kwargs)
+            return self._raise(answer, args, kwargs)
         # The program changed what it depends on between acquisition and this call (another thread did).
         guard = entry.program.describe_guard(entry.program.failed_guard(args, kwargs))
         return self._call_plain(f"a new program's guard fails: {guard}", args, kwargs)
@@ -207,13 +208,13 @@ class CompiledFunction:
         self.statistics.plain_reason = reason
         return self.function(*args, **kwargs)
 
-    def _raise(self, entry: Entry, error: Exception, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _raise(self, error: Exception, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The computation raised: so does plain Python, with the program's changes up to there.
 
-        A program that changes tensors in place cannot be begun again.
+        A call that has changed tensors in place cannot be begun again.
         """
-        if entry.program.changes_inputs:
-            raise error
+        if isinstance(error, InputsChangedError):
+            raise error.error
         return self._call_plain(f"the computation raised {type(error).__name__}: {error}", args, kwargs)
 
     def _raise_in_plain_python(self, error: Exception, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -268,7 +269,8 @@ class CompiledFunction:
             transforms=options.transforms,
             grad_enabled=torch.is_grad_enabled(),
         )
-        call = program.link(computation.run, check=options.cache != "same input")
+        run = UndoingRun(computation.run, program.changed_inputs) if program.changed_inputs else computation.run
+        call = program.link(run, check=options.cache != "same input")
         finished = time.perf_counter()
         self.statistics.acquire_seconds.append(acquired - start)
         self.statistics.compile_seconds.append(finished - acquired)

@@ -20,8 +20,11 @@ class TooLong(BaseException):
     """A candidate runs for ever; no `except Exception` of a program may catch this."""
 
 
-def within_time(fails: Fails) -> Fails:
-    """The same question, answered with False when a candidate takes too long. For the main thread only."""
+def sensible(fails: Fails) -> Fails:
+    """The same question, answered with False when a candidate takes too long or cannot be run at all.
+
+    For the main thread only.
+    """
 
     def expire(number: int, frame: object) -> None:
         raise TooLong
@@ -31,7 +34,7 @@ def within_time(fails: Fails) -> Fails:
         signal.alarm(SECONDS)
         try:
             return fails(source)
-        except TooLong:
+        except (TooLong, Exception):  # what is left out may have been needed to make the worlds: any error
             return False
         finally:
             signal.alarm(0)
@@ -43,7 +46,7 @@ def within_time(fails: Fails) -> Fails:
 def reduce_program(program: GeneratedProgram, fails: Fails) -> str:
     """The text of a small program for which `fails` still holds."""
 
-    fails = within_time(fails)
+    fails = sensible(fails)
 
     def still(candidate: GeneratedProgram) -> bool:
         return fails(candidate.source())

@@ -39,7 +39,6 @@ def assert_same(seed: int) -> None:
     pytest.fail(f"seed {seed}, round {outcome.round}: {outcome.explanation}\nreduced:\n{source}")
 
 
-@pytest.mark.xfail(reason="seed 200 still differs from plain Python (docs/status.md)", strict=False)
 @settings(max_examples=1000, derandomize=True, **SETTINGS)
 @given(seed=SEEDS)
 def test_random_programs(seed):
