@@ -242,6 +242,16 @@ def test_checkpoint(executors):
     same([x.grad, *(p.grad for p in block.parameters())], expected)
 
 
+def test_checkpoint_of_an_operation_that_answers_its_argument(executors):
+    def block(x):
+        return torch.nn.functional.dropout(torch.relu(x * 2), training=False) * 3
+
+    compiled = thunder.jit(lambda x: checkpoint(block, x, use_reentrant=False).sum(), executors=executors)
+    x = torch.randn(2, 6, requires_grad=True)
+    compiled(x).backward()
+    same(x.grad, (x > 0) * 6.0)
+
+
 def test_custom_autograd_function(executors):
     class Double(torch.autograd.Function):
         @staticmethod

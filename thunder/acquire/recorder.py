@@ -10,7 +10,7 @@ here, or is exchanged for one (`shadow_of`); a result that nothing recorded has 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -175,12 +175,17 @@ class Recorder(ResultInference):
         finally:
             self.ops = outer_ops
         trace = Trace(name, [], inner, structure)
-        made = {id(var) for op in inner for var in op.outputs()}
+        made: set[int] = set()
         taken: dict[int, Var] = {}
-        for var in [*(var for op in inner for var in op.inputs()), *trace.output_vars()]:
+
+        def take(variables: Iterable[Var]) -> None:
+            taken.update((id(var), var) for var in variables if id(var) not in made and id(var) not in taken)
+
+        for op in inner:
+            take(op.inputs())
             # The result of an in-place call on an outer value is that outer value: it is taken, not made.
-            if id(var) not in made or any(var in op.inputs() for op in inner if var in list(op.outputs())):
-                taken.setdefault(id(var), var)
+            made.update(id(var) for var in op.outputs() if id(var) not in taken)
+        take(trace.output_vars())
         trace.inputs = list(taken.values())
         return Region(name, trace), tuple(taken.values()), result
 

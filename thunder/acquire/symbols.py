@@ -167,7 +167,7 @@ class Symbols:
         self, function: Any, arguments: tuple[Any, ...], emit: Callable[[Op], None], fresh: Callable[[str], str]
     ) -> Var:
         values = [argument.value if isinstance(argument, Var) else argument for argument in arguments]
-        var = Var(fresh("n"), function(*values))
+        var = Var(fresh("size"), function(*values))  # `n0`, `n1`, ... are the symbols that the prologue reads
         emit(Op(function, arguments, {}, var))
         return var
 

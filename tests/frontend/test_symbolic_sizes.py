@@ -1,0 +1,86 @@
+"""Sizes that vary become symbols: how many programs are made, what they rely on, and that the answers stay right."""
+
+import pytest
+import torch
+import torch.nn as nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+import thunder
+
+VARIED = {"executors": ["eager"], "cache": "symbolic values"}
+MARKED = {**VARIED, "all_dynamic": True}
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        vocab_size=97,
+    )  # fmt: skip
+    return LlamaForCausalLM(config).eval()
+
+
+@torch.no_grad()
+def test_fifty_lengths_are_two_programs(model):
+    compiled = thunder.jit(model, **VARIED)
+    for length in range(3, 53):
+        ids = torch.randint(0, 97, (1, length))
+        torch.testing.assert_close(compiled(ids).logits, model(ids).logits, rtol=1e-4, atol=1e-5)
+    assert thunder.cache_misses(compiled) == 2
+    assert thunder.compile_stats(compiled).plain_calls == 0
+
+
+@torch.no_grad()
+def test_marked_from_the_start(model):
+    compiled = thunder.jit(model, **MARKED)
+    for batch, length in [(2, 5), (3, 9), (4, 17)]:
+        ids = torch.randint(0, 97, (batch, length))
+        torch.testing.assert_close(compiled(ids).logits, model(ids).logits, rtol=1e-4, atol=1e-5)
+    assert thunder.cache_misses(compiled) == 1
+
+
+def test_a_decision_on_a_size_is_a_guard_that_is_printed():
+    def program(x):
+        return x * 2 if x.shape[0] > 8 else x + 1
+
+    compiled = thunder.jit(program, **MARKED)
+    for length in (3, 5, 9, 20, 8, 4):
+        x = torch.randn(length)
+        torch.testing.assert_close(compiled(x), program(x))
+    assert thunder.cache_misses(compiled) == 2
+    assert "<= 8" in str(thunder.last_prologue(compiled)) or "> 8" in str(thunder.last_prologue(compiled))
+
+
+def test_equal_sizes_are_a_relation_of_the_prologue():
+    def program(x, y):
+        return x + y
+
+    compiled = thunder.jit(program, **MARKED)
+    for sizes in [(4, 4), (7, 7), (5, 1), (6, 6)]:
+        x, y = (torch.randn(size) for size in sizes)
+        torch.testing.assert_close(compiled(x, y), program(x, y))
+    with pytest.raises(RuntimeError, match="must match"):
+        compiled(torch.randn(4), torch.randn(3))
+
+
+def test_sizes_computed_before_another_symbol_is_met():
+    def program(x, y):
+        head = torch.zeros(x.shape[0] * 2)
+        return head.sum() + torch.ones(y.shape[0] + 3).sum() + y.sum()
+
+    compiled = thunder.jit(program, **MARKED)
+    for sizes in [(3, 5), (4, 9)]:
+        x, y = (torch.randn(size) for size in sizes)
+        torch.testing.assert_close(compiled(x, y), program(x, y))
+    assert thunder.cache_misses(compiled) == 1
+
+
+def test_gradients_with_symbols():
+    layer = nn.Linear(4, 4)
+    compiled = thunder.jit(lambda x: layer(x).tanh().mean(), **MARKED)
+    for length in (2, 5, 8):
+        x = torch.randn(length, 4)
+        expected = torch.autograd.grad(layer(x).tanh().mean(), layer.weight)
+        torch.testing.assert_close(torch.autograd.grad(compiled(x), layer.weight), expected)
+    assert thunder.cache_misses(compiled) == 1
