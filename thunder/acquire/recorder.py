@@ -10,7 +10,7 @@ here, or is exchanged for one (`shadow_of`); a result that nothing recorded has 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
