@@ -91,6 +91,13 @@ class UnsupportedError(RefusalError):
     """Something that thunder does not compile; raised before anything of the user's is changed."""
 
 
+class CompilationError(ThunderError):
+    """Only the compiled form of a call fails: plain Python runs it.
+
+    That plain Python runs it is known by then from having run it, once; the message says so.
+    """
+
+
 class TraceVerificationError(ThunderError):
     """A trace is not well formed; the message names the operation and, when known, the pass that made it."""
 

@@ -8,6 +8,7 @@ Functions, functorch), and impure functions, whose results cannot be replayed (`
 from __future__ import annotations
 
 import builtins
+import logging
 import os
 import random
 import sys
@@ -158,6 +159,8 @@ class Lookasides:
             table[scan] = lambda interp, *args, **kwargs: self._one_operation(scan, args, kwargs)
         for function in _impure_functions():
             table[function] = self.impure(function)
+        for function in _MESSAGES:
+            table[function] = self.message(function)
         return table
 
     # Builtins ---------------------------------------------------------------------------------------------------
@@ -370,6 +373,17 @@ class Lookasides:
 
         return replacement
 
+    def message(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A warning or a line of a log, given while the program is acquired: it cannot tell a tensor's values."""
+
+        def replacement(interp: Any, *args: Any, **kwargs: Any) -> Any:
+            for argument in (*args, *kwargs.values()):
+                if isinstance(argument, torch.Tensor) or is_tensor_text(argument):
+                    raise self.recorder.data_dependent(function)
+            return self.tracker.call_opaque(function, args, kwargs)
+
+        return replacement
+
     def sharp_edge(self, what: str) -> None:
         """Reports Python that cannot be replayed, as `sharp_edges` says."""
         if self.sharp_edges == "allow":
@@ -378,6 +392,12 @@ class Lookasides:
         if self.sharp_edges == "error":
             raise SharpEdgeError(what, location, "move it out of the compiled function, or use sharp_edges='allow'")
         warnings.warn(f"{what}\n  at {location}", SharpEdgeWarning, stacklevel=2)
+
+
+_MESSAGES: tuple[Callable[..., Any], ...] = (
+    warnings.warn, warnings.warn_explicit, logging.Logger.debug, logging.Logger.info, logging.Logger.warning,
+    logging.Logger.error, logging.Logger.critical, logging.Logger.exception, logging.Logger.log,
+)  # fmt: skip
 
 
 def _impure_functions() -> list[Callable[..., Any]]:

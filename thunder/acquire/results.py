@@ -349,7 +349,8 @@ class ResultInference(ShadowTable):
     ) -> NoReturn:
         """Raises PyTorch's own error for a call that failed on shadows, with the user's line.
 
-        Meta kernels word some errors differently, so the call is made once more with zeros on the real device.
+        Meta kernels word some errors differently, so the call is made once more with zeros on the real device.  One
+        that succeeds there is a call that PyTorch cannot work out without data.
         """
         if _depends_on_values(error):
             raise _NeedsValuesError from error
@@ -384,6 +385,13 @@ class ResultInference(ShadowTable):
         except Exception as own:  # whatever the call raises is what the user must see
             add_location_note(own, location)
             raise own from None
+        else:
+            raise UnsupportedError(
+                f"PyTorch cannot work out the result of {call_name(func)} without running it: "
+                f"{type(error).__name__}: {str(error).splitlines()[0]}",
+                location,
+                f"give a custom operator a fake kernel with torch.library.register_fake, {BREAK_REMEDY}",
+            ) from error
         finally:
             torch.set_rng_state(state)
         add_location_note(error, location)

@@ -20,7 +20,9 @@ import torch
 
 from thunder.acquire import Program, acquire, acquisition
 from thunder.errors import (
+    CompilationError,
     DataDependentError,
+    Location,
     OptionError,
     RecompileWarning,
     SharpEdgeWarning,
@@ -36,6 +38,8 @@ from thunder.trace import Trace
 CACHE_MODES = ("constant values", "symbolic values", "same input", "no caching")
 SHARP_EDGES = ("allow", "warn", "error")
 ON_BREAK = ("error", "eager")
+BREAKS_BEFORE_GIVING_UP = 3
+"""Calls that break before further ones that fit no program run in plain Python without being tried."""
 DEFAULT_EXECUTORS: tuple[str, ...] = ("inductor", "eager")
 
 
@@ -126,6 +130,8 @@ class CompiledFunction:
         self._unstable: frozenset[str] = frozenset()
         self._dynamic: frozenset[tuple[str, int | None]] = frozenset()
         self._gave_up: str | None = None
+        self._breaks = 0
+        self._warned: set[tuple[str, Location | None]] = set()
         if not isinstance(function, torch.nn.Module):
             functools.update_wrapper(self, function)
 
@@ -184,9 +190,8 @@ class CompiledFunction:
             except (DataDependentError, UnsupportedError) as error:
                 if self.options.on_break == "error":
                     raise
-                self._gave_up = str(error)
-                warnings.warn(f"runs in plain Python: {error}", SharpEdgeWarning, stacklevel=3)
-                return self._call_plain(self._gave_up, args, kwargs)
+                self._note_break(error)
+                return self._call_plain(str(error), args, kwargs)
             except ThunderError:
                 raise
             except Exception as error:  # the user's program raises, and may raise anything
@@ -209,7 +214,7 @@ class CompiledFunction:
         return self.function(*args, **kwargs)
 
     def _raise(self, error: Exception, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The computation raised: so does plain Python, with the program's changes up to there.
+        """The computation raised: plain Python raises too, with the program's changes up to there, or handles the error.
 
         A call that has changed tensors in place cannot be begun again.
         """
@@ -218,19 +223,35 @@ class CompiledFunction:
         return self._call_plain(f"the computation raised {type(error).__name__}: {error}", args, kwargs)
 
     def _raise_in_plain_python(self, error: Exception, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """A call that raises runs in plain Python: what it changes before it raises must have happened."""
+        """A call that raises runs in plain Python: what it changes before it raises must have happened.
+
+        Whether the error is the program's own or the compiler's, only plain Python can tell.
+        """
         reason = f"acquisition failed with {type(error).__name__}: {error}"
+        location = getattr(error, "__thunder_location__", None)
         try:
             result = self._call_plain(reason, args, kwargs)
         except Exception as own:  # the same error, whatever it is, from the user's own line
-            add_location_note(own, getattr(error, "__thunder_location__", None))
+            add_location_note(own, location)
             raise
-        warnings.warn(
-            f"{self!r} ran in plain Python, because {reason}",
-            SharpEdgeWarning,
-            stacklevel=4,
-        )
+        if self.options.on_break == "error":
+            raise CompilationError(
+                f"{self!r} cannot be compiled for this call: {reason}. Plain Python has run the call, once, without an "
+                "error; what it changed stays changed",
+                location,
+                "report it, please; thunder.jit(..., on_break='eager') lets such calls run in plain Python",
+            ) from error
+        self._note_break(CompilationError(reason, location))
         return result
+
+    def _note_break(self, error: ThunderError) -> None:
+        """Warns, once for each place, that calls run in plain Python there."""
+        self._breaks += 1
+        if self._breaks >= BREAKS_BEFORE_GIVING_UP:
+            self._gave_up = str(error)
+        if (error.what, error.where) not in self._warned:
+            self._warned.add((error.what, error.where))
+            warnings.warn(f"{self!r} runs in plain Python: {error}", SharpEdgeWarning, stacklevel=5)
 
     def compile(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Entry:
         """Acquires and compiles the program for one call.
