@@ -214,7 +214,7 @@ class CompiledFunction:
         return self.function(*args, **kwargs)
 
     def _raise(self, error: Exception, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The computation raised: plain Python raises too, with the program's changes up to there, or handles the error.
+        """The computation raised: plain Python does too, with the program's changes up to there, or handles the error.
 
         A call that has changed tensors in place cannot be begun again.
         """

@@ -69,7 +69,7 @@ class Call:
     def __init__(self, program: Program, function: Callable[..., Any] | None, namespace: dict[str, Any]) -> None:
         self.arguments, self.leaves = namespace["inputs"]()
         self.before = tensors(self.arguments)
-        torch.manual_seed(1)
+        torch.default_generator.manual_seed(1)
         self.result = (function or namespace["program"])(*self.arguments)
 
     def compare(self, expected: Call) -> None:
