@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from thunder.executors.claim import fusible_regions
+from thunder.executors.cuda_graphs import GraphPolicy
 from thunder.executors.executor import Executor
 from thunder.executors.runtime import TrainingProgram, make_inference_run, make_training_run
 from thunder.lower import (
@@ -70,11 +71,19 @@ class LinkedProgram:
     """A program whose regions are compiled as they are needed."""
 
     def __init__(
-        self, lowered: Lowered, blocks: dict[int, BlockRegions], executors: Sequence[Executor], name: str
+        self,
+        lowered: Lowered,
+        blocks: dict[int, BlockRegions],
+        executors: Sequence[Executor],
+        name: str,
+        graphs: GraphPolicy | None,
+        notes: list[str],
     ) -> None:
         self._lowered = lowered
         self._blocks = blocks
         self._executors = executors
+        self._graphs = graphs
+        self._notes = notes
         self._forward: ForwardProgram = assemble_forward(lowered, blocks, name)
         self._lock = threading.Lock()
         self._compiled: set[int] = set()
@@ -90,9 +99,17 @@ class LinkedProgram:
         self._compile(regions)
         self._forward.trace = delete_dead_values(_with_history(self._forward.trace, "claims and fusion"))
         forward = self._forward.trace.callable()
+        graphs, trace = self._graphs, self._forward.trace
+        positions = {id(var): position for position, var in enumerate(lowered.inputs)}
+        changed = frozenset(positions[id(var)] for var, _ in lowered.changed)
         if not lowered.trainable:
+            if graphs is not None:
+                forward = graphs.inference(forward, trace, self._notes, changed=changed)
             return make_inference_run(forward, lowered, self._forward.outputs)
         self.backward_for(_likely_gradients(lowered))
+        if graphs is not None:
+            count = len(self._forward.outputs)
+            forward = graphs.forward(forward, trace, self._notes, output_count=count, changed=changed)
         program = TrainingProgram(lowered, self._forward, forward, self.backward_for)
         return make_training_run(program, lowered, self._forward.outputs, grad_enabled=grad_enabled)
 
@@ -110,7 +127,10 @@ class LinkedProgram:
                 self._compile(trace.regions())
                 trace = delete_dead_values(_with_history(trace, "claims and fusion"), inputs=True)
                 self._backward_traces[present] = trace
-                function = self._backwards[present] = trace.callable(boxed=True)
+                function = trace.callable(boxed=True)
+                if self._graphs is not None:
+                    function = self._graphs.backward(function, trace, self._notes)
+                self._backwards[present] = function
         return function
 
     def _backward_trace(self, present: Mask) -> Trace:

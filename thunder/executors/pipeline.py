@@ -19,8 +19,10 @@ from typing import Any
 
 import torch
 
+from thunder import _torch_compat
 from thunder.errors import OptionError, ThunderError
 from thunder.executors.claim import claim_torch_operations
+from thunder.executors.cuda_graphs import GraphPolicy
 from thunder.executors.executor import Executor
 from thunder.executors.gain import WORTHWHILE_SECONDS, estimate_gain
 from thunder.executors.linked_program import LinkedProgram, ProgramTraces, program_traces, split_blocks
@@ -97,6 +99,7 @@ def compile_computation(
     transforms: Sequence[Callable[[Trace], Trace]] = (),
     grad_enabled: bool,
     worthwhile_seconds: float = WORTHWHILE_SECONDS,
+    graphs: GraphPolicy | None = None,
 ) -> CompiledComputation:
     """Compiles a torch-level trace.
 
@@ -106,9 +109,10 @@ def compile_computation(
         transforms: applied in order, at the level that each one asks for.
         grad_enabled: the grad mode under which `run` will be called.
         worthwhile_seconds: a program that fusion can make faster by less than this in a call is not compiled.
+        graphs: what is captured in CUDA graphs when calls repeat.
     """
     with _collection_paused(), _random_state_kept():
-        return _compile(computation, executors, transforms, grad_enabled, worthwhile_seconds)
+        return _compile(computation, executors, transforms, grad_enabled, worthwhile_seconds, graphs)
 
 
 @contextmanager
@@ -135,6 +139,7 @@ def _compile(
     transforms: Sequence[Callable[[Trace], Trace]],
     grad_enabled: bool,
     worthwhile_seconds: float,
+    graphs: GraphPolicy | None,
 ) -> CompiledComputation:
     verify(computation, "acquisition")
     stages = [computation, *apply_transforms(computation, transforms, "torch")]
@@ -148,7 +153,7 @@ def _compile(
         notes.append("the program runs operation by operation: it is too small to gain from compilation")
     else:
         try:
-            return _compile_lowered(stages, executors, transforms, grad_enabled, notes)
+            return _compile_lowered(stages, executors, transforms, grad_enabled, notes, graphs)
         except NotLowerable as reason:
             notes.append(f"the program runs operation by operation: {reason}")
         except ThunderError:
@@ -169,8 +174,28 @@ def _compile(
         blocks = split_blocks(lowered, {id(block): block.joint for block in lowered.blocks})
         return [program_traces(lowered, blocks, final.name, "lowering, for inspection: autograd runs the program")]
 
-    return CompiledComputation(
-        run_torch_program(final), [*stages, final], lowered_for_inspection, notes, is_lowered=False
+    run = run_torch_program(final)
+    if graphs is not None:
+        if not _needs_autograd(final, grad_enabled):
+            run = graphs.inference(run, final, notes, changed=None, by_shape=_has_symbols(final))
+        elif graphs.training:
+            notes.append("the program runs without CUDA graphs: it runs under PyTorch's own autograd")
+    return CompiledComputation(run, [*stages, final], lowered_for_inspection, notes, is_lowered=False)
+
+
+def _needs_autograd(trace: Trace, grad_enabled: bool) -> bool:
+    """Whether autograd may write down what the program does."""
+    enables = any(op.target is _torch_compat.set_grad_enabled_statement() and op.args == (True,) for op in trace.ops)
+    return (grad_enabled or enables) and any(
+        isinstance(var.value, torch.Tensor) and var.value.requires_grad for var in trace.variables()
+    )
+
+
+def _has_symbols(trace: Trace) -> bool:
+    """Whether sizes of the inputs may differ from call to call."""
+    return any(
+        not isinstance(var.value, torch.Tensor) or any(type(size) is not int for size in var.value.shape)
+        for var in trace.inputs
     )
 
 
@@ -180,6 +205,7 @@ def _compile_lowered(
     transforms: Sequence[Callable[[Trace], Trace]],
     grad_enabled: bool,
     notes: list[str],
+    graphs: GraphPolicy | None,
 ) -> CompiledComputation:
     name = stages[-1].name
     lowered = lower_program(stages[-1], grad_enabled=grad_enabled, decompositions=_decompositions(executors))
@@ -200,7 +226,7 @@ def _compile_lowered(
     blocks = split_blocks(lowered, joints)
     for regions in blocks.values():
         _transform(regions, transforms)
-    program = LinkedProgram(lowered, blocks, executors, name)
+    program = LinkedProgram(lowered, blocks, executors, name, graphs, notes)
     run = program.make_run(grad_enabled=grad_enabled)
     return CompiledComputation(
         run, stages, lambda: [*(stage() for stage in programs), program.traces()], notes, is_lowered=True

@@ -32,6 +32,7 @@ from thunder.errors import (
     unknown_name,
 )
 from thunder.executors import CompiledComputation, Executor, compile_computation, resolve_executors
+from thunder.executors.cuda_graphs import GraphPolicy, graph_policy
 from thunder.frontend.undoing import InputsChangedError, UndoingRun
 from thunder.trace import Trace
 
@@ -57,6 +58,8 @@ class Options:
         on_break: what a program that cannot be acquired leads to: its error, or a call in plain Python.
         all_dynamic: with "symbolic values": every size of the arguments' tensors is a symbol from the first call on.
         recompile_limit: specialisations of one callable before further calls run in plain Python.
+        cuda_graphs: "off"; "inference": programs without gradients are captured when their calls repeat; "all": those
+            with gradients too.
     """
 
     transforms: tuple[Callable[..., Any], ...] = ()
@@ -66,12 +69,14 @@ class Options:
     on_break: str = "error"
     recompile_limit: int = 16
     all_dynamic: bool = False
+    cuda_graphs: str | GraphPolicy = "off"
 
     def __post_init__(self) -> None:
         for name, known in (("cache", CACHE_MODES), ("sharp_edges", SHARP_EDGES), ("on_break", ON_BREAK)):
             value = getattr(self, name)
             if value not in known:
                 raise unknown_name(f"value of {name}:", value, list(known))
+        graph_policy(self.cuda_graphs)
         for transform in self.transforms:
             if not callable(transform):
                 raise OptionError(
@@ -110,7 +115,7 @@ class Statistics:
     failed_guards: list[str] = field(default_factory=list)
     plain_calls: int = 0
     plain_reason: str = ""
-    notes: list[str] = field(default_factory=list)
+    notes: list[list[str]] = field(default_factory=list)
 
 
 class CompiledFunction:
@@ -289,13 +294,14 @@ class CompiledFunction:
             executors=executors,
             transforms=options.transforms,
             grad_enabled=torch.is_grad_enabled(),
+            graphs=graph_policy(options.cuda_graphs),
         )
         run = UndoingRun(computation.run, program.changed_inputs) if program.changed_inputs else computation.run
         call = program.link(run, check=options.cache != "same input")
         finished = time.perf_counter()
         self.statistics.acquire_seconds.append(acquired - start)
         self.statistics.compile_seconds.append(finished - acquired)
-        self.statistics.notes += computation.notes
+        self.statistics.notes.append(computation.notes)
         self.last = Entry(call, program, computation)
         return self.last
 

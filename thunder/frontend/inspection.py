@@ -93,5 +93,5 @@ def compile_stats(compiled: Any) -> CompileStats:
         tuple(found.acquire_seconds),
         tuple(found.compile_seconds),
         tuple(found.failed_guards),
-        tuple(found.notes),
+        tuple(note for notes in found.notes for note in notes),
     )

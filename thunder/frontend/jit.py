@@ -9,6 +9,7 @@ import torch
 
 from thunder.errors import OptionError
 from thunder.executors import Executor
+from thunder.executors.cuda_graphs import GraphPolicy
 from thunder.frontend.compiled import CompiledFunction, make_options
 from thunder.frontend.module import compile_module
 
@@ -24,6 +25,7 @@ def jit(
     on_break: str = "error",
     recompile_limit: int = 16,
     all_dynamic: bool = False,
+    cuda_graphs: str | GraphPolicy = "off",
 ) -> Any:
     """Compiles a function or module; the work is done at the first call.
 
@@ -40,6 +42,8 @@ def jit(
         all_dynamic: with `cache="symbolic values"`: every size of the arguments' tensors is a symbol from the first
             call on.
         recompile_limit: programs kept for one callable; calls that fit none of so many run in plain Python.
+        cuda_graphs: "off"; "inference": programs without gradients are captured in CUDA graphs when their calls
+            repeat; "all": programs with gradients too, forward and backward.
 
     Returns:
         For a module, a module that shares its state; for a function, a callable.
@@ -58,6 +62,7 @@ def jit(
         "on_break": on_break,
         "recompile_limit": recompile_limit,
         "all_dynamic": all_dynamic,
+        "cuda_graphs": cuda_graphs,
     }
     if fn is None:
         return lambda function: jit(function, **choices)  # type: ignore[arg-type]

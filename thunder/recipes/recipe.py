@@ -24,12 +24,12 @@ class Recipe:
 
 
 class AutoRecipe(Recipe):
-    """The default: the default executors, no transform."""
+    """The default: the default executors, no transform, CUDA graphs for inference whose calls repeat."""
 
     name = "auto"
 
     def choices(self, target: Callable[..., Any]) -> Choices:
-        return Choices()
+        return Choices(options={"cuda_graphs": "inference"})
 
 
 class EagerRecipe(Recipe):

@@ -1,0 +1,141 @@
+"""What captures and replays: CUDA graphs, behind an interface that tests implement on the CPU.
+
+Input: a function without arguments that works on tensors at fixed addresses.  Output: a graph whose `replay()` does
+to the memory what the function would do, and the function's results, which are defined after each replay.
+
+Capturing launches nothing.  Memory that is allocated during a capture comes from a pool; a pool may serve several
+graphs, which then share the memory of their intermediate values.  Whatever must outlive the replay of another graph
+of the pool has to be kept elsewhere: `GraphedFunction` sees to that.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol, TypeVar
+
+import torch
+
+Result = TypeVar("Result")
+
+
+class Graph(Protocol):
+    """A captured piece of work."""
+
+    def replay(self) -> None:
+        """Does the work once more."""
+
+
+class GraphBackend(Protocol):
+    """Captures functions.
+
+    Attributes:
+        device_type: the type of the devices whose work it captures.
+    """
+
+    device_type: str
+
+    def new_pool(self, device: torch.device) -> Any:
+        """Memory for graphs that never run at the same time."""
+
+    def shared_pool(self, device: torch.device) -> Any:
+        """The pool that all programs of a device share whose results lie outside of it."""
+
+    def warm_up(self, function: Callable[[], Result], device: torch.device) -> Result:
+        """Runs the function once, in the surroundings in which it will be captured."""
+
+    def capture(self, function: Callable[[], Result], device: torch.device, pool: Any) -> tuple[Graph, Result]:
+        """The function as a graph, and its results; nothing has run yet."""
+
+    def order_after_others(self, device: torch.device) -> None:
+        """Makes work of the current stream wait for replays that other streams began."""
+
+    def is_capturing(self) -> bool:
+        """Whether somebody is capturing in this thread."""
+
+
+class CudaGraphs:
+    """`torch.cuda.CUDAGraph`.
+
+    Captures run on one stream of each device, which is kept: libraries keep a workspace for each stream.
+    """
+
+    device_type = "cuda"
+
+    def __init__(self) -> None:
+        self._streams: dict[torch.device, torch.cuda.Stream] = {}
+        self._pools: dict[torch.device, Any] = {}
+        self._last: dict[torch.device, torch.cuda.Stream] = {}
+
+    def new_pool(self, device: torch.device) -> Any:
+        with torch.cuda.device(device):
+            return torch.cuda.graph_pool_handle()
+
+    def shared_pool(self, device: torch.device) -> Any:
+        pool = self._pools.get(device)
+        if pool is None:
+            pool = self._pools[device] = self.new_pool(device)
+        return pool
+
+    def warm_up(self, function: Callable[[], Result], device: torch.device) -> Result:
+        stream, current = self._stream(device), torch.cuda.current_stream(device)
+        stream.wait_stream(current)
+        with torch.cuda.stream(stream):
+            results = function()
+        current.wait_stream(stream)
+        for result in results if isinstance(results, (tuple, list)) else ():
+            if isinstance(result, torch.Tensor) and result.is_cuda:
+                result.record_stream(current)
+        return results
+
+    def capture(self, function: Callable[[], Result], device: torch.device, pool: Any) -> tuple[Graph, Result]:
+        graph = torch.cuda.CUDAGraph()
+        torch.cuda.synchronize(device)
+        with torch.cuda.device(device), torch.cuda.stream(self._stream(device)), _collection_paused():
+            # Other threads may go on allocating memory meanwhile: only what this thread does can spoil the capture.
+            graph.capture_begin(pool=pool, capture_error_mode="thread_local")
+            try:
+                results = function()
+            except BaseException:
+                _abandon(graph)
+                raise
+            graph.capture_end()
+        return graph, results
+
+    def order_after_others(self, device: torch.device) -> None:
+        current = torch.cuda.current_stream(device)
+        last = self._last.get(device)
+        if last is not None and last != current:
+            current.wait_stream(last)
+        if last is not current:
+            self._last[device] = current
+
+    def is_capturing(self) -> bool:
+        return torch.cuda.is_current_stream_capturing()
+
+    def _stream(self, device: torch.device) -> torch.cuda.Stream:
+        stream = self._streams.get(device)
+        if stream is None:
+            stream = self._streams[device] = torch.cuda.Stream(device)
+        return stream
+
+
+def _abandon(graph: torch.cuda.CUDAGraph) -> None:
+    """Ends a capture in which something was raised; that error is the one to report."""
+    try:
+        graph.capture_end()
+    except RuntimeError:
+        pass
+
+
+@contextmanager
+def _collection_paused() -> Iterator[None]:
+    """Within the block Python's garbage collector does not run: what it frees might be in use on the device."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

@@ -1,0 +1,131 @@
+"""When programs are captured in CUDA graphs, and how: the link between compiled programs and recordings.
+
+Input: a compiled function and its trace.  Output: the function itself, with a note when it cannot be captured, or a
+`GraphedFunction` in its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from thunder.errors import unknown_name
+from thunder.executors.cuda_graphs.backend import CudaGraphs, GraphBackend
+from thunder.executors.cuda_graphs.capturable import why_not_capturable
+from thunder.executors.cuda_graphs.graphed import GraphedFunction, Pools
+from thunder.trace import Trace, Var
+
+GRAPH_MODES = ("off", "inference", "all")
+
+# Results of a training step up to this size (losses) are copied for the caller, so that the memory of the step is
+# free for the next one although the caller still holds them.
+CLONED_BYTES = 1 << 22
+
+_cuda = CudaGraphs()
+
+
+class GraphPolicy:
+    """Which programs are captured.
+
+    Args:
+        training: programs with gradients as well, forward and backward.
+        verbose: reasons are noted for programs that have nothing to do with the device, too.
+        backend: what captures; CUDA graphs by default.
+    """
+
+    def __init__(self, *, training: bool, verbose: bool, backend: GraphBackend = _cuda) -> None:
+        self.training = training
+        self.verbose = verbose
+        self.backend = backend
+
+    def inference(self, function: Callable[..., Any], trace: Trace, notes: list[str], **options: Any) -> Any:
+        """The function of a program without gradients, captured when it can be."""
+        device = self._device(trace, notes)
+        if device is None:
+            return function
+        pools = Pools(self.backend, device, shared=True)
+        return GraphedFunction(
+            function, **_positions(trace), pools=pools, report=notes.append, name="the program", **options
+        )
+
+    def forward(
+        self, function: Callable[..., Any], trace: Trace, notes: list[str], *, output_count: int, changed: Sequence[int]
+    ) -> Any:
+        """The forward function of a program with gradients; its results are outputs, then saved values."""
+        if not self.training:
+            return function
+        device = self._device(trace, notes)
+        if device is None:
+            return function
+        outputs = [var.value for var in trace.output_vars()[:output_count]]
+        small = frozenset(
+            position
+            for position, value in enumerate(outputs)
+            if isinstance(value, torch.Tensor) and value.numel() * value.element_size() <= CLONED_BYTES
+        )
+        return GraphedFunction(
+            function,
+            **_positions(trace),
+            changed=frozenset(changed),
+            pools=Pools(self.backend, device, shared=False),
+            report=notes.append,
+            name="the forward program",
+            cloned=small,
+            copies_when_busy=False,
+        )
+
+    def backward(self, function: Callable[..., Any], trace: Trace, notes: list[str]) -> Any:
+        """The backward function of a program with gradients; it takes one list."""
+        if not self.training:
+            return function
+        device = self._device(trace, notes)
+        if device is None:
+            return function
+        return GraphedFunction(
+            function,
+            **_positions(trace),
+            changed=frozenset(),
+            pools=Pools(self.backend, device, shared=False),
+            report=notes.append,
+            name="the backward program",
+            copies_when_busy=False,
+            boxed=True,
+        )
+
+    def _device(self, trace: Trace, notes: list[str]) -> torch.device | None:
+        """The device to capture on, or None, with a note that says why not."""
+        devices = {
+            var.value.device
+            for var in trace.variables()
+            if isinstance(var.value, torch.Tensor) and var.value.device.type == self.backend.device_type
+        }
+        if not devices and not self.verbose:
+            return None
+        reason = why_not_capturable(trace, self.backend.device_type)
+        if reason is not None:
+            notes.append(f"{trace.name} runs without CUDA graphs: {reason}")
+            return None
+        return devices.pop()
+
+
+def _positions(trace: Trace) -> dict[str, list[int]]:
+    tensors = [position for position, var in enumerate(trace.inputs) if _is_tensor(var)]
+    others = [position for position, var in enumerate(trace.inputs) if not _is_tensor(var)]
+    return {"tensors": tensors, "others": others}
+
+
+def _is_tensor(var: Var) -> bool:
+    return isinstance(var.value, torch.Tensor)
+
+
+def graph_policy(mode: str | GraphPolicy) -> GraphPolicy | None:
+    """The policy of a mode: "off", "inference" (where it can be done, silently elsewhere) or "all" (training too)."""
+    if isinstance(mode, GraphPolicy):
+        return mode
+    if mode not in GRAPH_MODES:
+        raise unknown_name("value of cuda_graphs:", mode, list(GRAPH_MODES))
+    if mode == "off":
+        return None
+    return GraphPolicy(training=mode == "all", verbose=mode == "all")
