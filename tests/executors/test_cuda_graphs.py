@@ -26,7 +26,7 @@ def replays(backend):
 def test_calls_that_repeat_are_replayed():
     weight = torch.randn(4, 4)
     run, backend = compiled(lambda x: torch.relu(x @ weight) + 1)
-    for step in range(6):
+    for _ in range(6):
         x = torch.randn(2, 4)
         torch.testing.assert_close(run(x), torch.relu(x @ weight) + 1)
     assert replays(backend) >= 3
@@ -35,7 +35,7 @@ def test_calls_that_repeat_are_replayed():
 def test_lowered_programs_are_captured():
     weight = torch.randn(4, 4)
     run, backend = compiled(lambda x: torch.relu(x @ weight) + 1, executors=["aten"])
-    for step in range(5):
+    for _ in range(5):
         x = torch.randn(2, 4)
         torch.testing.assert_close(run(x), torch.relu(x @ weight) + 1)
     assert replays(backend) >= 2, thunder.compile_stats(run).notes
