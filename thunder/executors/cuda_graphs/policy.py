@@ -6,7 +6,7 @@ Input: a compiled function and its trace.  Output: the function itself, with a n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -40,18 +40,33 @@ class GraphPolicy:
         self.verbose = verbose
         self.backend = backend
 
-    def inference(self, function: Callable[..., Any], trace: Trace, notes: list[str], **options: Any) -> Any:
+    def inference(
+        self,
+        function: Callable[..., Any],
+        trace: Trace,
+        notes: list[str],
+        *,
+        changed: frozenset[int] | None,
+        by_shape: bool = False,
+    ) -> Any:
         """The function of a program without gradients, captured when it can be."""
         device = self._device(trace, notes)
         if device is None:
             return function
         pools = Pools(self.backend, device, shared=True)
         return GraphedFunction(
-            function, **_positions(trace), pools=pools, report=notes.append, name="the program", **options
+            function,
+            tensors=_tensors(trace),
+            others=_others(trace),
+            changed=changed,
+            pools=pools,
+            report=notes.append,
+            name="the program",
+            by_shape=by_shape,
         )
 
     def forward(
-        self, function: Callable[..., Any], trace: Trace, notes: list[str], *, output_count: int, changed: Sequence[int]
+        self, function: Callable[..., Any], trace: Trace, notes: list[str], *, output_count: int, changed: frozenset[int]
     ) -> Any:
         """The forward function of a program with gradients; its results are outputs, then saved values."""
         if not self.training:
@@ -67,8 +82,9 @@ class GraphPolicy:
         )
         return GraphedFunction(
             function,
-            **_positions(trace),
-            changed=frozenset(changed),
+            tensors=_tensors(trace),
+            others=_others(trace),
+            changed=changed,
             pools=Pools(self.backend, device, shared=False),
             report=notes.append,
             name="the forward program",
@@ -85,7 +101,8 @@ class GraphPolicy:
             return function
         return GraphedFunction(
             function,
-            **_positions(trace),
+            tensors=_tensors(trace),
+            others=_others(trace),
             changed=frozenset(),
             pools=Pools(self.backend, device, shared=False),
             report=notes.append,
@@ -110,10 +127,12 @@ class GraphPolicy:
         return devices.pop()
 
 
-def _positions(trace: Trace) -> dict[str, list[int]]:
-    tensors = [position for position, var in enumerate(trace.inputs) if _is_tensor(var)]
-    others = [position for position, var in enumerate(trace.inputs) if not _is_tensor(var)]
-    return {"tensors": tensors, "others": others}
+def _tensors(trace: Trace) -> list[int]:
+    return [position for position, var in enumerate(trace.inputs) if _is_tensor(var)]
+
+
+def _others(trace: Trace) -> list[int]:
+    return [position for position, var in enumerate(trace.inputs) if not _is_tensor(var)]
 
 
 def _is_tensor(var: Var) -> bool:
