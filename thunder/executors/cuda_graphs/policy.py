@@ -66,7 +66,13 @@ class GraphPolicy:
         )
 
     def forward(
-        self, function: Callable[..., Any], trace: Trace, notes: list[str], *, output_count: int, changed: frozenset[int]
+        self,
+        function: Callable[..., Any],
+        trace: Trace,
+        notes: list[str],
+        *,
+        output_count: int,
+        changed: frozenset[int],
     ) -> Any:
         """The forward function of a program with gradients; its results are outputs, then saved values."""
         if not self.training:
