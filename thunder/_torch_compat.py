@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import shlex
 import sys
 import threading
@@ -398,3 +399,22 @@ def associative_scan() -> Callable[..., Any] | None:
 def storage_use_count(storage_address: int) -> int:
     """How many tensors and Python objects hold the storage with this `_cdata`.  Tested: 2.11, 2.13."""
     return torch._C._storage_Use_Count(storage_address)
+
+
+def shape_environment(on_unknown: Callable[[], None], *, has_unknown: bool) -> Any:
+    """A shape environment that tells when somebody asks for the outcome of a comparison that cannot be known.
+
+    Tested: 2.11, 2.13.
+
+    Args:
+        on_unknown: called before the error is raised.
+        has_unknown: sizes and numbers may depend on the values of tensors.
+    """
+    module = importlib.import_module("torch.fx.experimental.symbolic_shapes")
+
+    class Environment(module.ShapeEnv):  # type: ignore[misc, name-defined]
+        def _make_data_dependent_error(self, *args: Any, **kwargs: Any) -> Any:
+            on_unknown()
+            return super()._make_data_dependent_error(*args, **kwargs)
+
+    return Environment(allow_scalar_outputs=has_unknown, allow_dynamic_output_shape_ops=has_unknown)

@@ -21,12 +21,13 @@ from thunder.acquire.guards import Prologue, absent, is_plain, type_lookup
 from thunder.acquire.heap import Heap, instance_dict, is_container, slot_names
 from thunder.acquire.lookasides import Lookasides, is_opaque, is_user_file
 from thunder.acquire.program import Program
+from thunder.acquire.queries import BREAK_REMEDY
 from thunder.acquire.recorder import Recorder
 from thunder.acquire.sources import INSTANCE_DICT, ITEM, ROOT, Source
 from thunder.acquire.symbols import Symbols
 from thunder.acquire.tracker import AcquisitionTracker
 from thunder.acquire.values import Values
-from thunder.errors import Location, RefusalError, noted_refusals
+from thunder.errors import DataDependentError, Location, RefusalError, noted_refusals
 from thunder.interpreter import Interpreter, observed_lookups
 from thunder.trace import Trace, Var
 
@@ -76,11 +77,20 @@ def acquire(
         DataDependentError, UnsupportedError, SharpEdgeError: with the user's line and what to do.
         Any error of the user's program or of PyTorch: with a note of the user's line.
     """
+
+    def run(has_unknown: bool) -> Program:
+        return _Acquisition(
+            function, args, kwargs, sharp_edges, unstable, dynamic, all_dynamic, lookasides or {}, has_unknown
+        ).run()
+
     with acquisition.lock:
         outer, acquisition.thread = acquisition.thread, threading.get_ident()
         try:
-            run = _Acquisition(function, args, kwargs, sharp_edges, unstable, dynamic, all_dynamic, lookasides or {})
-            return run.run()
+            try:
+                return run(has_unknown=False)
+            except DataDependentError:
+                # Once more, with symbols for what only the values of tensors decide: that takes longer.
+                return run(has_unknown=True)
         finally:
             acquisition.thread = outer
 
@@ -96,12 +106,17 @@ class _Acquisition:
         dynamic: frozenset[tuple[str, int | None]],
         all_dynamic: bool,
         lookasides: dict[Any, Callable[..., Any]],
+        has_unknown: bool,
     ) -> None:
         self.function, self.args, self.kwargs = function, args, kwargs
         self.prologue = Prologue()
         self.heap = Heap()
         self.tracker = AcquisitionTracker(self.prologue, self.heap, unstable)
-        self.symbols = Symbols(self.prologue, dynamic, all_dynamic) if dynamic or all_dynamic else None
+        self.symbols = None
+        if dynamic or all_dynamic or has_unknown:
+            self.symbols = Symbols(
+                self.prologue, dynamic, all_dynamic, has_unknown=has_unknown, refuse=self._decision_on_unknown
+            )
         self.recorder = Recorder(
             self.tracker.shadow_of, self.location, self.symbols, Values(self.prologue, self.tracker.input_of)
         )
@@ -126,6 +141,13 @@ class _Acquisition:
             innermost = innermost or frame
             frame = frame.back
         return None
+
+    def _decision_on_unknown(self) -> Exception:
+        return DataDependentError(
+            "the program decides on a number that depends on the values of a tensor",
+            self.location(),
+            f"use torch.where (or torch.cond), or decide on shapes instead of values; {BREAK_REMEDY}",
+        )
 
     def run(self) -> Program:
         guard_torch_state(self.prologue)
@@ -183,6 +205,12 @@ class _Acquisition:
         outputs: dict[int, int] = {}
         output_vars: list[Var] = []
 
+        def output_expression(var: Var) -> str:
+            if id(var) not in outputs:
+                outputs[id(var)] = len(output_vars)
+                output_vars.append(var)
+            return f"o{outputs[id(var)]}"
+
         def tensor_expression(shadow: torch.Tensor) -> str | None:
             known = tracker.input_of(shadow)
             if known is not None:
@@ -191,16 +219,13 @@ class _Acquisition:
             if found is not None:  # a real tensor that the program passes on without a call
                 return prologue.expression(found)
             var = recorder.var_of(shadow)
-            if var is None:
-                return None
-            if id(var) not in outputs:
-                outputs[id(var)] = len(output_vars)
-                output_vars.append(var)
-            return f"o{outputs[id(var)]}"
+            return None if var is None else output_expression(var)
 
         def number_expression(value: Any) -> str:
-            if isinstance(value, torch.SymInt) and self.symbols is not None:
-                return self.symbols.text(value)
+            if self.symbols is not None and not isinstance(value, torch.SymBool):
+                if self.symbols.is_known(value):
+                    return self.symbols.text(value)
+                return output_expression(self.symbols.written(value, recorder.ops.append, recorder.namer.fresh))
             return repr(float(value) if isinstance(value, torch.SymFloat) else bool(value))
 
         epilogue = Epilogue(prologue, tracker.known, tensor_expression, number_expression, _definition(self.function))

@@ -114,6 +114,7 @@ class Lookasides:
             vars: self.vars,
             len: self.len,
             isinstance: self.isinstance,
+            int: self.int,
             object.__getattribute__: lambda interp, obj, name: self.tracker.load_generic(obj, name),
             object.__setattr__: lambda interp, obj, name, value: self.tracker.store_generic(obj, name, value),
             object.__delattr__: lambda interp, obj, name: self.tracker.delete_generic(obj, name),
@@ -208,6 +209,17 @@ class Lookasides:
         if isinstance(hook, types.FunctionType) and not is_opaque(hook):
             return bool(interp.call(hook, kinds, obj))
         return isinstance(obj, kinds)
+
+    def int(self, interp: Any, *args: Any, **kwargs: Any) -> Any:
+        """`int(x)` of a symbol is the symbol, and of a tensor whose value is unknown its number."""
+        if len(args) == 1 and not kwargs:
+            value = args[0]
+            if isinstance(value, torch.Tensor) and not value.is_floating_point():
+                value = self.recorder.call(torch.Tensor.item, (value,), {})
+            if isinstance(value, torch.SymInt):
+                return value
+            return int(value)
+        return int(*args, **kwargs)
 
     # Modules ----------------------------------------------------------------------------------------------------
     def call_module(self, interp: Any, module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -308,6 +320,7 @@ class Lookasides:
                 self.recorder.runtime_check(condition)
             else:
                 check(condition, message, *rest)
+                self.recorder.write_assumptions()
 
         return replacement
 

@@ -11,6 +11,8 @@ here, or is exchanged for one (`shadow_of`); a result that nothing recorded has 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+import contextlib
+
 from typing import Any
 
 import torch
@@ -66,6 +68,8 @@ class Recorder(ResultInference):
                 raise TypeError("only integer tensors of a single element can be converted to an index")
             if VALUE_READS[name][0]:
                 value = self._value(run_args[0])
+                if value is None and len(shadows) == 1 and self._reads_unknown_numbers(name, shadows[0]):
+                    return self._unknown_numbers(shadows[0]) if name == "tolist" else self._unknown_number(shadows[0])
                 if value is None or len(shadows) > 1:
                     raise self.data_dependent(func)
                 return real_call(func, (value, *run_args[1:]), run_kwargs)
@@ -81,6 +85,7 @@ class Recorder(ResultInference):
         if not holds_tensor and name in _CONTEXT_CALLS and result is not None:
             structure = self.name_object(result, "context")
         self.ops.append(Op(func, written_args, written_kwargs, structure, self.location(), self.scope))
+        self.write_assumptions()
         if self._constants:
             self._forget_constants(shadows)
         if func is torch.tensor and isinstance(result, torch.Tensor) and result.numel() <= 64:
@@ -169,7 +174,8 @@ class Recorder(ResultInference):
         """Records `function()` as a region of its own: (region, the outer Vars that it takes, its result)."""
         outer_ops, self.ops = self.ops, []
         try:
-            result = function()
+            with self.symbols.inside_region() if self.symbols is not None else contextlib.nullcontext():
+                result = function()
             structure, _ = self._result(result)
             inner = self.ops
         finally:

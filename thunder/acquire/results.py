@@ -15,7 +15,8 @@ from typing import Any, NoReturn
 import torch
 
 from thunder.acquire.queries import BREAK_REMEDY, VALUE_READS, call_name
-from thunder.acquire.shadows import CPU, META, ShadowTable
+from thunder.acquire.shadows import CPU, META
+from thunder.acquire.unknown_numbers import UnknownNumbers
 from thunder.errors import DataDependentError, ThunderError, UnsupportedError, add_location_note
 
 _CALL_ERRORS = (
@@ -40,7 +41,7 @@ def _remember(identity: Any, result: Any) -> None:
     _results[identity] = result
 
 
-class ResultInference(ShadowTable):
+class ResultInference(UnknownNumbers):
     """Works out what a call gives."""
 
     def _infer(
@@ -88,20 +89,27 @@ class ResultInference(ShadowTable):
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], shadows: list[torch.Tensor]
     ) -> Any:
         """The result of a call on shadows that are fake tensors with symbolic sizes."""
+        assert self.symbols is not None
         state = torch.get_rng_state()
         try:
-            with self.fake_mode, _quiet_fake_tensors():
+            with self.symbols.inside_kernel(), self.fake_mode, _quiet_fake_tensors():
                 result = func(*args, **kwargs)
         except ThunderError:
             raise
         except _CALL_ERRORS as error:
+            self.symbols.fresh_symbols()
             try:
                 self._explain(func, args, kwargs, error)
             except _NeedsValuesError:
-                raise self.data_dependent(func) from error
+                return self._run_with_values(func, args, kwargs, shadows, error)
         finally:
             torch.set_rng_state(state)
+        if self.symbols.has_fresh_symbols() and any(self._value(shadow) is not None for shadow in shadows):
+            # Of small arguments the values are known, and with them the sizes of what is made from them.
+            self.symbols.fresh_symbols()
+            return self._run_with_values(func, args, kwargs, shadows, None)
         self._adopt(result, None)
+        self._find_unknown_sizes(result)
         return result
 
     def _value(self, shadow: Any) -> torch.Tensor | None:
@@ -119,7 +127,7 @@ class ResultInference(ShadowTable):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         shadows: list[torch.Tensor],
-        error: Exception,
+        error: Exception | None,
     ) -> Any:
         """The result of a call whose sizes depend on values: made for real, with zeros for what is unknown.
 

@@ -5,6 +5,7 @@ A shadow is a plain meta tensor (shape, strides, dtype, no data) whose device an
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -147,10 +148,10 @@ class ShadowTable(TorchFunctionMode):
             if hasattr(value, "_fields"):
                 return kind(*run), kind(*(pair[1] for pair in pairs))
             return run, [pair[1] for pair in pairs]
-        if isinstance(value, torch.SymInt) and self.symbols is not None:
+        if isinstance(value, (torch.SymInt, torch.SymFloat)) and self.symbols is not None:
             return value, self.symbols.written(value, self.ops.append, self.namer.fresh)
-        if isinstance(value, (torch.SymFloat, torch.SymBool)):
-            value = float(value) if isinstance(value, torch.SymFloat) else bool(value)
+        if isinstance(value, torch.SymBool):
+            value = bool(value)
             return value, value
         key.append(value)
         var = self._vars.get(id(value))
@@ -181,7 +182,8 @@ class ShadowTable(TorchFunctionMode):
     def _new_shadow(self, specification: tuple[Any, ...]) -> torch.Tensor:
         """A fresh shadow: (shape, strides, dtype, device, requires_grad, is_leaf)."""
         shape, stride, dtype, device, requires_grad, is_leaf = specification
-        shadow = torch.empty_strided(shape, stride, dtype=dtype, device=META)
+        with contextlib.nullcontext() if self.symbols is None else self.fake_mode:
+            shadow = torch.empty_strided(shape, stride, dtype=dtype, device=META if self.symbols is None else device)
         if requires_grad:
             shadow.requires_grad_(True)
             if not is_leaf:

@@ -10,18 +10,21 @@ that compute sizes inside the trace.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import sympy
 import torch
 from torch._dynamo.source import ConstantSource
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
+from torch.fx.experimental.symbolic_shapes import DimDynamic, StatelessSymbolicContext
 from torch.utils._sympy.printers import PythonPrinter
 
+from thunder._torch_compat import shape_environment
 from thunder.acquire.guards import Prologue
 from thunder.acquire.sources import Source
 from thunder.errors import UnsupportedError
@@ -32,9 +35,26 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "CleanDiv": operator.floordiv,
     "Mod": operator.mod,
     "PythonMod": operator.mod,
-    "Max": max,
-    "Min": min,
+    "Max": torch.sym_max,
+    "Min": torch.sym_min,
     "Abs": abs,
+    "ToFloat": torch.sym_float,
+    "FloatTrueDiv": operator.truediv,
+    "IntTrueDiv": operator.truediv,
+    "FloatPow": operator.pow,
+    "PowByNatural": operator.pow,
+    "TruncToInt": math.trunc,
+    "FloorToInt": math.floor,
+    "CeilToInt": math.ceil,
+    "Equality": operator.eq,
+    "Unequality": operator.ne,
+    "LessThan": operator.le,
+    "StrictLessThan": operator.lt,
+    "GreaterThan": operator.ge,
+    "StrictGreaterThan": operator.gt,
+    "And": operator.and_,
+    "Or": operator.or_,
+    "Not": torch.sym_not,
 }
 
 
@@ -45,13 +65,29 @@ class Symbols:
         prologue: receives the checks.
         dynamic: places that vary: (description of a tensor, dimension), or (description of a number, None).
         all_sizes: every size of every tensor that is reached from the arguments varies.
+        has_unknown: sizes and numbers may depend on the values of tensors.
+        refuse: makes the error for a decision on a number that is not known; the error is noted as it is made.
     """
 
-    def __init__(self, prologue: Prologue, dynamic: frozenset[tuple[str, int | None]], all_sizes: bool = False) -> None:
+    def __init__(
+        self,
+        prologue: Prologue,
+        dynamic: frozenset[tuple[str, int | None]],
+        all_sizes: bool = False,
+        *,
+        has_unknown: bool = False,
+        refuse: Callable[[], Exception],
+    ) -> None:
         self.prologue = prologue
         self.dynamic = dynamic
         self.all_sizes = all_sizes
-        self.environment = ShapeEnv()
+        self.has_unknown = has_unknown
+        self.environment = shape_environment(self._note_decision, has_unknown=has_unknown)
+        self._refuse = refuse
+        self._kernels = 0
+        self._sizes: dict[sympy.Symbol, tuple[Var, int]] = {}
+        self._assumed = 0
+        self._stated: set[sympy.Expr] = set()
         self.fake_mode = FakeTensorMode(shape_env=self.environment, allow_non_fake_inputs=True)
         self.names: dict[sympy.Symbol, str] = {}
         self.inputs: list[tuple[Var, str]] = []
@@ -130,21 +166,34 @@ class Symbols:
         self.inputs.append((var, name))
 
     # Use --------------------------------------------------------------------------------------------------------
+    def is_known(self, value: Any) -> bool:
+        """Whether the prologue can compute a number; others only the running program knows."""
+        return all(symbol in self.names for symbol in value.node.expr.free_symbols)
+
     def text(self, value: Any) -> str:
         """A size as Python over the prologue's names."""
-        expression = value.node.expr if isinstance(value, torch.SymInt) else sympy.sympify(value)
+        expression = value.node.expr if isinstance(value, (torch.SymInt, torch.SymFloat)) else sympy.sympify(value)
         return _print(expression, self.names)
 
-    def written(self, value: torch.SymInt, emit: Callable[[Op], None], fresh: Callable[[str], str]) -> Any:
+    def written(self, value: torch.SymInt | torch.SymFloat, emit: Callable[[Op], None], fresh: Callable[[str], str]) -> Any:
         """A size as an argument in the trace: a number, an input, or computed by operations that are emitted."""
         return self._lower(value.node.expr, emit, fresh)
 
     def _lower(self, expression: Any, emit: Callable[[Op], None], fresh: Callable[[str], str]) -> Any:
         if expression.is_Integer:
             return int(expression)
+        if expression.is_Float or expression.is_Rational:
+            return float(expression)
         known = self._vars.get(expression)
         if known is not None:
             return known
+        if expression in self._sizes:
+            var, dimension = self._sizes[expression]
+            result = self._operation(torch.Tensor.size, (var, dimension), emit, fresh)
+            self._vars[expression] = result
+            return result
+        if expression.is_Symbol:
+            raise UnsupportedError(f"the size {expression} depends on values of tensors", remedy="use constant sizes")
         arguments = [self._lower(part, emit, fresh) for part in expression.args]
         if expression.is_Add or expression.is_Mul:
             combine = operator.add if expression.is_Add else operator.mul
@@ -170,6 +219,64 @@ class Symbols:
         var = Var(fresh("size"), function(*values))  # `n0`, `n1`, ... are the symbols that the prologue reads
         emit(Op(function, arguments, {}, var))
         return var
+
+    # Numbers that only the running program knows ----------------------------------------------------------------
+    @contextlib.contextmanager
+    def inside_kernel(self) -> Iterator[None]:
+        """PyTorch's own kernels may try to decide on an unknown number, and go on without an answer."""
+        self._kernels += 1
+        try:
+            yield
+        finally:
+            self._kernels -= 1
+
+    @contextlib.contextmanager
+    def inside_region(self) -> Iterator[None]:
+        """Names that are given inside are not known outside."""
+        before = dict(self._vars)
+        try:
+            yield
+        finally:
+            self._vars = before
+
+    def _note_decision(self) -> None:
+        """The user's program decides on an unknown number."""
+        if not self._kernels:
+            self._refuse()
+
+    def has_fresh_symbols(self) -> bool:
+        return bool(self.environment.pending_fresh_unbacked_symbols)
+
+    def fresh_symbols(self) -> list[sympy.Symbol]:
+        """The symbols that the last call made; each is told of once."""
+        fresh = list(self.environment.pending_fresh_unbacked_symbols)
+        self.environment.pending_fresh_unbacked_symbols.clear()
+        return fresh
+
+    def define(self, symbol: sympy.Symbol, var: Var) -> None:
+        """`var` holds the number that `symbol` stands for."""
+        self._vars[symbol] = var
+
+    def define_size(self, symbol: sympy.Symbol, var: Var, dimension: int) -> None:
+        """`symbol` stands for a size of a tensor."""
+        self._sizes.setdefault(symbol, (var, dimension))
+
+    def new_assumptions(self) -> list[sympy.Expr]:
+        """Conditions on unknown numbers that were taken for granted since the last time."""
+        if self.environment.num_deferred_runtime_asserts == self._assumed:
+            return []
+        listed = [entry.expr for entries in self.environment.deferred_runtime_asserts.values() for entry in entries]
+        self._assumed = self.environment.num_deferred_runtime_asserts
+        fresh = [expression for expression in listed if expression not in self._stated]
+        self._stated.update(fresh)
+        return fresh
+
+    def written_condition(
+        self, condition: sympy.Expr, emit: Callable[[Op], None], fresh: Callable[[str], str]
+    ) -> Any:
+        """A condition in the trace; None for one about numbers that the program never gets to see."""
+        unseen = [s for s in condition.free_symbols if s not in self._vars and s not in self._sizes]
+        return None if unseen else self._lower(condition, emit, fresh)
 
     # The end ----------------------------------------------------------------------------------------------------
     def finish(self) -> None:

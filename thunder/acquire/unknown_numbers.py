@@ -1,0 +1,87 @@
+"""Sizes and numbers that only the values of tensors decide: how many tokens go to an expert, `x.max().item()`.
+
+Such a number is a symbol without a value of PyTorch's shape environment.  Programs compute with it as with any
+number; a decision on one (`if count > 3`, `range(count)`) cannot be made while the program is acquired and is an
+error.  What PyTorch's kernels, or the user by `torch._check`, take for granted about one becomes a check in the
+trace.
+
+Input: calls on shadows whose results have such sizes, or are such numbers.  Output: operations that read the numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from thunder.acquire.shadows import ShadowTable
+from thunder.trace import Op, Var
+
+_SCALAR_READS = {"item", "__int__", "__index__", "__float__", "tolist"}
+LONGEST_LIST = 1024
+"""Elements of the longest tensor that `tolist` reads one by one."""
+
+
+class UnknownNumbers(ShadowTable):
+    """Reads of numbers that the running program knows, and acquisition does not."""
+
+    def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Works out the result of a call and writes it down."""
+        raise NotImplementedError
+
+    def _reads_unknown_numbers(self, name: str, shadow: torch.Tensor) -> bool:
+        """Whether a call that reads values can be answered by symbols."""
+        if self.symbols is None or not self.symbols.has_unknown or name not in _SCALAR_READS:
+            return False
+        if shadow.is_complex() or not all(type(size) is int for size in shadow.shape):
+            return False
+        return shadow.numel() <= LONGEST_LIST if name == "tolist" else shadow.numel() == 1
+
+    def _unknown_numbers(self, shadow: torch.Tensor) -> Any:
+        """The numbers in a tensor, as `tolist` gives them."""
+        if shadow.dim() == 0:
+            return self._unknown_number(shadow)
+        return [self._unknown_numbers(part) for part in self.call(torch.Tensor.unbind, (shadow,), {})]
+
+    def _unknown_number(self, shadow: torch.Tensor) -> Any:
+        """The only number in a tensor."""
+        assert self.symbols is not None
+        with self.fake_mode:
+            number = torch.Tensor.item(shadow)
+        fresh = self.symbols.fresh_symbols()
+        if fresh:
+            var = Var(self.namer.fresh("number"), number)
+            self.symbols.define(fresh[0], var)
+            self._write(Op(torch.Tensor.item, (self._vars[id(shadow)],), {}, var))
+        return number
+
+    def _find_unknown_sizes(self, result: Any) -> None:
+        """Remembers of which tensor each new symbol is a size."""
+        assert self.symbols is not None
+        fresh = set(self.symbols.fresh_symbols())
+        if fresh:
+            self._find_sizes(result, fresh)
+
+    def _find_sizes(self, result: Any, wanted: set[Any]) -> None:
+        assert self.symbols is not None
+        if isinstance(result, torch.Tensor):
+            for dimension, size in enumerate(result.shape):
+                if isinstance(size, torch.SymInt) and size.node.expr in wanted:
+                    self.symbols.define_size(size.node.expr, self._vars[id(result)], dimension)
+        elif isinstance(result, (tuple, list)) and type(result) is not torch.Size:
+            for part in result:
+                self._find_sizes(part, wanted)
+
+    def write_assumptions(self) -> None:
+        """Writes down, as checks, what has been taken for granted about unknown numbers since the last time."""
+        if self.symbols is None:
+            return
+        for condition in self.symbols.new_assumptions():
+            written = self.symbols.written_condition(condition, self._write, self.namer.fresh)
+            if written is not None:
+                self._write(Op(torch._check, (written,), {}, None))
+
+    def _write(self, op: Op) -> None:
+        op.location, op.scope = self.location(), self.scope
+        self.ops.append(op)
