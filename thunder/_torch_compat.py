@@ -412,7 +412,7 @@ def shape_environment(on_unknown: Callable[[], None], *, has_unknown: bool) -> A
     """
     module = importlib.import_module("torch.fx.experimental.symbolic_shapes")
 
-    class Environment(module.ShapeEnv):  # type: ignore[misc, name-defined]
+    class Environment(module.ShapeEnv):  # type: ignore[name-defined]
         def _make_data_dependent_error(self, *args: Any, **kwargs: Any) -> Any:
             on_unknown()
             return super()._make_data_dependent_error(*args, **kwargs)

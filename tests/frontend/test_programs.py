@@ -312,7 +312,13 @@ def test_acquisition_leaves_no_trace_when_it_fails(executors):
 
 @pytest.mark.parametrize(
     "read",
-    [lambda x: float(x.sum()), lambda x: x.sum().item(), lambda x: x.tolist(), lambda x: x[x > 0], lambda x: print(x)],
+    [
+        lambda x: x if x.sum() > 0 else -x,
+        lambda x: list(range(x.sum().long())),
+        lambda x: x.numpy(),
+        lambda x: x * (x.sum().item() > 0),
+        lambda x: print(x),
+    ],
 )
 def test_value_reads_name_the_line_and_the_remedy(read):
     with pytest.raises(DataDependentError) as caught:

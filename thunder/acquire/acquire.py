@@ -222,11 +222,11 @@ class _Acquisition:
             return None if var is None else output_expression(var)
 
         def number_expression(value: Any) -> str:
-            if self.symbols is not None and not isinstance(value, torch.SymBool):
-                if self.symbols.is_known(value):
-                    return self.symbols.text(value)
+            if self.symbols is None:
+                return repr(float(value) if isinstance(value, torch.SymFloat) else bool(value))
+            if not self.symbols.is_known(value):
                 return output_expression(self.symbols.written(value, recorder.ops.append, recorder.namer.fresh))
-            return repr(float(value) if isinstance(value, torch.SymFloat) else bool(value))
+            return repr(bool(value)) if isinstance(value, torch.SymBool) else self.symbols.text(value)
 
         epilogue = Epilogue(prologue, tracker.known, tensor_expression, number_expression, _definition(self.function))
         changes = self.heap.changes()

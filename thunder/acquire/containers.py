@@ -141,7 +141,8 @@ class ContainerTracker(ObjectTracker):
         if isinstance(obj, dict):
             self._touch_dict(source, obj)
         elif isinstance(obj, (set, frozenset)):
-            content = self.heap.content_before(obj) if isinstance(obj, set) else obj
+            # A copy of a set may have another order.
+            content = self.heap.content_before(obj) if self.heap.was_changed(obj) else items_of(obj)
             self.prologue.plain_items(source, list(content))
             for item in content:
                 if not is_plain(item) and id(item) not in self.known and not isinstance(item, torch.Tensor):

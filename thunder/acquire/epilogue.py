@@ -152,7 +152,7 @@ class Epilogue:
         const = self.prologue.bind
         if kind is tuple:
             return self._finish(value, lambda: self._tuple(value))
-        if kind.__module__ == "torch.return_types":
+        if kind.__module__ == "torch.return_types" or kind is torch.Size:
             return self._finish(value, lambda: f"{const(kind)}({self._tuple(value)})")
         if kind is frozenset:
             return self._finish(value, lambda: f"frozenset({self._tuple(value)})")

@@ -35,7 +35,7 @@ from thunder.acquire.sources import (
 VALUE_TYPES: frozenset[type] = frozenset(
     {
         int, float, bool, str, bytes, type(None), complex, type(Ellipsis), type(NotImplemented), range,
-        torch.dtype, torch.device, torch.layout, torch.memory_format, torch.Size,
+        torch.dtype, torch.device, torch.layout, torch.memory_format,
     }
 )  # fmt: skip
 """Immutable types whose objects are compared by value."""
@@ -49,7 +49,7 @@ def is_plain(value: Any) -> bool:
     kind = type(value)
     if kind in VALUE_TYPES:
         return True
-    if kind is tuple or kind is frozenset:
+    if kind is tuple or kind is frozenset or kind is torch.Size:  # a size may be a symbol
         return all(is_plain(item) for item in value)
     if kind is slice:
         return is_plain(value.start) and is_plain(value.stop) and is_plain(value.step)
@@ -69,7 +69,7 @@ def same_value(a: Any, b: Any) -> bool:
         return a != a and b != b
     if kind is complex:
         return same_value(a.real, b.real) and same_value(a.imag, b.imag)
-    if kind is tuple or kind is list:
+    if kind is tuple or kind is list or kind is torch.Size:
         return len(a) == len(b) and all(map(same_value, a, b))
     if kind is slice:
         return same_value((a.start, a.stop, a.step), (b.start, b.stop, b.step))

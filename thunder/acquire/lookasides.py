@@ -115,6 +115,7 @@ class Lookasides:
             len: self.len,
             isinstance: self.isinstance,
             int: self.int,
+            float: self.float,
             object.__getattribute__: lambda interp, obj, name: self.tracker.load_generic(obj, name),
             object.__setattr__: lambda interp, obj, name, value: self.tracker.store_generic(obj, name, value),
             object.__delattr__: lambda interp, obj, name: self.tracker.delete_generic(obj, name),
@@ -211,15 +212,23 @@ class Lookasides:
         return isinstance(obj, kinds)
 
     def int(self, interp: Any, *args: Any, **kwargs: Any) -> Any:
-        """`int(x)` of a symbol is the symbol, and of a tensor whose value is unknown its number."""
+        """`int(x)` of a symbol is the symbol, and of a tensor its number, known or not."""
         if len(args) == 1 and not kwargs:
-            value = args[0]
-            if isinstance(value, torch.Tensor) and not value.is_floating_point():
-                value = self.recorder.call(torch.Tensor.item, (value,), {})
-            if isinstance(value, torch.SymInt):
-                return value
-            return int(value)
+            number = args[0]
+            if self._is_integer_tensor(number):
+                number = self.recorder.call(torch.Tensor.item, (number,), {})
+            return number if isinstance(number, torch.SymInt) else int(number)
         return int(*args, **kwargs)
+
+    def float(self, interp: Any, *args: Any) -> Any:
+        """`float(x)` of a tensor is its number, known or not."""
+        if len(args) == 1 and isinstance(args[0], torch.Tensor) and not args[0].is_complex():
+            return torch.sym_float(self.recorder.call(torch.Tensor.item, args, {}))
+        return float(*args)
+
+    @staticmethod
+    def _is_integer_tensor(value: Any) -> bool:
+        return isinstance(value, torch.Tensor) and not value.is_floating_point() and not value.is_complex()
 
     # Modules ----------------------------------------------------------------------------------------------------
     def call_module(self, interp: Any, module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:

@@ -11,8 +11,6 @@ here, or is exchanged for one (`shadow_of`); a result that nothing recorded has 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-import contextlib
-
 from typing import Any
 
 import torch
@@ -173,13 +171,15 @@ class Recorder(ResultInference):
     def subtrace(self, name: str, function: Callable[[], Any]) -> tuple[Region, tuple[Var, ...], Any]:
         """Records `function()` as a region of its own: (region, the outer Vars that it takes, its result)."""
         outer_ops, self.ops = self.ops, []
+        leave = self.symbols.enter_region() if self.symbols is not None else set
         try:
-            with self.symbols.inside_region() if self.symbols is not None else contextlib.nullcontext():
-                result = function()
+            result = function()
             structure, _ = self._result(result)
             inner = self.ops
         finally:
             self.ops = outer_ops
+            lost = leave()
+        self._find_sizes(result, lost)
         trace = Trace(name, [], inner, structure)
         made: set[int] = set()
         taken: dict[int, Var] = {}

@@ -106,7 +106,7 @@ class ShadowTable(TorchFunctionMode):
         Appends the shadows in it to `found`, and what the result's metadata can depend on to `key`.
         """
         kind = type(value)
-        if kind in _PLAIN:
+        if kind in _PLAIN and (kind is not torch.Size or self.symbols is None):
             key.append(kind)
             key.append(value)
             return value, value

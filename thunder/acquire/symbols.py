@@ -175,7 +175,9 @@ class Symbols:
         expression = value.node.expr if isinstance(value, (torch.SymInt, torch.SymFloat)) else sympy.sympify(value)
         return _print(expression, self.names)
 
-    def written(self, value: torch.SymInt | torch.SymFloat, emit: Callable[[Op], None], fresh: Callable[[str], str]) -> Any:
+    def written(
+        self, value: torch.SymInt | torch.SymFloat, emit: Callable[[Op], None], fresh: Callable[[str], str]
+    ) -> Any:
         """A size as an argument in the trace: a number, an input, or computed by operations that are emitted."""
         return self._lower(value.node.expr, emit, fresh)
 
@@ -230,14 +232,19 @@ class Symbols:
         finally:
             self._kernels -= 1
 
-    @contextlib.contextmanager
-    def inside_region(self) -> Iterator[None]:
-        """Names that are given inside are not known outside."""
-        before = dict(self._vars)
-        try:
-            yield
-        finally:
-            self._vars = before
+    def enter_region(self) -> Callable[[], set[sympy.Symbol]]:
+        """Names that are given inside are not known outside; answers what leaves it.
+
+        Leaving gives the symbols that have lost their tensor.
+        """
+        names, sizes = dict(self._vars), dict(self._sizes)
+
+        def leave() -> set[sympy.Symbol]:
+            lost = set(self._sizes) - set(sizes)
+            self._vars, self._sizes = names, sizes
+            return lost
+
+        return leave
 
     def _note_decision(self) -> None:
         """The user's program decides on an unknown number."""

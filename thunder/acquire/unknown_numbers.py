@@ -18,7 +18,7 @@ import torch
 from thunder.acquire.shadows import ShadowTable
 from thunder.trace import Op, Var
 
-_SCALAR_READS = {"item", "__int__", "__index__", "__float__", "tolist"}
+_ANSWERED_READS = ("item", "tolist")
 LONGEST_LIST = 1024
 """Elements of the longest tensor that `tolist` reads one by one."""
 
@@ -32,7 +32,7 @@ class UnknownNumbers(ShadowTable):
 
     def _reads_unknown_numbers(self, name: str, shadow: torch.Tensor) -> bool:
         """Whether a call that reads values can be answered by symbols."""
-        if self.symbols is None or not self.symbols.has_unknown or name not in _SCALAR_READS:
+        if self.symbols is None or not self.symbols.has_unknown or name not in _ANSWERED_READS:
             return False
         if shadow.is_complex() or not all(type(size) is int for size in shadow.shape):
             return False
