@@ -367,7 +367,9 @@ class ResultInference(UnknownNumbers):
 
         def to_real(value: Any) -> Any:
             nonlocal total
-            if isinstance(value, torch.SymInt):
+            if isinstance(value, (torch.SymInt, torch.SymFloat)):
+                if not value.node.has_hint():
+                    raise OverflowError  # nobody knows it
                 return value.node.hint
             if isinstance(value, torch.Tensor) and id(value) in self._devices:
                 total += value.numel()

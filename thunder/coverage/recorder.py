@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any
 
 from thunder.coverage.outcomes import Outcome, Status
+from thunder.errors import ThunderError
 
 MESSAGE_LENGTH = 600
 INTERNAL_PARTS = ("/thunder/", "/torch/", "/site-packages/_pytest/", "/functools.py", "/contextlib.py", "/inspect.py")
@@ -86,7 +87,7 @@ class Recorder:
             outcome.status = on_error
             outcome.error_class = type(error).__name__
             outcome.message = first_line(error)
-            outcome.location = user_location(error.__traceback__)
+            outcome.location = stated_location(error) or user_location(error.__traceback__)
             if os.environ.get("THUNDER_COVERAGE_TRACEBACK"):
                 traceback.print_exc()
         case.passed = outcome.status is Status.OK
@@ -105,6 +106,12 @@ def first_line(error: BaseException) -> str:
         if line.strip():
             return line.strip()[:MESSAGE_LENGTH]
     return ""
+
+
+def stated_location(error: BaseException) -> str:
+    """The line that an error of thunder names, while the program is acquired: no frame of Python's stands there."""
+    where = error.where if isinstance(error, ThunderError) else None
+    return f"{short_path(where.filename)}:{where.line} {where.function}" if where is not None else ""
 
 
 def user_location(trace: TracebackType | None) -> str:
