@@ -8,6 +8,7 @@ Functions, functorch), and impure functions, whose results cannot be replayed (`
 from __future__ import annotations
 
 import builtins
+import functools
 import logging
 import os
 import random
@@ -30,6 +31,7 @@ from thunder.acquire.sources import INSTANCE_DICT, ITEM
 from thunder.acquire.texts import is_tensor_text
 from thunder.acquire.tracker import AcquisitionTracker
 from thunder.errors import SharpEdgeError, SharpEdgeWarning
+from thunder.interpreter.lookasides import callback_lookasides
 from thunder.trace import Op
 
 _TORCH = os.path.dirname(torch.__file__) + os.sep
@@ -116,6 +118,8 @@ class Lookasides:
             isinstance: self.isinstance,
             int: self.int,
             float: self.float,
+            max: self.extreme(max, torch.sym_max),
+            min: self.extreme(min, torch.sym_min),
             object.__getattribute__: lambda interp, obj, name: self.tracker.load_generic(obj, name),
             object.__setattr__: lambda interp, obj, name, value: self.tracker.store_generic(obj, name, value),
             object.__delattr__: lambda interp, obj, name: self.tracker.delete_generic(obj, name),
@@ -225,6 +229,17 @@ class Lookasides:
         if len(args) == 1 and isinstance(args[0], torch.Tensor) and not args[0].is_complex():
             return torch.sym_float(self.recorder.call(torch.Tensor.item, args, {}))
         return float(*args)
+
+    def extreme(self, function: Callable[..., Any], symbolic: Callable[..., Any]) -> Callable[..., Any]:
+        """`max` and `min` of numbers that are not known are numbers again: there is nothing to decide."""
+        plain = callback_lookasides()[function]
+
+        def replacement(interp: Any, *args: Any, **kwargs: Any) -> Any:
+            if len(args) > 1 and not kwargs and self.recorder.holds_unknown_number(args):
+                return functools.reduce(symbolic, args)
+            return plain(interp, *args, **kwargs)
+
+        return replacement
 
     @staticmethod
     def _is_integer_tensor(value: Any) -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from thunder.acquire.queries import DEVICE_QUERIES, QUERIES, VALUE_READS, call_name
-from thunder.acquire.results import ResultInference, real_call
+from thunder.acquire.results import ResultInference, holds_unknown, real_call
 from thunder.acquire.shadows import CPU
 from thunder.acquire.texts import tensor_text
 from thunder.errors import UnsupportedError
@@ -86,7 +86,7 @@ class Recorder(ResultInference):
         self.write_assumptions()
         if self._constants:
             self._forget_constants(shadows)
-        if func is torch.tensor and isinstance(result, torch.Tensor) and result.numel() <= 64:
+        if func is torch.tensor and not shadows and result.numel() <= 64 and not holds_unknown(args[0] if args else 0):
             self._constants[id(result)] = real_call(func, args, {**kwargs, "device": CPU})
         if kwargs and result is not None and result is run_kwargs.get("out"):
             return kwargs["out"]  # a function written in Python returns the very tuple that it was given
@@ -179,7 +179,8 @@ class Recorder(ResultInference):
         finally:
             self.ops = outer_ops
             lost = leave()
-        self._find_sizes(result, lost)
+        if lost:
+            self._find_sizes(result, lost)
         trace = Trace(name, [], inner, structure)
         made: set[int] = set()
         taken: dict[int, Var] = {}

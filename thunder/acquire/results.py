@@ -53,6 +53,8 @@ class ResultInference(UnknownNumbers):
         key: list[Any],
     ) -> Any:
         """The result of a call: remembered, made on the shadows, or worked out on fake tensors."""
+        if func is torch.tensor and args and type(args[0]) in (list, tuple) and holds_unknown(args[0]):
+            return self._tensor_of_numbers(args[0], kwargs)
         if self.symbols is not None:
             return self._infer_symbolic(func, args, kwargs, shadows)
         key.append(torch.is_grad_enabled())
@@ -85,6 +87,21 @@ class ResultInference(UnknownNumbers):
                 _remember(identity, maker)
         return result
 
+    def _tensor_of_numbers(self, data: Any, kwargs: dict[str, Any]) -> torch.Tensor:
+        """`torch.tensor([...])` of numbers that are not known, or tensors of one element: its sizes are known."""
+
+        def exchange(value: Any) -> Any:
+            if isinstance(value, torch.Tensor):
+                return torch.ones(value.shape, dtype=value.dtype)
+            if isinstance(value, (torch.SymInt, torch.SymFloat)):
+                return 1 if isinstance(value, torch.SymInt) else 1.0
+            return list(map(exchange, value)) if type(value) in (list, tuple) else value
+
+        with torch._C.DisableTorchFunction():
+            like = torch.tensor(exchange(data), **{**kwargs, "device": CPU})
+            device = torch.device(kwargs.get("device") or torch.get_default_device())
+            return self._new_shadow((like.shape, like.stride(), like.dtype, device, like.requires_grad, True))
+
     def _infer_symbolic(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], shadows: list[torch.Tensor]
     ) -> Any:
@@ -104,7 +121,7 @@ class ResultInference(UnknownNumbers):
                 return self._run_with_values(func, args, kwargs, shadows, error)
         finally:
             torch.set_rng_state(state)
-        if self.symbols.has_fresh_symbols() and any(self._value(shadow) is not None for shadow in shadows):
+        if self.symbols.has_fresh_symbols() and self._values_are_known(shadows):
             # Of small arguments the values are known, and with them the sizes of what is made from them.
             self.symbols.fresh_symbols()
             return self._run_with_values(func, args, kwargs, shadows, None)
@@ -135,11 +152,10 @@ class ResultInference(UnknownNumbers):
         """
         any_values_do = call_name(func) in _SIZES_KNOWN and not _rank_decides(func, args, kwargs)
         reals: dict[int, torch.Tensor] = {}
-        known = 0
         for shadow in shadows:
-            value = self._value(shadow) if not shadow.is_floating_point() and not shadow.is_complex() else None
-            known += value is not None
-            if value is None and shadow.numel() > _REPLAY_LIMIT:
+            deciding = not shadow.is_floating_point() and not shadow.is_complex()
+            value = self._value(shadow) if deciding else None
+            if value is None and ((deciding and not any_values_do) or not self._may_be_replayed(shadow)):
                 raise self.data_dependent(func) from error
             if value is None:
                 with torch._C.DisableTorchFunction():
@@ -150,7 +166,7 @@ class ResultInference(UnknownNumbers):
                     if shadow.requires_grad:
                         value = value.requires_grad_().clone()
             reals[id(shadow)] = value
-        if not known and not any_values_do:
+        if not any_values_do and all(shadow.is_floating_point() or shadow.is_complex() for shadow in shadows):
             raise self.data_dependent(func) from error
         device = self._devices[id(shadows[0])]
 
@@ -191,6 +207,15 @@ class ResultInference(UnknownNumbers):
             torch.autograd.graph.increment_version(shadow)
             self._metadata.pop(id(shadow), None)
         return shadow_like(result)
+
+    def _may_be_replayed(self, shadow: torch.Tensor) -> bool:
+        """Whether a real tensor with the sizes of a shadow can be made, and is not too large."""
+        return all(type(size) is int for size in shadow.shape) and shadow.numel() <= _REPLAY_LIMIT
+
+    def _values_are_known(self, shadows: list[torch.Tensor]) -> bool:
+        """Whether the values of all integers and truth values are known, which decide on sizes."""
+        deciding = [shadow for shadow in shadows if not shadow.is_floating_point() and not shadow.is_complex()]
+        return bool(deciding) and all(self._value(shadow) is not None for shadow in deciding)
 
     def _on_shadows(
         self,
@@ -415,6 +440,13 @@ def _rank_decides(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[
     matrix: torch.Tensor = args[0] if args else kwargs["A"]
     driver = kwargs.get("driver", args[3] if len(args) > 3 else None)
     return matrix.shape[-2] > matrix.shape[-1] and driver in ("gelsd", "gelss")
+
+
+def holds_unknown(data: Any) -> bool:
+    """Whether a nested list holds tensors or symbols."""
+    if type(data) in (list, tuple):
+        return any(map(holds_unknown, data))
+    return isinstance(data, (torch.Tensor, torch.SymInt, torch.SymFloat))
 
 
 def _mutable_state(tensor: torch.Tensor) -> tuple[Any, ...]:

@@ -10,7 +10,7 @@ Input: calls on shadows whose results have such sizes, or are such numbers.  Out
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -37,6 +37,15 @@ class UnknownNumbers(ShadowTable):
         if shadow.is_complex() or not all(type(size) is int for size in shadow.shape):
             return False
         return shadow.numel() <= LONGEST_LIST if name == "tolist" else shadow.numel() == 1
+
+    def holds_unknown_number(self, values: Sequence[Any]) -> bool:
+        """Whether some value is a number that only the running program knows, and all are numbers."""
+        numbers = (int, float, torch.SymInt, torch.SymFloat)
+        return (
+            self.symbols is not None
+            and all(isinstance(value, numbers) for value in values)
+            and not all(self.symbols.is_known(value) for value in values if isinstance(value, numbers[2:]))
+        )
 
     def _unknown_numbers(self, shadow: torch.Tensor) -> Any:
         """The numbers in a tensor, as `tolist` gives them."""
