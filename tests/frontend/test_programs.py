@@ -16,13 +16,6 @@ import thunder
 from thunder.errors import DataDependentError, OptionError, RecompileWarning, SharpEdgeError, SharpEdgeWarning
 from thunder.trace import run_source, trace_constants
 
-EXECUTORS = [["eager"], None]
-
-
-@pytest.fixture(params=EXECUTORS, ids=["eager", "default"])
-def executors(request):
-    return request.param
-
 
 def same(a, b):
     torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
