@@ -275,6 +275,12 @@ class AttributeTracker(VariableTracker):
                 self.recorder.location(),
                 "copy it with clone() or detach(), and pickle it outside of the compiled function",
             )
+        if name == "grad" and self.recorder.makes_gradients:
+            raise UnsupportedError(
+                "a gradient is read that a backward in this program makes, and that exists only when it runs",
+                self.recorder.location(),
+                "use torch.autograd.grad, which returns the gradients; or read them after the call",
+            )
         if found is not None:
             place, real = found
             if name == "grad":

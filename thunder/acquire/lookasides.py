@@ -24,13 +24,14 @@ import torch
 import torch.utils.checkpoint
 
 from thunder._torch_compat import associative_scan
+from thunder.acquire.backward_hooks import backward_hook_lookasides
 from thunder.acquire.guards import type_lookup
 from thunder.acquire.heap import instance_dict
 from thunder.acquire.recorder import Recorder
 from thunder.acquire.sources import INSTANCE_DICT, ITEM
 from thunder.acquire.texts import is_tensor_text
 from thunder.acquire.tracker import AcquisitionTracker
-from thunder.errors import SharpEdgeError, SharpEdgeWarning
+from thunder.errors import SharpEdgeError, SharpEdgeWarning, UnsupportedError
 from thunder.interpreter.lookasides import callback_lookasides
 from thunder.trace import Op
 
@@ -124,8 +125,11 @@ class Lookasides:
             object.__setattr__: lambda interp, obj, name, value: self.tracker.store_generic(obj, name, value),
             object.__delattr__: lambda interp, obj, name: self.tracker.delete_generic(obj, name),
             torch.nn.Module._wrapped_call_impl: self.call_module,
+            torch._C.ScriptFunction.__call__.__func__: self.call_scripted,
+            torch._C.ScriptMethod.__call__.__func__: self.call_scripted,
             torch.utils.checkpoint.checkpoint: self.checkpoint,
             torch.autograd.Function.apply.__func__: self.apply_function,  # type: ignore[attr-defined]
+            torch.autograd.graph.saved_tensors_hooks.__enter__: self.saved_tensors_hooks,
             torch.autocast.__enter__: self.enter_autocast,
             torch.autocast.__exit__: self.exit_autocast,
             torch.is_inference_mode_enabled: lambda interp: self._inference_modes[-1],
@@ -160,6 +164,7 @@ class Lookasides:
             check = getattr(torch, name, None)
             if check is not None:
                 table[check] = self.runtime_check(check)
+        table.update(backward_hook_lookasides(self.recorder, self._one_operation))
         scan = associative_scan()
         if scan is not None:
             table[scan] = lambda interp, *args, **kwargs: self._one_operation(scan, args, kwargs)
@@ -253,6 +258,8 @@ class Lookasides:
         name = self.module_names.get(id(module))
         recorder.scope = name if name is not None else f"{outer}.{type(module).__name__}".lstrip(".")
         try:
+            if isinstance(module, torch.jit.ScriptModule):
+                raise self._torchscript(recorder.scope)
             if self._has_hooks(module):
                 return interp.call(torch.nn.Module._call_impl, module, *args, **kwargs)
             return interp.call(self.tracker.load_attr(module, "forward"), *args, **kwargs)
@@ -313,6 +320,28 @@ class Lookasides:
             )
         )
         return result
+
+    def call_scripted(self, interp: Any, scripted: Any, *args: Any, **kwargs: Any) -> Any:
+        """A scripted function is acquired as the Python function that it was made from."""
+        original = getattr(scripted, "_torchdynamo_inline", None)
+        if original is None:
+            raise self._torchscript(scripted.name)
+        return interp.call(original, *args, **kwargs)
+
+    def _torchscript(self, name: str) -> UnsupportedError:
+        return UnsupportedError(
+            f"{name} is TorchScript, whose operations cannot be recorded",
+            self.recorder.location(),
+            "use the Python function or module that it was made from",
+        )
+
+    def saved_tensors_hooks(self, interp: Any, *hooks: Any) -> None:
+        """`torch.autograd.graph.saved_tensors_hooks` and `save_on_cpu`: their hooks would see shadows, and once."""
+        raise UnsupportedError(
+            "hooks for saved tensors are set",
+            self.recorder.location(),
+            "set them around the call of the compiled function; for memory, use torch.utils.checkpoint",
+        )
 
     def apply_function(self, interp: Any, cls: type[torch.autograd.Function], *args: Any, **kwargs: Any) -> Any:
         """`MyFunction.apply(...)` is one operation: it runs as it is, with its own backward."""

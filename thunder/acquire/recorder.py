@@ -77,6 +77,7 @@ class Recorder(ResultInference):
             result = self._gradients(run_args, run_kwargs)
         elif func is torch.Tensor.backward or func is torch.autograd.backward:
             result = None
+            self.makes_gradients = True
         else:
             result = self._infer(func, run_args, run_kwargs, shadows, key)
         structure, holds_tensor = self._result(result)

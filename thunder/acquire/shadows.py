@@ -48,6 +48,7 @@ class ShadowTable(TorchFunctionMode):
         self.location = location
         self.ops: list[Op] = []
         self.scope = ""
+        self.makes_gradients = False  # whether a backward has been recorded
         self.namer = Namer()
         self._vars: dict[int, Var] = {}
         self._devices: dict[int, torch.device] = {}

@@ -53,6 +53,12 @@ class AcquisitionTracker(AttributeTracker):
             self._before_method(owner, function.__name__, arguments_of_method, keywords)
         elif owner is not None and id(owner) in known and function.__name__ in _INSTANCE_READERS:
             self._touch_instance(owner)
+        elif isinstance(owner, torch.autograd.graph.Node) and function.__name__ in _NODE_HOOKS:
+            raise UnsupportedError(
+                f"a hook of the autograd node {owner.name()} is registered, and the program will have other nodes",
+                self.recorder.location(),
+                "register it on the tensor (tensor.register_hook) or on the module (register_full_backward_hook)",
+            )
         return self._wrap_all(function(*arguments, **keywords))
 
     def _before_opaque(self, argument: Any, depth: int) -> None:
@@ -132,6 +138,7 @@ def _assigned_keys(name: str, arguments: tuple[Any, ...], keywords: dict[str, An
     return [key for argument in (*arguments, keywords) for key in items_of(argument)]
 
 
+_NODE_HOOKS = frozenset({"register_hook", "register_prehook"})
 _UNBOUND = (types.MethodDescriptorType, types.WrapperDescriptorType)
 _DEPTHS: dict[int, int] = {
     **{id(function): 0 for function in (isinstance, issubclass, type, id, callable)},

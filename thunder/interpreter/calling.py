@@ -93,6 +93,9 @@ def find_replacement(interp: Any, function: Any, kind: type) -> tuple[tuple[Any,
                 replace = _hashed_get(interp.lookasides, descriptor)
                 if replace is not None:
                     return (receiver,), replace
+                # pybind11 gives its functions a receiver of its own, which is no argument of theirs.
+                replace = interp.lookasides.get(function)
+                return None if replace is None else ((), replace)
             return None
     replace = interp.lookasides.get(function)
     return None if replace is None else ((), replace)

@@ -10,7 +10,7 @@ import builtins
 import sys
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from types import CodeType, FunctionType, MethodType
+from types import CodeType, FunctionType, MethodType, ModuleType, NoneType
 from typing import Any
 
 from . import attributes, iteration, operators
@@ -60,7 +60,8 @@ class Interpreter:
         self.method_lookaside_names = frozenset(
             function.__name__
             for function in self.lookasides
-            if hasattr(function, "__objclass__") or isinstance(getattr(function, "__self__", None), type)
+            if hasattr(function, "__objclass__")
+            or not isinstance(getattr(function, "__self__", None), (NoneType, ModuleType))
         )
         self._replaced_code = {
             id(function.__code__) for function in self.lookasides if type(function) is FunctionType

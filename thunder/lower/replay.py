@@ -21,6 +21,7 @@ from thunder.trace import Op, Region, Var, map_vars
 _EFFECTS_ON_TENSORS = frozenset(
     {
         "backward",
+        "begin_backward_hook",
         "detach_",
         "register_hook",
         "register_post_accumulate_grad_hook",
