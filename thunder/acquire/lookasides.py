@@ -125,8 +125,8 @@ class Lookasides:
             object.__setattr__: lambda interp, obj, name, value: self.tracker.store_generic(obj, name, value),
             object.__delattr__: lambda interp, obj, name: self.tracker.delete_generic(obj, name),
             torch.nn.Module._wrapped_call_impl: self.call_module,
-            torch._C.ScriptFunction.__call__.__func__: self.call_scripted,
-            torch._C.ScriptMethod.__call__.__func__: self.call_scripted,
+            torch._C.ScriptFunction.__call__.__func__: self.call_scripted,  # type: ignore[attr-defined]
+            torch._C.ScriptMethod.__call__.__func__: self.call_scripted,  # type: ignore[attr-defined]
             torch.utils.checkpoint.checkpoint: self.checkpoint,
             torch.autograd.Function.apply.__func__: self.apply_function,  # type: ignore[attr-defined]
             torch.autograd.graph.saved_tensors_hooks.__enter__: self.saved_tensors_hooks,
