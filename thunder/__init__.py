@@ -25,6 +25,7 @@ _PUBLIC = {
     "cache_hits": "thunder.frontend",
     "cache_misses": "thunder.frontend",
     "compile_stats": "thunder.frontend",
+    "register_kernel": "thunder.kernels",
     "Transform": "thunder.transforms",
     "Executor": "thunder.executors",
 }
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from thunder.frontend import last_traces as last_traces
     from thunder.frontend.grad import grad as grad
     from thunder.frontend.jit import jit as jit
+    from thunder.kernels import register_kernel as register_kernel
     from thunder.plugins import Plugin as Plugin
     from thunder.recipes import Recipe as Recipe
     from thunder.recipes.compile import compile as compile

@@ -147,6 +147,19 @@ def storage_key(tensor: torch.Tensor) -> int:
     return tensor.untyped_storage()._cdata
 
 
+def is_storage_shared(tensor: torch.Tensor) -> bool:
+    """Whether other tensors than this one use its memory.  Tested: 2.11, 2.13."""
+    count = torch._C._storage_Use_Count(tensor.untyped_storage()._cdata)
+    return int(count) > _unshared_count()
+
+
+@functools.cache
+def _unshared_count() -> int:
+    """What PyTorch counts for the memory of a tensor that nobody else uses."""
+    tensor = torch.empty(1)
+    return int(torch._C._storage_Use_Count(tensor.untyped_storage()._cdata))
+
+
 def recorder_mode_key() -> Any:
     """The place in the stack of dispatch modes between functionalisation and fake tensors.  Tested: 2.13."""
     return torch._C._TorchDispatchModeKey.PROXY

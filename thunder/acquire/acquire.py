@@ -310,16 +310,16 @@ class _Acquisition:
             )
 
     def _guard_storages(self, inputs: list[tuple[Var, str, torch.Tensor, torch.Tensor]]) -> tuple[bool, list[int]]:
-        """Whether inputs share storage, and which the program changes; if it changes any, both must stay."""
-        storages = [real.untyped_storage()._cdata for _, _, real, _ in inputs]
-        shared = len(set(storages)) < len(storages)
+        """Whether inputs share memory, and which the program changes; if it changes any, both must stay."""
+        distinct = DistinctMemory()
+        shared = not distinct(*(real for _, _, real, _ in inputs))
         with torch._C.DisableTorchFunction():
             shadows = [shadow for _, _, _, shadow in inputs]
             changed = [i for i, shadow in enumerate(shadows) if not shadow.is_inference() and shadow._version > 0]
         if changed and len(inputs) > 1 and not shared:
             listed = ", ".join(expression for _, expression, _, _ in inputs)
-            check = self.prologue.bind(storages_are_distinct)
-            self.prologue.check(f"{check}({listed})", "tensors that are changed in place share no storage with others")
+            check = self.prologue.bind(distinct)
+            self.prologue.check(f"{check}({listed})", "tensors that are changed in place share no memory with others")
         return shared, changed
 
 
@@ -328,9 +328,38 @@ def objects_are_distinct(*objects: Any) -> bool:
     return len(set(map(id, objects))) == len(objects)
 
 
-def storages_are_distinct(*tensors: torch.Tensor) -> bool:
-    """Whether no two of the tensors share their storage."""
-    return len({tensor.untyped_storage()._cdata for tensor in tensors}) == len(tensors)
+class DistinctMemory:
+    """Says whether no two tensors share memory; tensors of one storage may lie in it side by side.
+
+    It remembers the places that it has looked at last: sizes and strides are guarded by others.
+    """
+
+    def __init__(self) -> None:
+        self._known: list[int] = []
+
+    def __call__(self, *tensors: torch.Tensor) -> bool:
+        if len({tensor.untyped_storage()._cdata for tensor in tensors}) == len(tensors):
+            return True
+        try:
+            places = [tensor.data_ptr() for tensor in tensors]
+        except RuntimeError:  # tensors without data
+            return False
+        if places == self._known:
+            return True
+        ends = [place + _reach(tensor) for place, tensor in zip(places, tensors)]
+        ranges = sorted((place, end) for place, end in zip(places, ends) if end > place)
+        if any(end > following for (_, end), (following, _) in zip(ranges, ranges[1:])):
+            return False
+        self._known = places
+        return True
+
+
+def _reach(tensor: torch.Tensor) -> int:
+    """Bytes from a tensor's first element to the end of its last one."""
+    if tensor.numel() == 0:
+        return 0
+    elements = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride()))
+    return elements * tensor.element_size()
 
 
 def guard_torch_state(prologue: Prologue) -> None:

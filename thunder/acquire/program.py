@@ -83,6 +83,16 @@ class Program:
         lines.append(f"    return ({self.returned},)")
         return compile_source("\n".join(lines) + "\n", "call", namespace)
 
+    def inputs(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+        """The computation's inputs for a call; nothing is checked."""
+        lines = ["def inputs(args, kwargs):"]
+        lines += [f"    {line}" for line in self.prologue.lines if not isinstance(line, Check)]
+        lines.append(f"    return ({', '.join(self.arguments)}{',' if len(self.arguments) == 1 else ''})")
+        found: tuple[Any, ...] = compile_source("\n".join(lines) + "\n", "inputs", dict(self.prologue.namespace))(
+            args, kwargs
+        )
+        return found
+
     def _prologue_lines(self, namespace: dict[str, Any], check: bool) -> list[str]:
         """The prologue's statements, checks joined; which one fails is found out by `failed_guard`."""
         prologue = self.prologue

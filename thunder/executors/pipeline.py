@@ -27,6 +27,8 @@ from thunder.executors.executor import Executor
 from thunder.executors.gain import WORTHWHILE_SECONDS, estimate_gain
 from thunder.executors.linked_program import LinkedProgram, ProgramTraces, program_traces, split_blocks
 from thunder.executors.torch_program import run_torch_program
+from thunder.kernels.merge_projections import merged_inputs
+from thunder.kernels.passes import use_kernels
 from thunder.lower import BlockRegions, NotLowerable, lower_program
 from thunder.lower.state import ambient_state, current_state
 from thunder.trace import Trace, verify
@@ -73,6 +75,11 @@ class CompiledComputation:
         self.is_lowered = is_lowered
         self._torch_stages = list(torch_stages)
         self._program_stages = program_stages
+
+    @property
+    def merged_inputs(self) -> list[list[int]]:
+        """Positions of inputs that the program wants to lie behind one another in memory, group by group."""
+        return merged_inputs(self._torch_stages[-1])
 
     @functools.cached_property
     def _programs(self) -> Sequence[ProgramTraces]:
@@ -143,6 +150,8 @@ def _compile(
 ) -> CompiledComputation:
     verify(computation, "acquisition")
     stages = [computation, *apply_transforms(computation, transforms, "torch")]
+    if executors[0].name != "eager":
+        stages += use_kernels(stages[-1])
     claimed = claim_torch_operations(stages[-1], executors)
     if claimed is not stages[-1]:
         stages.append(claimed)

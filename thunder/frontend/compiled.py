@@ -34,6 +34,7 @@ from thunder.errors import (
 from thunder.executors import CompiledComputation, Executor, compile_computation, resolve_executors
 from thunder.executors.cuda_graphs import GraphPolicy, graph_policy
 from thunder.frontend.undoing import InputsChangedError, UndoingRun
+from thunder.kernels.merge_projections import place_together
 from thunder.trace import Trace
 
 CACHE_MODES = ("constant values", "symbolic values", "same input", "no caching")
@@ -296,6 +297,11 @@ class CompiledFunction:
             grad_enabled=torch.is_grad_enabled(),
             graphs=graph_policy(options.cuda_graphs),
         )
+        groups = computation.merged_inputs
+        if groups:
+            inputs = program.inputs(args, kwargs)
+            for group in groups:
+                place_together([inputs[position] for position in group])
         run = UndoingRun(computation.run, program.changed_inputs) if program.changed_inputs else computation.run
         call = program.link(run, check=options.cache != "same input")
         finished = time.perf_counter()

@@ -1,0 +1,69 @@
+"""`thunder::gemv`, `thunder::gemv_gated` and `thunder::merged_linear` against float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.kernels.comparison import assert_as_exact
+from thunder.kernels import gemv, merged_linear
+
+DTYPES = (torch.float32, torch.bfloat16)
+SIZES = ((1, 6, 300), (3, 5, 520), (8, 4, 64))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rows, n, k", SIZES)
+@pytest.mark.parametrize(
+    "bias, residual, norm, activation",
+    [
+        (False, False, False, "none"),
+        (True, True, True, "silu"),
+        (False, True, True, "gelu_tanh"),
+        (True, False, False, "gelu"),
+    ],
+)
+def test_gemv(dtype, rows, n, k, bias, residual, norm, activation):
+    torch.manual_seed(0)
+    x, weight = torch.randn(rows, k, dtype=dtype), torch.randn(n, k, dtype=dtype) / k**0.5
+    arguments = (
+        x,
+        weight,
+        torch.randn(n, dtype=dtype) if bias else None,
+        torch.randn(rows, n, dtype=dtype) if residual else None,
+        torch.randn(k, dtype=dtype) if norm else None,
+        1e-5,
+        activation,
+    )
+    assert_as_exact(gemv.gemv, gemv.gemv_reference, *arguments, dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("activation", ["silu", "gelu", "gelu_tanh"])
+def test_gemv_gated_with_norm_and_strided_rows(dtype, activation):
+    torch.manual_seed(0)
+    x = torch.randn(3, 200, dtype=dtype)[:, :130]
+    gate, up = torch.randn(12, 130, dtype=dtype), torch.randn(12, 150, dtype=dtype)[:, :130]
+    norm = torch.randn(130, dtype=dtype)
+    assert_as_exact(gemv.gemv_gated, gemv.gemv_gated_reference, x, gate, up, norm, 1e-6, activation, dtype=dtype)
+
+
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("rows", [1, 2, 20])
+@pytest.mark.parametrize("bias", [True, False])
+def test_merged_linear_wherever_the_weights_lie(together, rows, bias):
+    torch.manual_seed(0)
+    sizes = (6, 2, 3)
+    weights = list(torch.randn(sum(sizes), 40).split(sizes))
+    biases = list(torch.randn(sum(sizes)).split(sizes)) if bias else []
+    if not together:
+        weights = [weight.clone() for weight in weights[::-1]][::-1]
+        assert merged_linear.merged(weights) is None
+    arguments = (torch.randn(rows, 1, 40), weights, biases, torch.randn(40), 1e-6)
+    assert_as_exact(merged_linear.merged_linear, merged_linear.merged_linear_reference, *arguments, dtype=torch.float32)
+
+
+def test_the_reference_is_used_on_cpu_tensors_without_the_interpreter(monkeypatch):
+    monkeypatch.setattr(gemv, "runs_triton", lambda tensor: False)
+    x, weight = torch.randn(2, 8), torch.randn(3, 8)
+    torch.testing.assert_close(gemv.gemv(x, weight), torch.nn.functional.linear(x, weight))

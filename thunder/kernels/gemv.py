@@ -1,0 +1,300 @@
+"""Linear layers on few rows, as in decoding: every weight is read once, at the speed of memory.
+
+    gemv        out[m, n] = residual[m, n] + act(bias[n] + sum_k h[m, k] * weight[n, k])
+    gemv_gated  out[m, n] = act(sum_k h[m, k] * gate[n, k]) * sum_k h[m, k] * up[n, k]
+
+with h = x, or, when `norm_weight` is given, h = x * norm_weight / sqrt(mean(x^2) + eps) (RMSNorm).
+
+    x: [..., K] with 1 to 8 rows    weight, gate, up: [N, K]    bias: [N]    residual, out: [..., N]
+
+Products are added up in float32.  A program computes BLOCK_N outputs of every row and walks along K in steps of
+BLOCK_K, so that a warp reads whole cache lines of a row of the weight.  The norm's factor is one number for each row
+of x, known at the end of the walk: normalising costs no second pass.
+
+These are for inference: they have no gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Optional
+
+import torch
+import triton
+import triton.language as tl
+from torch.nn import functional as F
+
+from thunder.kernels.launch import as_rows, empty_contiguous, rows_of, runs_triton
+from thunder.kernels.registry import register_library_kernel
+
+MOST_ROWS = 8
+ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "none": lambda x: x,
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+}
+
+
+@triton.jit
+def activate(x, ACTIVATION: tl.constexpr):
+    """An activation function in float32."""
+    if ACTIVATION == "silu":
+        x = x / (1.0 + tl.exp(-x))
+    elif ACTIVATION == "gelu":
+        x = 0.5 * x * (1.0 + tl.erf(x * 0.7071067811865476))
+    elif ACTIVATION == "gelu_tanh":
+        inner = 0.7978845608028654 * (x + 0.044715 * x * x * x)
+        x = x / (1.0 + tl.exp(-2.0 * inner))
+    return x
+
+
+@triton.jit
+def _gemv_kernel(
+    x_ptr, weight_ptr, up_ptr, bias_ptr, residual_ptr, norm_ptr, out_ptr,
+    rows, N, x_stride, weight_stride, up_stride, residual_stride, out_stride, eps,
+    K: tl.constexpr, ROWS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    EVEN_N: tl.constexpr, EVEN_K: tl.constexpr,
+    GATED: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, HAS_NORM: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+):  # fmt: skip
+    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    m = tl.arange(0, ROWS)
+    k_block = tl.arange(0, BLOCK_K)
+    weight_rows = weight_ptr + n.to(tl.int64)[:, None] * weight_stride
+    up_rows = up_ptr + n.to(tl.int64)[:, None] * up_stride
+    total = tl.zeros([ROWS, BLOCK_N, BLOCK_K], tl.float32)
+    up_total = tl.zeros([ROWS, BLOCK_N, BLOCK_K], tl.float32)
+    squares = tl.zeros([ROWS, BLOCK_K], tl.float32)
+    for start in range(0, K, BLOCK_K):
+        k = start + k_block
+        if EVEN_N and EVEN_K:
+            weight = tl.load(weight_rows + k[None, :], eviction_policy="evict_first")
+        else:
+            weight_mask = (n < N)[:, None] & (k < K)[None, :]
+            weight = tl.load(weight_rows + k[None, :], mask=weight_mask, other=0.0, eviction_policy="evict_first")
+        if GATED:
+            if EVEN_N and EVEN_K:
+                up = tl.load(up_rows + k[None, :], eviction_policy="evict_first")
+            else:
+                up = tl.load(up_rows + k[None, :], mask=weight_mask, other=0.0, eviction_policy="evict_first")
+        x_mask = (m < rows)[:, None] & (k < K)[None, :]
+        x = tl.load(x_ptr + m[:, None] * x_stride + k[None, :], mask=x_mask, other=0.0).to(tl.float32)
+        if HAS_NORM:
+            squares += x * x
+            x *= tl.load(norm_ptr + k, mask=k < K, other=0.0).to(tl.float32)[None, :]
+        total += x[:, None, :] * weight.to(tl.float32)[None, :, :]
+        if GATED:
+            up_total += x[:, None, :] * up.to(tl.float32)[None, :, :]
+    result = tl.sum(total, axis=2)
+    if HAS_NORM:
+        scale = tl.rsqrt(tl.sum(squares, axis=1) / K + eps)[:, None]
+        result *= scale
+    if HAS_BIAS:
+        result += tl.load(bias_ptr + n, mask=n < N, other=0.0).to(tl.float32)[None, :]
+    result = activate(result, ACTIVATION)
+    if GATED:
+        up_result = tl.sum(up_total, axis=2)
+        if HAS_NORM:
+            up_result *= scale
+        result *= up_result
+    mask = (m < rows)[:, None] & (n < N)[None, :]
+    if HAS_RESIDUAL:
+        residual = tl.load(residual_ptr + m[:, None] * residual_stride + n[None, :], mask=mask, other=0.0)
+        result += residual.to(tl.float32)
+    tl.store(out_ptr + m[:, None] * out_stride + n[None, :], result.to(out_ptr.dtype.element_ty), mask=mask)
+
+
+def choose_blocks(rows: int, n: int, k: int, *, gated: bool) -> tuple[int, int, int]:
+    """(BLOCK_N, BLOCK_K, warps): what was fastest on an H100 for weights from 1536 x 1536 to 151936 x 4096."""
+    padded = triton.next_power_of_2(rows)
+    block_n = 1 if gated else 2
+    block_k = min(1024, triton.next_power_of_2(k))
+    while padded * block_n * block_k * (2 if gated else 1) > 8192 and block_k > 256:
+        block_k //= 2
+    return block_n, block_k, 4
+
+
+def launch(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    up: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    residual: torch.Tensor | None,
+    norm_weight: torch.Tensor | None,
+    eps: float,
+    activation: str,
+    out: torch.Tensor | None = None,
+    blocks: tuple[int, int, int] | None = None,
+) -> torch.Tensor:
+    """Runs the kernel.
+
+    Args:
+        x, weight, up, bias, residual, norm_weight, eps, activation: see the module's docstring.
+        out: where the result goes: a matrix with a row for each row of x, elements side by side.
+        blocks: see `choose_blocks`.
+    """
+    n, k = weight.shape
+    matrix = as_rows(x)
+    rows = matrix.shape[0]
+    if out is None:
+        out = empty_contiguous(x, (*x.shape[:-1], n))
+    residual_rows = as_rows(residual) if residual is not None else matrix
+    block_n, block_k, warps = blocks or choose_blocks(rows, n, k, gated=up is not None)
+    _gemv_kernel[(triton.cdiv(n, block_n),)](
+        matrix, weight, up if up is not None else weight, bias if bias is not None else x, residual_rows,
+        norm_weight if norm_weight is not None else x, out,
+        rows, n, matrix.stride(0), weight.stride(0), up.stride(0) if up is not None else 0,
+        residual_rows.stride(0), out.stride(-2) if out.dim() > 1 else n, eps,
+        K=k, ROWS=triton.next_power_of_2(rows), BLOCK_N=block_n, BLOCK_K=block_k,
+        EVEN_N=n % block_n == 0, EVEN_K=k % block_k == 0,
+        GATED=up is not None, HAS_BIAS=bias is not None, HAS_RESIDUAL=residual is not None,
+        HAS_NORM=norm_weight is not None, ACTIVATION=activation, num_warps=warps,
+    )  # fmt: skip
+    return out
+
+
+@torch.library.custom_op("thunder::gemv", mutates_args=())
+def gemv(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: Optional[torch.Tensor] = None,  # noqa: UP045  (torch.library reads the annotations)
+    residual: Optional[torch.Tensor] = None,  # noqa: UP045
+    norm_weight: Optional[torch.Tensor] = None,  # noqa: UP045
+    eps: float = 1e-6,
+    activation: str = "none",
+) -> torch.Tensor:
+    """A linear layer on few rows, with what stands around it; see the module's docstring."""
+    if runs_triton(x):
+        return launch(x, weight, None, bias, residual, norm_weight, eps, activation)
+    return gemv_reference(x, weight, bias, residual, norm_weight, eps, activation)
+
+
+@gemv.register_fake
+def _(x, weight, bias=None, residual=None, norm_weight=None, eps=1e-6, activation="none"):
+    return x.new_empty((*x.shape[:-1], weight.shape[0]))
+
+
+@torch.library.custom_op("thunder::gemv_gated", mutates_args=())
+def gemv_gated(
+    x: torch.Tensor,
+    gate: torch.Tensor,
+    up: torch.Tensor,
+    norm_weight: Optional[torch.Tensor] = None,  # noqa: UP045
+    eps: float = 1e-6,
+    activation: str = "silu",
+) -> torch.Tensor:
+    """The gated half of an MLP on few rows: both projections, the activation and the product."""
+    if runs_triton(x):
+        return launch(x, gate, up, None, None, norm_weight, eps, activation)
+    return gemv_gated_reference(x, gate, up, norm_weight, eps, activation)
+
+
+@gemv_gated.register_fake
+def _(x, gate, up, norm_weight=None, eps=1e-6, activation="silu"):
+    return x.new_empty((*x.shape[:-1], gate.shape[0]))
+
+
+GEMV = torch.ops.thunder.gemv.default
+GEMV_GATED = torch.ops.thunder.gemv_gated.default
+
+
+def normalised(x: torch.Tensor, norm_weight: torch.Tensor | None, eps: float) -> torch.Tensor:
+    """RMSNorm, when there is a weight for it."""
+    if norm_weight is None:
+        return x
+    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * norm_weight.to(x.dtype)
+
+
+def gemv_reference(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    residual: torch.Tensor | None = None,
+    norm_weight: torch.Tensor | None = None,
+    eps: float = 1e-6,
+    activation: str = "none",
+) -> torch.Tensor:
+    """`gemv` in plain PyTorch, in float32 or, for float64 arguments, in float64."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    hidden = normalised(x.to(wide), norm_weight, eps)
+    result = F.linear(hidden, weight.to(wide), bias.to(wide) if bias is not None else None)
+    result = ACTIVATIONS[activation](result)
+    return (result if residual is None else residual.to(wide) + result).to(x.dtype)
+
+
+def gemv_gated_reference(
+    x: torch.Tensor,
+    gate: torch.Tensor,
+    up: torch.Tensor,
+    norm_weight: torch.Tensor | None = None,
+    eps: float = 1e-6,
+    activation: str = "silu",
+) -> torch.Tensor:
+    """`gemv_gated` in plain PyTorch."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    hidden = normalised(x.to(wide), norm_weight, eps)
+    gated = ACTIVATIONS[activation](F.linear(hidden, gate.to(wide)))
+    return (gated * F.linear(hidden, up.to(wide))).to(x.dtype)
+
+
+def is_supported(x: torch.Tensor, *weights: torch.Tensor) -> bool:
+    """Whether the kernels take these: few rows, 16-bit (on the CPU any floating point) types, rows side by side."""
+    types = (torch.bfloat16, torch.float16) if x.is_cuda else (torch.bfloat16, torch.float16, torch.float32)
+    return (
+        x.dim() >= 1
+        and 1 <= rows_of(x) <= MOST_ROWS
+        and x.dtype in types
+        and not x.requires_grad
+        and all(w.dtype is x.dtype and w.dim() == 2 and w.stride(1) == 1 and w.device == x.device for w in weights)
+    )
+
+
+def _residual(x, weight, bias, residual):
+    return residual + F.linear(x, weight, bias)
+
+
+def _residual_without_bias(x, weight, residual):
+    return residual + F.linear(x, weight)
+
+
+def _silu_gated(x, gate, up):
+    return F.silu(F.linear(x, gate)) * F.linear(x, up)
+
+
+def _gelu_gated(x, gate, up):
+    return F.gelu(F.linear(x, gate)) * F.linear(x, up)
+
+
+def _gelu_tanh_gated(x, gate, up):
+    return F.gelu(F.linear(x, gate), approximate="tanh") * F.linear(x, up)
+
+
+def _check_residual(x: Any, weight: Any, residual: Any, bias: Any = None) -> bool:
+    tensors = all(isinstance(value, torch.Tensor) for value in (x, weight, residual))
+    is_alike = tensors and residual.dtype is x.dtype and residual.shape == (*x.shape[:-1], weight.shape[0])
+    return is_alike and is_supported(x, weight)
+
+
+def _check_gated(x: Any, gate: Any, up: Any) -> bool:
+    tensors = all(isinstance(value, torch.Tensor) for value in (x, gate, up))
+    return tensors and is_supported(x, gate, up)
+
+
+register_library_kernel(
+    "gemv_residual",
+    [_residual, _residual_without_bias],
+    GEMV,
+    check=_check_residual,
+    arguments=lambda x, weight, residual, bias=None: (x, weight, bias, residual),
+    inference_only=True,
+)
+for _name, _pattern in (("silu", _silu_gated), ("gelu", _gelu_gated), ("gelu_tanh", _gelu_tanh_gated)):
+    register_library_kernel(
+        f"gemv_gated_{_name}",
+        [_pattern],
+        GEMV_GATED,
+        check=_check_gated,
+        arguments=lambda x, gate, up, activation=_name: (x, gate, up, None, 1e-6, activation),
+        inference_only=True,
+    )

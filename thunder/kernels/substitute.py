@@ -1,0 +1,186 @@
+"""Puts kernels in the place of the operations that they compute.
+
+Input: a torch-level trace.  Output: the same program with calls of kernels.  A match is replaced when
+
+- the kernel's checker accepts it, and its fake form gives the same shapes, dtypes and strides;
+- nothing else uses what the match computes on the way;
+- moving the computation to where its last operation stands changes nothing: no operation in between changes one of
+  its values in place, or PyTorch's grad mode or autocast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from thunder import _torch_compat
+from thunder.kernels.pattern import Definitions, Match, match_at
+from thunder.kernels.registry import Kernel, active_kernels, is_wanted_on
+from thunder.lower.state import is_state_statement
+from thunder.trace import Op, Trace, Var, iterate_vars, trace_pass
+from thunder.trace.trace import regions_of_op
+
+
+@trace_pass
+def substitute_kernels(trace: Trace) -> Trace:
+    """Replaces what the known kernels compute, larger patterns first."""
+    trace = without_no_ops(trace)
+    for kernel in active_kernels():
+        trace = _substitute(trace, kernel)
+    return trace
+
+
+_MAY_DO_NOTHING = frozenset(
+    {"to", "float", "half", "bfloat16", "double", "type", "type_as", "contiguous", "cuda", "cpu"}
+)
+
+
+def without_no_ops(trace: Trace) -> Trace:
+    """Without conversions that gave their argument back; they would count as uses of it."""
+    ops = [
+        op
+        for op in trace.ops
+        if not (op.name in _MAY_DO_NOTHING and op.args and isinstance(op.result, Var) and op.result is op.args[0])
+    ]
+    return trace if len(ops) == len(trace.ops) else trace.replace(ops=ops)
+
+
+def _substitute(trace: Trace, kernel: Kernel) -> Trace:
+    definitions = Definitions(trace)
+    names = {pattern.root_name for pattern in kernel.patterns}
+    surroundings = Surroundings(trace)
+    taken: set[int] = set()
+    calls: dict[int, Op] = {}
+    for op in trace.ops:
+        if definitions.call(op).name not in names:
+            continue
+        for pattern in kernel.patterns:
+            if pattern.root_name != definitions.call(op).name:
+                continue
+            match = next(match_at(pattern, op, definitions), None)
+            if match is None or any(id(other) in taken for other in match.ops):
+                continue
+            call = _call(kernel, match, op)
+            if call is not None and surroundings.may_replace(match, op):
+                taken.update(map(id, match.ops))
+                calls[id(op)] = call
+                break
+    if not calls:
+        return trace
+    ops = [calls.get(id(op), op) for op in trace.ops if id(op) in calls or id(op) not in taken]
+    return trace.replace(ops=ops)
+
+
+def _call(kernel: Kernel, match: Match, root: Op) -> Op | None:
+    """The call of the kernel, or None when it does not fit."""
+    values = {name: var.value if isinstance(var, Var) else var for name, var in match.bindings.items()}
+    tensors = [value for value in values.values() if isinstance(value, torch.Tensor)]
+    if not tensors or not all(is_wanted_on(tensor.device.type, kernel.devices) for tensor in tensors):
+        return None
+    if any(type(size) is not int for tensor in tensors for size in tensor.shape) or not kernel.check(**values):
+        return None
+    if kernel.inference_only and any(var.value.requires_grad for var in match.outputs):
+        return None
+    arguments = kernel.arguments(**match.bindings) if kernel.arguments else tuple(match.bindings.values())
+    outputs = match.outputs if len(match.outputs) > 1 else match.outputs[0]
+    call = Op(kernel.kernel, arguments, {}, outputs, root.location, root.scope)
+    return call if gives_the_same(call, match.outputs) else None
+
+
+def gives_the_same(call: Op, outputs: Sequence[Var]) -> bool:
+    """Whether the call's fake form gives tensors like the values of `outputs`."""
+    results = run_on_fake_tensors(call)
+    given = list(results) if isinstance(results, (tuple, list)) else [results]
+    return len(given) == len(outputs) and all(is_alike(new, var.value) for new, var in zip(given, outputs))
+
+
+def run_on_fake_tensors(call: Op) -> Any:
+    """What the call gives for the values of its Vars."""
+    mode = next(var.value.fake_mode for var in call.inputs() if _torch_compat.is_fake(var.value))
+    valued = call.map_inputs(lambda var: var.value)
+    with mode, torch.no_grad():
+        return call.target(*valued.args, **valued.kwargs)
+
+
+def is_alike(first: torch.Tensor, second: torch.Tensor) -> bool:
+    """Whether two tensors have the same shape, dtype, device, and strides where these matter."""
+    if (first.shape, first.dtype, first.device) != (second.shape, second.dtype, second.device):
+        return False
+    pairs = zip(first.shape, first.stride(), second.stride())
+    return all(size == 1 or mine == theirs for size, mine, theirs in pairs) or first.numel() == 0
+
+
+class Surroundings:
+    """What stands around a match in its trace: who uses its values, what happens between its operations."""
+
+    def __init__(self, trace: Trace) -> None:
+        self.trace = trace
+        self.positions = {id(op): position for position, op in enumerate(trace.ops)}
+        self.users: dict[int, list[Op]] = {}
+        for op in trace.ops:
+            used = {id(var) for var in op.inputs()}
+            for key in used:
+                self.users.setdefault(key, []).append(op)
+        self.returned = {id(var) for var in trace.output_vars()}
+        self.barriers = [
+            (position, op) for position, op in enumerate(trace.ops) if is_state_statement(op) or changes_in_place(op)
+        ]
+
+    def may_replace(self, match: Match, root: Op) -> bool:
+        """Whether the operations of the match may become one at the place of `root`."""
+        return self.are_private(match.ops, match.outputs, root) and self.may_move(
+            match.ops, root, iterate_vars(tuple(match.bindings.values()))
+        )
+
+    def are_private(self, ops: Sequence[Op], outputs: Sequence[Var], root: Op) -> bool:
+        """Whether what `ops` compute, but for `outputs`, is used by themselves alone."""
+        members = {id(op) for op in ops}
+        handed_out = {id(var) for var in outputs}
+        last = self.positions[id(root)]
+        for op in ops:
+            for var in op.outputs():
+                others = [user for user in self.users.get(id(var), ()) if id(user) not in members]
+                if id(var) in handed_out:
+                    if any(self.positions[id(user)] < last for user in others):
+                        return False
+                elif others or id(var) in self.returned:
+                    return False
+        return True
+
+    def may_move(self, ops: Sequence[Op], target: Op, values: Any, *, differentiable: bool = True) -> bool:
+        """Whether `ops`, which read `values`, may be executed together at the place of `target`.
+
+        `differentiable=False`: they have no gradients and give the same under autocast.
+        """
+        first, last = min(self.positions[id(op)] for op in ops), self.positions[id(target)]
+        read = [var.value for var in values] + [var.value for op in ops for var in op.outputs()]
+        storages = {_torch_compat.storage_key(value) for value in read if isinstance(value, torch.Tensor)}
+        for position, op in self.barriers:
+            if not first < position < last:
+                continue
+            if (differentiable and is_state_statement(op)) or storages & _changed_storages(op):
+                return False
+        return True
+
+
+def changes_in_place(op: Op) -> bool:
+    """Whether the operation may change a value that existed before."""
+    if any(True for _ in regions_of_op(op)):
+        return True
+    name = op.name
+    if name in ("__setitem__", "__set__") or (name.startswith("__i") and name.endswith("__") and name != "__invert__"):
+        return True
+    schema = getattr(op.target, "_schema", None)
+    if schema is None:
+        schema = getattr(getattr(op.target, "_opoverload", None), "_schema", None)
+    if schema is not None and schema.is_mutable:
+        return True
+    in_place = name.endswith("_") and not name.endswith("__")
+    return in_place or op.kwargs.get("out") is not None or bool(op.kwargs.get("inplace"))
+
+
+def _changed_storages(op: Op) -> set[int]:
+    """Storages that the operation may write to: those of all its arguments."""
+    return {_torch_compat.storage_key(var.value) for var in op.inputs() if isinstance(var.value, torch.Tensor)}

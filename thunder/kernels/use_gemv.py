@@ -1,0 +1,87 @@
+"""Linear layers on few rows become `thunder::gemv`, and the RMSNorm before them a part of it.
+
+Input: a torch-level trace, after `substitute_kernels` and `merge_projections`.  Output: the same program.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from thunder.kernels import gemv
+from thunder.kernels.attention import drop_unused
+from thunder.kernels.gemv import GEMV, GEMV_GATED
+from thunder.kernels.merged_linear import MERGED_LINEAR
+from thunder.kernels.pattern import Definitions
+from thunder.kernels.registry import is_disabled, is_wanted_on
+from thunder.kernels.rms_norm import RMS_NORM
+from thunder.kernels.substitute import Surroundings, gives_the_same
+from thunder.trace import Op, Trace, Var, trace_pass
+
+# Where each operation takes (x, norm_weight, eps), as positions among its arguments.
+_NORM_ARGUMENTS: dict[Any, tuple[int, int, int]] = {
+    GEMV: (0, 4, 5),
+    GEMV_GATED: (0, 3, 4),
+    MERGED_LINEAR: (0, 3, 4),
+}
+_DEFAULTS: dict[Any, tuple[Any, ...]] = {
+    GEMV: (None, None, None, None, None, 1e-6, "none"),
+    GEMV_GATED: (None, None, None, None, 1e-6, "silu"),
+    MERGED_LINEAR: (None, None, (), None, 1e-6),
+}
+
+
+@trace_pass
+def use_gemv(trace: Trace) -> Trace:
+    """Replaces linear layers without gradients on at most `MOST_ROWS` rows."""
+    if is_disabled("gemv"):
+        return trace
+    definitions = Definitions(trace)
+    ops = [_as_gemv(op, definitions) for op in trace.ops]
+    changed = any(new is not old for new, old in zip(ops, trace.ops))
+    trace = trace.replace(ops=ops) if changed else trace
+    folded = _fold_norms(trace)
+    return folded if folded is not trace or changed else trace
+
+
+def _as_gemv(op: Op, definitions: Definitions) -> Op:
+    if op.name != "linear" or not isinstance(op.result, Var):
+        return op
+    arguments = definitions.call(op).arguments
+    x, weight, bias = arguments.get("input"), arguments.get("weight"), arguments.get("bias")
+    if not isinstance(x, Var) or not isinstance(weight, Var) or op.result.value.requires_grad:
+        return op
+    if not is_wanted_on(x.value.device.type) or not gemv.is_supported(x.value, weight.value):
+        return op
+    call = replace(op, target=GEMV, args=(x, weight, bias), kwargs={})
+    return call if gives_the_same(call, [op.result]) else op
+
+
+def _fold_norms(trace: Trace) -> Trace:
+    """RMSNorms whose result only the kernels above use become part of them."""
+    definitions = Definitions(trace)
+    surroundings = Surroundings(trace)
+    changed: dict[int, Op] = {}
+    for op in trace.ops:
+        positions = _NORM_ARGUMENTS.get(op.target)
+        if positions is None:
+            continue
+        arguments = [*op.args, *_DEFAULTS[op.target][len(op.args) :]]
+        x_place, weight_place, eps_place = positions
+        x = arguments[x_place]
+        norm = definitions.makers.get(id(x)) if isinstance(x, Var) else None
+        if norm is None or norm.target is not RMS_NORM or arguments[weight_place] is not None or norm.kwargs:
+            continue
+        if not gemv.is_supported(x.value) or x.value.shape[-1] == 0:
+            continue
+        source, norm_weight, eps, *others = norm.args
+        if any(others) or not isinstance(norm_weight, Var) or not surroundings.may_move([norm], op, [source]):
+            continue
+        arguments[x_place], arguments[weight_place], arguments[eps_place] = source, norm_weight, eps
+        changed[id(op)] = replace(op, args=tuple(arguments))
+    if not changed:
+        return trace
+    folded = trace.replace(ops=[changed.get(id(op), op) for op in trace.ops])
+    used = {id(var) for op in folded.ops for var in op.inputs()} | {id(var) for var in folded.output_vars()}
+    kept = [op for op in folded.ops if op.target is not RMS_NORM or any(id(var) in used for var in op.outputs())]
+    return drop_unused(folded.replace(ops=kept))
