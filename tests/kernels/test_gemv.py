@@ -7,6 +7,7 @@ import torch
 
 from tests.kernels.comparison import assert_as_exact
 from thunder.kernels import gemv, merged_linear
+from thunder.kernels.placement import merged
 
 DTYPES = (torch.float32, torch.bfloat16)
 SIZES = ((1, 6, 300), (3, 5, 520), (8, 4, 64))
@@ -58,7 +59,7 @@ def test_merged_linear_wherever_the_weights_lie(together, rows, bias):
     biases = list(torch.randn(sum(sizes)).split(sizes)) if bias else []
     if not together:
         weights = [weight.clone() for weight in weights[::-1]][::-1]
-        assert merged_linear.merged(weights) is None
+        assert merged(weights) is None
     arguments = (torch.randn(rows, 1, 40), weights, biases, torch.randn(40), 1e-6)
     assert_as_exact(merged_linear.merged_linear, merged_linear.merged_linear_reference, *arguments, dtype=torch.float32)
 

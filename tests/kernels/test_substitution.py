@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 import thunder
 from thunder.errors import OptionError
-from thunder.kernels import disable_kernels, kernel_mode, kernel_names, merge_projections, unregister_kernel
+from thunder.kernels import disable_kernels, kernel_mode, kernel_names, placement, unregister_kernel
 
 transformers = pytest.importorskip("transformers")
 
@@ -83,7 +83,7 @@ def test_merged_parameters_are_the_users(qwen2):
             torch.testing.assert_close(
                 compiled(input_ids=ids).logits, model(input_ids=ids).logits, rtol=1e-5, atol=1e-5
             )
-    assert merge_projections.separate_projections(model) > 0
+    assert placement.separate_projections(model) > 0
     assert all(p.untyped_storage().nbytes() == p.numel() * p.element_size() for p in model.parameters())
     with torch.no_grad():
         torch.testing.assert_close(compiled(input_ids=ids).logits, model(input_ids=ids).logits, rtol=1e-5, atol=1e-5)
@@ -108,10 +108,10 @@ def test_training_after_merging(qwen2):
 
 def test_tensors_that_are_no_parameters_are_not_moved():
     weights = [torch.randn(3, 4), torch.randn(5, 4)]
-    assert not merge_projections.place_together(weights)
+    assert not placement.place_together(weights)
     parameter = torch.nn.Parameter(torch.randn(3, 4))
     view = parameter.data
-    assert not merge_projections.place_together([parameter, torch.nn.Parameter(torch.randn(5, 4))])
+    assert not placement.place_together([parameter, torch.nn.Parameter(torch.randn(5, 4))])
     parameter.data.zero_()
     assert not view.any()
 

@@ -27,8 +27,8 @@ from thunder.executors.executor import Executor
 from thunder.executors.gain import WORTHWHILE_SECONDS, estimate_gain
 from thunder.executors.linked_program import LinkedProgram, ProgramTraces, program_traces, split_blocks
 from thunder.executors.torch_program import run_torch_program
-from thunder.kernels.merge_projections import merged_inputs
-from thunder.kernels.passes import use_kernels
+from thunder.kernels.placement import merged_inputs
+from thunder.kernels.registry import use_kernels
 from thunder.lower import BlockRegions, NotLowerable, lower_program
 from thunder.lower.state import ambient_state, current_state
 from thunder.trace import Trace, verify

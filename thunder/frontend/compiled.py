@@ -34,7 +34,7 @@ from thunder.errors import (
 from thunder.executors import CompiledComputation, Executor, compile_computation, resolve_executors
 from thunder.executors.cuda_graphs import GraphPolicy, graph_policy
 from thunder.frontend.undoing import InputsChangedError, UndoingRun
-from thunder.kernels.merge_projections import place_together
+from thunder.kernels.placement import place_together
 from thunder.trace import Trace
 
 CACHE_MODES = ("constant values", "symbolic values", "same input", "no caching")

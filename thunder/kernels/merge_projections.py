@@ -1,7 +1,7 @@
 """Merges linear layers that share their input: query, key and value; gate and up.
 
 Input: a torch-level trace.  Output: the same program in which such layers are one call of `thunder::merged_linear`
-and a split of its result.  `place_together` then moves the weights behind one another in memory: the parameters stay
+and a split of its result.  `placement.place_together` then moves the weights behind one another in memory: the parameters stay
 what they are, objects, values, names in `state_dict`, and become views of one storage; nothing is kept twice.
 
 Only calls without gradients are merged.  The operation itself looks up where the weights lie: replacing or moving a
@@ -10,14 +10,12 @@ parameter at any time is correct, and costs the merging until the program is com
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from thunder import _torch_compat
 from thunder.kernels.fake_values import refreshed_values
-from thunder.kernels.merged_linear import MERGED_LINEAR, merged
+from thunder.kernels.merged_linear import MERGED_LINEAR
 from thunder.kernels.pattern import Definitions, NormalCall
 from thunder.kernels.registry import is_disabled, is_wanted_on
 from thunder.kernels.substitute import Surroundings
@@ -84,50 +82,3 @@ def _merged_call(group: list[tuple[Op, NormalCall]], namer: Namer) -> list[Op]:
     results = tuple(op.result for op, _ in group)
     parts = Op(torch.Tensor.split, (joined, sizes, -1), {}, results, first.location, first.scope)
     return [call, parts]
-
-
-def merged_inputs(trace: Trace) -> list[list[int]]:
-    """For each merged layer, the positions of its weights, and then of its biases, among the trace's inputs."""
-    positions = {id(var): position for position, var in enumerate(trace.inputs)}
-    groups: list[list[int]] = []
-    for op in trace.ops:
-        if op.target is MERGED_LINEAR:
-            for tensors in op.args[1:3]:
-                if tensors and all(id(var) in positions for var in tensors):
-                    groups.append([positions[id(var)] for var in tensors])
-    return groups
-
-
-def place_together(tensors: Sequence[torch.Tensor]) -> bool:
-    """Moves tensors behind one another in memory, without making others of them; whether they lie so now.
-
-    Left where they are: tensors that are no parameters, and those whose memory others use as well.
-    """
-    if merged(tensors) is not None:
-        return True
-    if any(not _may_move(tensor) for tensor in tensors) or len({t.data_ptr() for t in tensors}) < len(tensors):
-        return False
-    with torch.no_grad():
-        together = torch.cat([tensor.detach() for tensor in tensors])
-        start = 0
-        for tensor in tensors:
-            tensor.data = together[start : start + tensor.shape[0]]
-            start += tensor.shape[0]
-    return True
-
-
-def _may_move(tensor: torch.Tensor) -> bool:
-    if type(tensor) is not torch.nn.Parameter or tensor.is_inference() or not tensor.is_contiguous():
-        return False
-    is_whole = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
-    return is_whole and not _torch_compat.is_storage_shared(tensor)
-
-
-def separate_projections(model: torch.nn.Module) -> int:
-    """Gives every parameter of the model memory of its own again; returns how many were moved."""
-    moved = 0
-    for parameter in model.parameters():
-        if parameter.untyped_storage().nbytes() > parameter.numel() * parameter.element_size():
-            parameter.data = parameter.detach().clone()
-            moved += 1
-    return moved

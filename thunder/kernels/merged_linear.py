@@ -22,19 +22,7 @@ from torch.nn import functional as F
 
 from thunder.kernels import gemv
 from thunder.kernels.launch import as_rows, empty_contiguous, runs_triton
-
-
-def merged(tensors: Sequence[torch.Tensor]) -> torch.Tensor | None:
-    """One tensor over the memory of all, which differ in their first size only; None when they lie apart."""
-    first = tensors[0]
-    storage = first.untyped_storage().data_ptr()
-    place = first.data_ptr()
-    for tensor in tensors:
-        if tensor.data_ptr() != place or tensor.untyped_storage().data_ptr() != storage or not tensor.is_contiguous():
-            return None
-        place += tensor.numel() * tensor.element_size()
-    size = sum(tensor.shape[0] for tensor in tensors)
-    return torch.as_strided(first, (size, *first.shape[1:]), first.stride(), first.storage_offset())
+from thunder.kernels.placement import merged
 
 
 @torch.library.custom_op("thunder::merged_linear", mutates_args=())

@@ -10,10 +10,9 @@ from collections.abc import Callable
 
 from thunder.kernels.attention import improve_attention
 from thunder.kernels.merge_projections import merge_projections
-from thunder.kernels.registry import may_need_kernels
 from thunder.kernels.substitute import substitute_kernels
 from thunder.kernels.use_gemv import use_gemv
-from thunder.trace import Trace, Var
+from thunder.trace import Trace
 
 KERNEL_PASSES: tuple[Callable[[Trace], Trace], ...] = (
     improve_attention,
@@ -23,16 +22,9 @@ KERNEL_PASSES: tuple[Callable[[Trace], Trace], ...] = (
 )
 
 
-def device_types(trace: Trace) -> set[str]:
-    """Types of the devices of the trace's inputs."""
-    return {var.value.device.type for var in trace.inputs if isinstance(var, Var) and var.is_tensor}
-
-
-def use_kernels(trace: Trace) -> list[Trace]:
+def run_kernel_passes(trace: Trace) -> list[Trace]:
     """Runs the passes; returns the trace after each one that changed it."""
     stages: list[Trace] = []
-    if not may_need_kernels(trace.ops, device_types(trace)):
-        return stages
     for kernel_pass in KERNEL_PASSES:
         after = kernel_pass(trace)
         if after is not trace:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from thunder.errors import OptionError, unknown_name
 from thunder.kernels.pattern import Pattern
-from thunder.trace import Op
+from thunder.trace import Trace
 
 Mode = Literal["measured", "always", "never"]
 
@@ -198,9 +198,17 @@ def is_wanted_on(device_type: str, devices: Sequence[str] = ("cuda",)) -> bool:
     return mode == "always" or (mode == "measured" and device_type in devices)
 
 
-def may_need_kernels(ops: Sequence[Op], devices: set[str]) -> bool:
-    """Whether it is worth looking for patterns; keeps Triton from being imported for programs on the CPU."""
-    if not ops or _mode.get() == "never":
-        return False
+def use_kernels(trace: Trace) -> list[Trace]:
+    """The program with kernels: the trace after each pass that changed it.
+
+    Programs without tensors on a device that kernels are wanted on are left alone, without importing Triton.
+    """
+    devices = {var.value.device.type for var in trace.inputs if var.is_tensor}
     wanted = {"cuda"} | {device for entry in _kernels for device in entry.devices}
-    return _mode.get() == "always" or bool(devices & wanted)
+    if not any(is_wanted_on(device, sorted(wanted)) for device in devices):
+        return []
+    load_library()
+    if importlib.util.find_spec("triton") is None:
+        return []
+    stages: list[Trace] = importlib.import_module("thunder.kernels.passes").run_kernel_passes(trace)
+    return stages
