@@ -21,7 +21,7 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all lint typecheck layers conformance coverage bench fuzz clean
+.PHONY: help install demo test test-kernels test-all lint typecheck layers conformance coverage bench fuzz clean
 
 help: ## show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -46,8 +46,11 @@ install: $(INSTALLED) ## create the environment and install everything into it
 demo: $(INSTALLED) ## compile real models beside eager and torch.compile (under 5 minutes on 2 cores)
 	$(BIN)/thunder demo
 
-test: lint typecheck layers ## everything that continuous integration runs
+test: lint typecheck layers test-kernels ## everything that continuous integration runs
 	$(BIN)/python -m pytest -m "$(FAST)" -n $(JOBS)
+
+test-kernels: $(INSTALLED) ## the Triton kernels, in Triton's interpreter
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -m "$(FAST)" -n $(JOBS) tests/kernels
 
 test-all: lint typecheck layers ## the same with the slow tests
 	$(BIN)/python -m pytest -m "not gpu and not multi_gpu" -n $(JOBS)

@@ -1,31 +1,28 @@
-"""Without a GPU, Triton kernels run in Triton's interpreter, which has to be chosen before Triton is imported."""
+"""Where Triton kernels run: on the GPU, or in Triton's interpreter, chosen by `TRITON_INTERPRET=1`.
+
+The choice holds for a process, and executors look at it too: the tests of kernels therefore run in a process of their
+own (`make test-kernels`).  Without it, tests that need Triton are skipped.
+"""
 
 from __future__ import annotations
 
-import os
-import sys
-
 import pytest
 import torch
+import triton
+from triton.runtime import interpreter
 
-if not torch.cuda.is_available() and "triton" not in sys.modules:
-    os.environ.setdefault("TRITON_INTERPRET", "1")
+_runs_triton = torch.cuda.is_available() or triton.knobs.runtime.interpret
 
 
 def pytest_collection_modifyitems(items):
-    """What needs the interpreter cannot run in a process that has imported Triton without it."""
-    import triton
-
-    if not torch.cuda.is_available() and not triton.knobs.runtime.interpret:
+    if not _runs_triton:
         for item in items:
-            if "kernels" in item.path.parts:
-                item.add_marker(pytest.mark.skip(reason="Triton was imported without TRITON_INTERPRET=1"))
+            if item.get_closest_marker("triton") is not None:
+                item.add_marker(pytest.mark.skip(reason="needs a GPU or TRITON_INTERPRET=1: `make test-kernels`"))
 
 
 def _give_scalars_an_index() -> None:
     """Triton's interpreter converts arrays of one element to int, which NumPy 2.4 refuses."""
-    from triton.runtime import interpreter
-
     original = interpreter._patch_lang_tensor
 
     def patched(tensor, scope):
@@ -35,4 +32,5 @@ def _give_scalars_an_index() -> None:
     interpreter._patch_lang_tensor = patched
 
 
-_give_scalars_an_index()
+if triton.knobs.runtime.interpret:
+    _give_scalars_an_index()

@@ -8,6 +8,8 @@ import torch
 from tests.kernels.comparison import TOLERANCE, assert_as_exact, relative_error, wide
 from thunder.kernels import decode_attention as module
 
+pytestmark = pytest.mark.triton
+
 
 def make_arguments(dtype, head_dim, length, position, masked):
     torch.manual_seed(0)

@@ -9,6 +9,8 @@ from tests.kernels.comparison import assert_as_exact
 from thunder.kernels import gemv, merged_linear
 from thunder.kernels.placement import merged
 
+pytestmark = pytest.mark.triton
+
 DTYPES = (torch.float32, torch.bfloat16)
 SIZES = ((1, 6, 300), (3, 5, 520), (8, 4, 64))
 

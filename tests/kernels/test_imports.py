@@ -1,4 +1,4 @@
-"""Triton is imported when a program needs kernels, and not before."""
+"""The library's kernels are imported when a program needs them, and not before."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import subprocess
 import sys
 
 
-def test_programs_on_the_cpu_do_not_import_triton():
+def test_programs_on_the_cpu_do_not_import_the_kernels():
     source = (
         "import sys, torch, thunder\n"
         "compiled = thunder.jit(torch.nn.Linear(3, 3), executors=['aten'])\n"
         "compiled(torch.ones(2, 3))\n"
-        "sys.exit('triton' in sys.modules)"
+        "sys.exit(any(name in sys.modules for name in ('thunder.kernels.gemv', 'thunder.kernels.passes')))"
     )
     finished = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True)
-    assert finished.returncode == 0, finished.stderr or "Triton was imported"
+    assert finished.returncode == 0, finished.stderr or "the kernels were imported"

@@ -8,6 +8,8 @@ import torch
 from tests.kernels.comparison import assert_as_exact, assert_gradients_as_exact
 from thunder.kernels import rms_norm as module
 
+pytestmark = pytest.mark.triton
+
 
 def add_reference(residual, x, weight, eps, offset=0.0):
     total = residual + x

@@ -1,8 +1,8 @@
 """Merges linear layers that share their input: query, key and value; gate and up.
 
 Input: a torch-level trace.  Output: the same program in which such layers are one call of `thunder::merged_linear`
-and a split of its result.  `placement.place_together` then moves the weights behind one another in memory: the parameters stay
-what they are, objects, values, names in `state_dict`, and become views of one storage; nothing is kept twice.
+and a split of its result.  `placement.place_together` then moves the weights behind one another in memory: the
+parameters stay what they are and become views of one storage; nothing is kept twice.
 
 Only calls without gradients are merged.  The operation itself looks up where the weights lie: replacing or moving a
 parameter at any time is correct, and costs the merging until the program is compiled again.
