@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from thunder.executors.claim import fusible_regions
-from thunder.executors.cuda_graphs import GraphPolicy
+from thunder.executors.cuda_graphs import GraphedFunction, GraphPolicy
 from thunder.executors.executor import Executor
 from thunder.executors.runtime import TrainingProgram, make_inference_run, make_training_run
 from thunder.lower import (
@@ -84,6 +84,7 @@ class LinkedProgram:
         self._executors = executors
         self._graphs = graphs
         self._notes = notes
+        self.graphed: GraphedFunction | None = None
         self._forward: ForwardProgram = assemble_forward(lowered, blocks, name)
         self._lock = threading.Lock()
         self._compiled: set[int] = set()
@@ -105,6 +106,7 @@ class LinkedProgram:
         if not lowered.trainable:
             if graphs is not None:
                 forward = graphs.inference(forward, trace, self._notes, changed=changed)
+                self.graphed = forward if isinstance(forward, GraphedFunction) else None
             return make_inference_run(forward, lowered, self._forward.outputs)
         self.backward_for(_likely_gradients(lowered))
         if graphs is not None:

@@ -22,7 +22,7 @@ import torch
 from thunder import _torch_compat
 from thunder.errors import OptionError, ThunderError
 from thunder.executors.claim import claim_torch_operations
-from thunder.executors.cuda_graphs import GraphPolicy
+from thunder.executors.cuda_graphs import GraphedFunction, GraphPolicy
 from thunder.executors.executor import Executor
 from thunder.executors.gain import WORTHWHILE_SECONDS, estimate_gain
 from thunder.executors.linked_program import LinkedProgram, ProgramTraces, program_traces, split_blocks
@@ -59,6 +59,7 @@ class CompiledComputation:
         run: called with the computation's inputs, returns the tuple of its outputs.
         notes: decisions that were taken, one sentence each.
         is_lowered: whether compiled ATen programs run, or the torch-level trace as it stands.
+        graphed: what captures the program in CUDA graphs, or None.
     """
 
     def __init__(
@@ -69,10 +70,12 @@ class CompiledComputation:
         notes: list[str],
         *,
         is_lowered: bool,
+        graphed: GraphedFunction | None = None,
     ) -> None:
         self.run = run
         self.notes = notes
         self.is_lowered = is_lowered
+        self.graphed = graphed
         self._torch_stages = list(torch_stages)
         self._program_stages = program_stages
 
@@ -189,7 +192,13 @@ def _compile(
             run = graphs.inference(run, final, notes, changed=None, by_shape=_has_symbols(final))
         elif graphs.training:
             notes.append("the program runs without CUDA graphs: it runs under PyTorch's own autograd")
-    return CompiledComputation(run, [*stages, final], lowered_for_inspection, notes, is_lowered=False)
+    return CompiledComputation(
+        run, [*stages, final], lowered_for_inspection, notes, is_lowered=False, graphed=_graphed(run)
+    )
+
+
+def _graphed(run: Any) -> GraphedFunction | None:
+    return run if isinstance(run, GraphedFunction) else None
 
 
 def _needs_autograd(trace: Trace, grad_enabled: bool) -> bool:
@@ -238,7 +247,12 @@ def _compile_lowered(
     program = LinkedProgram(lowered, blocks, executors, name, graphs, notes)
     run = program.make_run(grad_enabled=grad_enabled)
     return CompiledComputation(
-        run, stages, lambda: [*(stage() for stage in programs), program.traces()], notes, is_lowered=True
+        run,
+        stages,
+        lambda: [*(stage() for stage in programs), program.traces()],
+        notes,
+        is_lowered=True,
+        graphed=program.graphed,
     )
 
 

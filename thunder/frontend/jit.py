@@ -26,6 +26,7 @@ def jit(
     recompile_limit: int = 16,
     all_dynamic: bool = False,
     cuda_graphs: str | GraphPolicy = "off",
+    mixins: tuple[type, ...] = (),
 ) -> Any:
     """Compiles a function or module; the work is done at the first call.
 
@@ -44,6 +45,7 @@ def jit(
         recompile_limit: programs kept for one callable; calls that fit none of so many run in plain Python.
         cuda_graphs: "off"; "inference": programs without gradients are captured in CUDA graphs when their calls
             repeat; "all": programs with gradients too, forward and backward.
+        mixins: for a module: classes whose methods the compiled module has in front of its own.
 
     Returns:
         For a module, a module that shares its state; for a function, a callable.
@@ -65,10 +67,10 @@ def jit(
         "cuda_graphs": cuda_graphs,
     }
     if fn is None:
-        return lambda function: jit(function, **choices)  # type: ignore[arg-type]
+        return lambda function: jit(function, mixins=mixins, **choices)  # type: ignore[arg-type]
     options = make_options(**choices)  # type: ignore[arg-type]
     if isinstance(fn, torch.nn.Module):
-        return compile_module(fn, options)
+        return compile_module(fn, options, mixins)
     if not callable(fn):
         raise OptionError(
             f"thunder.jit takes a function or a module, not {type(fn).__qualname__}", remedy="pass a callable"

@@ -14,7 +14,7 @@ import torch
 
 from thunder.frontend.compiled import CompiledFunction, Options, module_lookasides
 
-_classes: dict[type, type] = {}
+_classes: dict[tuple[type, tuple[type, ...]], type] = {}
 
 
 class CompiledModuleMethods:
@@ -28,25 +28,30 @@ class CompiledModuleMethods:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         model = copy.deepcopy(self._thunder.function, memo)
-        return compile_module(model, self._thunder.options)
+        return compile_module(model, self._thunder.options, _mixins_of(self))
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return compile_module, (self._thunder.function, self._thunder.options)
+        return compile_module, (self._thunder.function, self._thunder.options, _mixins_of(self))
 
 
-def compile_module(model: torch.nn.Module, options: Options) -> torch.nn.Module:
-    """A module that runs `model` compiled and shares its state."""
+def compile_module(model: torch.nn.Module, options: Options, mixins: tuple[type, ...] = ()) -> torch.nn.Module:
+    """A module that runs `model` compiled and shares its state; methods of `mixins` replace those of its class."""
     if is_compiled_module(model):
         model = original_module(model)
     kind = type(model)
-    compiled_kind = _classes.get(kind)
+    compiled_kind = _classes.get((kind, mixins))
     if compiled_kind is None:
         namespace = {"__slots__": ("_thunder",), "__module__": kind.__module__, "__doc__": kind.__doc__}
-        compiled_kind = _classes[kind] = type(kind.__name__, (CompiledModuleMethods, kind), namespace)
+        compiled_kind = _classes[kind, mixins] = type(kind.__name__, (CompiledModuleMethods, *mixins, kind), namespace)
     compiled: Any = object.__new__(compiled_kind)
     object.__setattr__(compiled, "__dict__", model.__dict__)
     object.__setattr__(compiled, "_thunder", CompiledFunction(model, options))
     return compiled
+
+
+def _mixins_of(compiled: Any) -> tuple[type, ...]:
+    bases = type(compiled).__bases__
+    return bases[1:-1]
 
 
 def is_compiled_module(module: Any) -> bool:

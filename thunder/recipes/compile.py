@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -50,4 +51,14 @@ def compile(
         return torch.compile(model_or_fn, backend=functools.partial(backend, options=options), dynamic=dynamic)
     choices.options.setdefault("cache", "constant values" if dynamic is False else "symbolic values")
     choices.options.setdefault("all_dynamic", dynamic is True)
+    if _generates(model_or_fn):
+        choices.options.setdefault("mixins", (importlib.import_module("thunder.generate").GenerationMethods,))
     return jit(model_or_fn, transforms=choices.transforms, executors=choices.executors, **choices.options)
+
+
+def _generates(target: Any) -> bool:
+    """Whether it is a Hugging Face model with `generate`."""
+    return isinstance(target, torch.nn.Module) and any(
+        kind.__name__ == "GenerationMixin" and kind.__module__.startswith("transformers.")
+        for kind in type(target).__mro__
+    )
