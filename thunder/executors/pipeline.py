@@ -161,7 +161,9 @@ def _compile(
     notes: list[str] = []
     if executors[0].name == "eager":
         pass
-    elif _is_too_small(stages[-1], executors, transforms, worthwhile_seconds):
+    elif not _must_be_lowered(stages[-1], grad_enabled, graphs) and _is_too_small(
+        stages[-1], executors, transforms, worthwhile_seconds
+    ):
         notes.append("the program runs operation by operation: it is too small to gain from compilation")
     else:
         try:
@@ -269,6 +271,11 @@ def _transform(regions: BlockRegions, transforms: Sequence[Callable[[Trace], Tra
                     remedy="keep trace.inputs and the length of trace.output, or work at level 'torch'",
                 )
             region.trace = after
+
+
+def _must_be_lowered(trace: Trace, grad_enabled: bool, graphs: GraphPolicy | None) -> bool:
+    """Whether the program is to be captured and has to be lowered for that: its backward part is a program then."""
+    return graphs is not None and graphs.training and graphs.concerns(trace) and _needs_autograd(trace, grad_enabled)
 
 
 def _is_too_small(

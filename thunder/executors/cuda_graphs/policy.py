@@ -117,6 +117,13 @@ class GraphPolicy:
             boxed=True,
         )
 
+    def concerns(self, trace: Trace) -> bool:
+        """Whether the program computes on devices whose work is captured."""
+        return any(
+            isinstance(var.value, torch.Tensor) and var.value.device.type == self.backend.device_type
+            for var in trace.variables()
+        )
+
     def _device(self, trace: Trace, notes: list[str]) -> torch.device | None:
         """The device to capture on, or None, with a note that says why not."""
         devices = {
