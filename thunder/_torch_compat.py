@@ -35,6 +35,48 @@ def context_statements() -> dict[Callable[..., Any], Callable[[Any], Any]]:
     }
 
 
+def level_statements() -> dict[Callable[..., Any], Callable[..., Any]]:
+    """Functions that enter a level of `torch.func` or of forward-mode gradients and return its number, with the
+    function that leaves it.  Tested: 2.11, 2.13."""
+    levels, inner = torch._functorch.predispatch, torch._C._functorch
+    return {
+        levels._vmap_increment_nesting: levels._vmap_decrement_nesting,
+        levels._jvp_increment_nesting: levels._jvp_decrement_nesting,
+        inner._grad_increment_nesting: inner._grad_decrement_nesting,
+        levels._enter_dual_level: levels._exit_dual_level,
+    }
+
+
+def enter_dual_level() -> Callable[..., Any]:
+    """The one of `level_statements` whose counterpart takes the level as a keyword.  Tested: 2.11, 2.13."""
+    return torch._functorch.predispatch._enter_dual_level
+
+
+def level_operations() -> list[Callable[..., Any]]:
+    """Functions that move tensors between levels of `torch.func`, and switches that hold within one.
+
+    Tested: 2.11, 2.13.
+    """
+    levels, inner = torch._functorch.predispatch, torch._C._functorch
+    return [
+        levels._add_batch_dim,
+        levels._remove_batch_dim,
+        levels._make_dual,
+        levels._unpack_dual,
+        levels._unwrap_for_grad,
+        inner._wrap_for_grad,
+        inner.set_inplace_requires_grad_allowed,
+        torch._C._set_fwd_grad_enabled,
+    ]
+
+
+@functools.cache
+def level_functions() -> frozenset[Any]:
+    """All calls that belong to the machinery of `torch.func`."""
+    entered = level_statements()
+    return frozenset([*entered, *entered.values(), *level_operations()])
+
+
 def tensor_guards(tensors: list[torch.Tensor]) -> Callable[..., bool] | None:
     """A C++ function that checks class, dtype, device, requires_grad, sizes and strides of as many tensors at once,
     or None where torch has none.  Tested: 2.13."""

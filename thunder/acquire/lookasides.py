@@ -22,8 +22,9 @@ from typing import Any
 
 import torch
 import torch.utils.checkpoint
+from torch.utils import _pytree
 
-from thunder._torch_compat import associative_scan
+from thunder import _torch_compat
 from thunder.acquire.backward_hooks import backward_hook_lookasides
 from thunder.acquire.guards import type_lookup
 from thunder.acquire.heap import instance_dict
@@ -47,6 +48,13 @@ _INTERPRETED_TORCH = tuple(
         "cuda/amp/",
         "cpu/amp/",
         "random.py",
+        "_functorch/apis.py",
+        "_functorch/eager_transforms.py",
+        "_functorch/functional_call.py",
+        "_functorch/vmap.py",
+        "autograd/forward_ad.py",
+        "nn/utils/stateless.py",
+        "nn/utils/_named_member_accessor.py",
         "testing/",
     )  # fmt: skip
 )
@@ -143,29 +151,20 @@ class Lookasides:
             torch.set_default_dtype: self.set_default_dtype,
             torch.get_rng_state: self.get_rng_state,
             torch.set_rng_state: lambda interp, state: self.recorder.write_statement(torch.set_rng_state, state),
-            torch._functorch.apis.vmap: self.functorch(torch._functorch.apis.vmap),
-            torch._functorch.apis.grad: self.functorch(torch._functorch.apis.grad),
+            torch.func.linearize: self.functorch(torch.func.linearize),
+            _pytree.tree_map: self.tree_map,
+            _pytree.tree_map_: self.tree_map_in_place,
+            _pytree.tree_map_only: self.tree_map_only,
         }
-        for name in (
-            "vmap",
-            "grad",
-            "grad_and_value",
-            "vjp",
-            "jvp",
-            "jacrev",
-            "jacfwd",
-            "hessian",
-            "functional_call",
-        ):
-            if name not in ("vjp", "jvp", "functional_call"):
-                table[getattr(torch.func, name)] = self.functorch(getattr(torch.func, name))
+        for operation in _torch_compat.level_functions():
+            table[operation] = self.level_operation(operation)
         for name in ("_check", "_check_index", "_check_value", "_check_type", "_check_not_implemented",
                      "_check_tensor_all"):  # fmt: skip
             check = getattr(torch, name, None)
             if check is not None:
                 table[check] = self.runtime_check(check)
         table.update(backward_hook_lookasides(self.recorder, self._one_operation))
-        scan = associative_scan()
+        scan = _torch_compat.associative_scan()
         if scan is not None:
             table[scan] = lambda interp, *args, **kwargs: self._one_operation(scan, args, kwargs)
         for function in _impure_functions():
@@ -353,7 +352,7 @@ class Lookasides:
             return self.recorder.call(function, args, kwargs)
 
     def functorch(self, transform: Callable[..., Any]) -> Callable[..., Any]:
-        """`torch.func.grad(f)` and its like: the transformed function is one operation when it is called."""
+        """A transform of `torch.func` that traces by itself: the transformed function is one operation."""
 
         def replacement(interp: Any, *args: Any, **kwargs: Any) -> Callable[..., Any]:
             transformed = transform(*args, **kwargs)
@@ -364,6 +363,30 @@ class Lookasides:
             return call
 
         return replacement
+
+    def level_operation(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The transforms of `torch.func` are interpreted; what they do to tensors is written down."""
+        return lambda interp, *args, **kwargs: self.recorder.level_operation(function, args, kwargs)
+
+    # Trees: the functions that are mapped over them are interpreted ---------------------------------------------
+    def tree_map(self, interp: Any, function: Any, tree: Any, *rest: Any, is_leaf: Any = None) -> Any:
+        flatten = self.tracker.call_opaque
+        leaves, structure = flatten(_pytree.tree_flatten, (tree,), {"is_leaf": is_leaf})
+        others = [flatten(structure.flatten_up_to, (other,), {}) for other in rest]
+        return _pytree.tree_unflatten([interp.call(function, *items) for items in zip(leaves, *others)], structure)
+
+    def tree_map_in_place(self, interp: Any, function: Any, tree: Any, *rest: Any, is_leaf: Any = None) -> Any:
+        self.tree_map(interp, function, tree, *rest, is_leaf=is_leaf)
+        return tree
+
+    def tree_map_only(self, interp: Any, kind: Any, function: Any, tree: Any, is_leaf: Any = None) -> Any:
+        def chosen(leaf: Any) -> bool:
+            is_type = isinstance(kind, (type, tuple, types.UnionType))
+            return self.isinstance(interp, leaf, kind) if is_type else bool(interp.call(kind, leaf))
+
+        leaves, structure = self.tracker.call_opaque(_pytree.tree_flatten, (tree,), {"is_leaf": is_leaf})
+        mapped = [interp.call(function, leaf) if chosen(leaf) else leaf for leaf in leaves]
+        return _pytree.tree_unflatten(mapped, structure)
 
     def runtime_check(self, check: Callable[..., Any]) -> Callable[..., Any]:
         """`torch._check(condition)`: on a tensor it is checked when the program runs, else at once."""

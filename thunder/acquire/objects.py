@@ -175,7 +175,7 @@ class ObjectTracker(Tracker):
         return shadow
 
     def _make_shadow(self, real: torch.Tensor, source: Source) -> torch.Tensor:
-        with torch._C.DisableTorchFunction():
+        with torch._C.DisableTorchFunction(), torch._C._DisableFuncTorch():
             if type(real).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__ and not isinstance(
                 real, torch._subclasses.FakeTensor
             ):

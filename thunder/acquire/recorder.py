@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from thunder import _torch_compat
 from thunder.acquire.queries import DEVICE_QUERIES, QUERIES, VALUE_READS, call_name
 from thunder.acquire.results import ResultInference, holds_unknown, real_call
 from thunder.acquire.shadows import CPU
@@ -73,7 +74,7 @@ class Recorder(ResultInference):
                 return real_call(func, (value, *run_args[1:]), run_kwargs)
         if func in _STATE_CALLS or name in _CONTEXT_CALLS:
             result = func(*run_args, **run_kwargs)
-        elif func is torch.autograd.grad:
+        elif func is torch.autograd.grad and not self.level_depth:
             result = self._gradients(run_args, run_kwargs)
         elif func is torch.Tensor.backward or func is torch.autograd.backward:
             result = None
@@ -149,6 +150,25 @@ class Recorder(ResultInference):
         for shadow in shadows:
             if id(shadow) in self._constants and shadow._version > 0:
                 del self._constants[id(shadow)]
+
+    # Levels of torch.func ---------------------------------------------------------------------------------------
+    def level_operation(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Enters or leaves a level of `torch.func`, or moves a tensor between levels: done on shadows, written down."""
+        shadows: list[torch.Tensor] = []
+        run_args, written_args = self._argument(args, shadows, [])
+        run_kwargs, written_kwargs = self._argument(kwargs, shadows, [])
+        entering = _torch_compat.level_statements()
+        result: Any = real_call(func, run_args, run_kwargs)
+        if func in entering:
+            self.level_depth += 1
+        elif func in entering.values():
+            self.level_depth -= 1
+        self._adopt(result, self._devices.get(id(shadows[0]), CPU) if shadows else CPU)
+        structure, holds_tensor = self._result(result)
+        if not holds_tensor:
+            structure = None
+        self.ops.append(Op(func, written_args, written_kwargs, structure, self.location(), self.scope))
+        return result
 
     # Statements -------------------------------------------------------------------------------------------------
     def write_statement(self, function: Callable[..., Any], *args: Any) -> None:

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import torch
 
 from thunder.acquire.queries import BREAK_REMEDY, VALUE_READS, call_name
-from thunder.acquire.shadows import CPU, META
+from thunder.acquire.shadows import CPU, META, is_leaf
 from thunder.acquire.unknown_numbers import UnknownNumbers
 from thunder.errors import DataDependentError, ThunderError, UnsupportedError, add_location_note
 
@@ -57,6 +57,8 @@ class ResultInference(UnknownNumbers):
             return self._tensor_of_numbers(args[0], kwargs)
         if self.symbols is not None:
             return self._infer_symbolic(func, args, kwargs, shadows)
+        if self.level_depth:
+            return self._within_levels(func, args, kwargs, shadows)
         key.append(torch.is_grad_enabled())
         key.append(torch.get_default_dtype())
         if torch._C._is_any_autocast_enabled():
@@ -72,7 +74,10 @@ class ResultInference(UnknownNumbers):
                 return self._on_shadows(func, args, kwargs, shadows)
             return known(self, shadows)
         try:
-            result, aliases = self._run_fake(func, args, kwargs, shadows)
+            # An assignment always changes its first argument, and is no derivative formula's business on fake tensors.
+            aliases = func is torch.Tensor.__setitem__
+            if not aliases:
+                result, aliases = self._run_fake(func, args, kwargs, shadows)
             if aliases:
                 result = self._on_shadows(func, args, kwargs, shadows)
         except _NeedsValuesError as error:
@@ -240,6 +245,21 @@ class ResultInference(UnknownNumbers):
         self._adopt(result, device)
         return result
 
+    def _within_levels(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], shadows: list[torch.Tensor]
+    ) -> Any:
+        """Makes a call within levels of `torch.func`, which only the shadows themselves belong to."""
+        if shadows:
+            try:
+                return self._on_shadows(func, args, kwargs, shadows)
+            except _NeedsValuesError as error:
+                raise self.data_dependent(func) from error
+        device = torch.device(kwargs.get("device") or torch.get_default_device())
+        with META:
+            result = func(*args, **{**kwargs, "device": META} if "device" in kwargs else kwargs)
+        self._adopt(result, device)
+        return result
+
     def _index_values(self, index: Any) -> Any:
         """An index with numbers for the 0-d constants in it: a meta tensor does not know them."""
         if isinstance(index, torch.Tensor) and id(index) in self._constants and index.dim() == 0:
@@ -326,7 +346,7 @@ class ResultInference(UnknownNumbers):
         fake: torch.Tensor = self._fake(
             shadow.detach(), shadow, self._devices[id(shadow)], constant=self._constants.get(id(shadow))
         )
-        if shadow.requires_grad and not shadow.is_leaf:
+        if shadow.requires_grad and not is_leaf(shadow):
             with torch.enable_grad():
                 fake = torch._C._functions.DelayedError("thunder: acquisition has no gradients", 1)(fake)
         return fake
@@ -404,7 +424,7 @@ class ResultInference(UnknownNumbers):
                 real = torch.empty_strided(shape, stride, dtype=value.dtype, device=self._devices[id(value)]).zero_()
                 if value.requires_grad:
                     real.requires_grad_(True)
-                    real = real if value.is_leaf else real.clone()
+                    real = real if is_leaf(value) else real.clone()
                 return real
             if type(value) in (tuple, list):
                 return type(value)(map(to_real, value))
@@ -452,7 +472,7 @@ def holds_unknown(data: Any) -> bool:
 def _mutable_state(tensor: torch.Tensor) -> tuple[Any, ...]:
     """What an in-place call can change of a tensor, besides its values."""
     return (
-        tensor._version, tensor.shape, tensor.stride(), tensor.dtype, tensor.requires_grad, tensor.is_leaf,
+        tensor._version, tensor.shape, tensor.stride(), tensor.dtype, tensor.requires_grad, is_leaf(tensor),
         tensor.untyped_storage()._cdata,
     )  # fmt: skip
 

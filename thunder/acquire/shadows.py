@@ -49,6 +49,7 @@ class ShadowTable(TorchFunctionMode):
         self.ops: list[Op] = []
         self.scope = ""
         self.makes_gradients = False  # whether a backward has been recorded
+        self.level_depth = 0  # levels of torch.func that are entered
         self.namer = Namer()
         self._vars: dict[int, Var] = {}
         self._devices: dict[int, torch.device] = {}
@@ -62,6 +63,8 @@ class ShadowTable(TorchFunctionMode):
         name = self.namer.fresh(stem, numbered=numbered)
         if isinstance(shadow, FakeTensor):
             var = Var(name, shadow)
+        elif self.level_depth and torch._C._functorch.is_functorch_wrapped_tensor(shadow):
+            var = Var(name, self._fake_outside_of_levels(shadow, device))
         else:
             var = Var(name, make_value=lambda: self._fake(shadow.detach(), shadow, device))
         key = id(shadow)
@@ -100,6 +103,14 @@ class ShadowTable(TorchFunctionMode):
             fake._is_param = True
         return fake
 
+    def _fake_outside_of_levels(self, wrapped: torch.Tensor, device: torch.device) -> FakeTensor:
+        """A fake tensor like one of a level of `torch.func`; the level ends before the program does."""
+        with torch._C.DisableTorchFunction(), torch.no_grad():
+            shape, stride = tuple(wrapped.shape), tuple(wrapped.stride())
+            with torch._C._DisableFuncTorch():
+                plain = torch.empty_strided(shape, stride, dtype=wrapped.dtype, device=META)
+                return self._fake(plain, plain, device)
+
     # Arguments --------------------------------------------------------------------------------------------------
     def _argument(self, value: Any, found: list[torch.Tensor], key: list[Any]) -> tuple[Any, Any]:
         """(value to run with, value to write down) for one argument.
@@ -121,7 +132,7 @@ class ShadowTable(TorchFunctionMode):
                 value = self.shadow_of(value)
                 var = self._vars[id(value)]
             found.append(value)
-            if self.symbols is not None:
+            if self.symbols is not None or self.level_depth:
                 return value, var
             metadata = self._metadata.get(id(value))
             if metadata is None:
@@ -163,7 +174,7 @@ class ShadowTable(TorchFunctionMode):
         with torch._C.DisableTorchFunction():
             return (
                 shadow.shape, shadow.stride(), shadow.storage_offset(), shadow.dtype, self._devices[id(shadow)],
-                shadow.requires_grad, shadow.is_leaf, shadow.is_conj(), shadow.is_neg(), self._constant_key(shadow),
+                shadow.requires_grad, is_leaf(shadow), shadow.is_conj(), shadow.is_neg(), self._constant_key(shadow),
             )  # fmt: skip
 
     def _constant_key(self, shadow: torch.Tensor) -> str | None:
@@ -174,7 +185,7 @@ class ShadowTable(TorchFunctionMode):
     def _adopt(self, value: Any, device: torch.device | None) -> None:
         """Names every new tensor of a result; a fake tensor knows its device itself."""
         if isinstance(value, torch.Tensor):
-            if id(value) not in self._vars and not torch._C._functorch.is_functorch_wrapped_tensor(value):
+            if id(value) not in self._vars:
                 self.new_var(value, value.device if device is None else device)
         elif isinstance(value, (tuple, list)) and type(value) is not torch.Size:
             for item in value:
@@ -182,14 +193,25 @@ class ShadowTable(TorchFunctionMode):
 
     def _new_shadow(self, specification: tuple[Any, ...]) -> torch.Tensor:
         """A fresh shadow: (shape, strides, dtype, device, requires_grad, is_leaf)."""
-        shape, stride, dtype, device, requires_grad, is_leaf = specification
+        shape, stride, dtype, device, requires_grad, leaf = specification
         with contextlib.nullcontext() if self.symbols is None else self.fake_mode:
             shadow = torch.empty_strided(shape, stride, dtype=dtype, device=META if self.symbols is None else device)
         if requires_grad:
             shadow.requires_grad_(True)
-            if not is_leaf:
+            if not leaf:
                 # The cheapest way to a tensor that autograd takes for the result of a call.
                 with torch.enable_grad():
                     shadow = torch._C._functions.DelayedError("thunder: acquisition has no gradients", 1)(shadow)
         self.new_var(shadow, device)
         return shadow
+
+
+def is_leaf(tensor: torch.Tensor) -> bool:
+    """Whether autograd takes the tensor for a leaf.
+
+    PyTorch refuses to tell of a view that is out of date (one of several, whose base has been changed since).
+    """
+    try:
+        return tensor.is_leaf
+    except RuntimeError:
+        return False

@@ -3,9 +3,9 @@
 Input: a torch-level trace.  Output: a callable with the trace's signature that returns its outputs
 as a tuple.
 
-A trace contains the statements that a `with torch.no_grad()` or `with torch.autocast(...)` makes on
-entering and on leaving.  When an operation raises between them, the user's program would leave the
-context on its way out; the callable does the same.
+A trace contains the statements that a `with torch.no_grad()` or `with torch.autocast(...)`, or a transform of
+`torch.func`, makes on entering and on leaving.  When an operation raises between them, the user's program would
+leave the context on its way out; the callable does the same.
 """
 
 from __future__ import annotations
@@ -52,7 +52,11 @@ def run_torch_program(trace: Trace) -> Callable[..., tuple[Any, ...]]:
 
 
 def _has_state_statements(trace: Trace) -> bool:
-    state_targets = {_torch_compat.set_grad_enabled_statement(), *_torch_compat.context_statements()}
+    state_targets = {
+        _torch_compat.set_grad_enabled_statement(),
+        *_torch_compat.context_statements(),
+        *_torch_compat.level_statements(),
+    }
     return any(op.target in state_targets for op in trace.ops)
 
 
@@ -69,6 +73,24 @@ def _tracked(op: Op) -> Op:
             return context
 
         return op.with_target(enter_and_note)
+    levels = _torch_compat.level_statements()
+    if target in levels:
+        leave_level = levels[target]
+        keyword = target is _torch_compat.enter_dual_level()
+
+        def enter_level_and_note(*args: Any) -> Any:
+            level = target(*args)
+            _open.entries.append((level, lambda number: leave_level(level=number) if keyword else leave_level()))
+            return level
+
+        return op.with_target(enter_level_and_note)
+    if target in levels.values():
+
+        def leave_level_and_note(**kwargs: Any) -> Any:
+            _open.entries.pop()
+            return target(**kwargs)
+
+        return op.with_target(leave_level_and_note)
     if target in statements.values():
 
         def leave_and_note(context: Any) -> Any:

@@ -83,8 +83,8 @@ def find_replacement(interp: Any, function: Any, kind: type) -> tuple[tuple[Any,
     """The look-aside of a builtin and the arguments that come before the call's own; None if there is none."""
     if kind is BuiltinFunctionType:
         receiver = function.__self__
-        if receiver is not None and type(receiver) is not ModuleType:
-            name = function.__name__
+        name = function.__name__
+        if receiver is not None and type(receiver) is not ModuleType and name not in interp.extension_names:
             if name in interp.method_lookaside_names:
                 if is_class(receiver):
                     replace = _hashed_get(interp.lookasides, function)

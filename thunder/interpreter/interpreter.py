@@ -10,7 +10,7 @@ import builtins
 import sys
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from types import CodeType, FunctionType, MethodType, ModuleType, NoneType
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType, NoneType
 from typing import Any
 
 from . import attributes, iteration, operators
@@ -62,6 +62,12 @@ class Interpreter:
             for function in self.lookasides
             if hasattr(function, "__objclass__")
             or not isinstance(getattr(function, "__self__", None), (NoneType, ModuleType))
+        )
+        # Functions of extension modules may be bound to something other than the module (pybind11 does so).
+        self.extension_names = frozenset(
+            function.__name__
+            for function in self.lookasides
+            if type(function) is BuiltinFunctionType and not isinstance(function.__self__, (ModuleType, type, NoneType))
         )
         self._replaced_code = {
             id(function.__code__) for function in self.lookasides if type(function) is FunctionType

@@ -66,6 +66,8 @@ class Replay:
         name = getattr(op.target, "__name__", "")
         if name in _EFFECTS_ON_TENSORS:
             raise NotLowerable(f"{name} changes more than values", op)
+        if op.target in _torch_compat.level_functions():
+            raise NotLowerable("it runs within levels of torch.func", op)
         args = map_vars(self._value, op.args)
         kwargs = map_vars(self._value, op.kwargs)
         if isinstance(op.target, Region):

@@ -44,6 +44,10 @@ def public_path(obj: Any) -> str | None:
     return path
 
 
+_HOMES = ("torch._C._nn", "torch._C", "torch._VF", "torch._C._functorch")
+"""Where C functions that do not tell their module live."""
+
+
 def _find_path(obj: Any) -> str | None:
     if isinstance(obj, torch._ops.OpOverload):
         return f"torch.ops.{obj.namespace}.{obj._opname}.{obj._overloadname}"
@@ -73,7 +77,7 @@ def _find_path(obj: Any) -> str | None:
         if isinstance(name, str) and isinstance(module, str):
             candidates.append(f"{module}.{name}")
         if isinstance(short, str):
-            candidates += [f"torch._C._nn.{short}", f"torch._C.{short}", f"torch._VF.{short}"]
+            candidates += [f"{home}.{short}" for home in _HOMES]
     for path in candidates:
         if "<" not in path and _lookup(path) is obj:
             return path
