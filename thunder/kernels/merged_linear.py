@@ -37,7 +37,7 @@ def merged_linear(
     weight, bias = merged(weights), merged(biases) if biases else None
     if not (runs_triton(x) and gemv.is_supported(x, *weights)):
         if norm_weight is not None:
-            x = gemv.normalised(x, norm_weight, eps)
+            x = gemv.normalised(x.float(), norm_weight, eps).to(x.dtype)
         if weight is not None and (bias is not None or not biases):
             return F.linear(x, weight, bias)
         parts = [F.linear(x, w, biases[i] if biases else None) for i, w in enumerate(weights)]
