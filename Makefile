@@ -65,7 +65,7 @@ layers: $(INSTALLED) ## imports run downward only
 	$(BIN)/lint-imports --no-cache
 
 conformance: $(INSTALLED) ## CPython's own test suite under the interpreter
-	$(BIN)/python -m thunder.interpreter.conformance
+	$(BIN)/python -m thunder.interpreter.conformance --frames
 
 coverage: $(INSTALLED) ## which operators and models compile
 	$(BIN)/thunder coverage

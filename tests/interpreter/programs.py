@@ -542,4 +542,111 @@ gen = g(); next(gen)
 result = outer(), gen.gi_frame.f_locals, gen.gi_code is g.__code__
 """,
     ),
+    (
+        "close_in_handler",
+        (3, 10),
+        """
+log = []
+def g():
+    try:
+        try: 1 / 0
+        except ZeroDivisionError: yield 1
+        finally: log.append('inner')
+        log.append('not reached')
+    finally: log.append('outer')
+def swallow():
+    try: 1 / 0
+    except ZeroDivisionError:
+        try: yield 1
+        except GeneratorExit: log.append('swallowed')
+    log.append('after')
+for make in (g, swallow):
+    it = make(); next(it); it.close()
+    it = make(); next(it)
+    try: it.throw(GeneratorExit())
+    except BaseException as error: log.append(type(error).__name__)
+result = log
+""",
+    ),
+    (
+        "names_made_by_exec",
+        (3, 10),
+        """
+import sys
+def f():
+    x = 1
+    exec('y = x + 1')
+    names = locals()
+    return 'y' in names, names['x']
+def g(x):
+    sys._getframe().f_locals['x'] = 5
+    return x
+class C:
+    sys._getframe().f_locals['z'] = 7
+result = f(), g(1), C.z
+""",
+    ),
+    (
+        "lines_after_reraise",
+        (3, 10),
+        """
+class Manager:
+    def __enter__(self): return self
+    def __exit__(self, *_): pass
+def f():
+    with Manager():
+        1 / 0
+        pass
+def g():
+    try:
+        1 / 0
+    except ZeroDivisionError as error:
+        {}['a']
+        pass
+def lines(function):
+    try: function()
+    except Exception as error:
+        frame = error.__traceback__.tb_next.tb_frame
+        return frame.f_lineno - function.__code__.co_firstlineno, frame.f_back.f_code.co_name
+result = lines(f), lines(g)
+""",
+    ),
+    (
+        "cycle_of_contexts",
+        (3, 11),
+        """
+class A(Exception): pass
+class B(Exception): pass
+def f():
+    try: raise A
+    except A as a:
+        try: raise B
+        except B as b:
+            a.__context__ = b
+            raise b
+try: f()
+except B as b: error = b
+result = type(error.__context__).__name__, error.__context__.__context__ is error
+""",
+    ),
+    (
+        "builtins_are_inherited",
+        (3, 10),
+        """
+space = {'__builtins__': {'marker': 3}, 'make': type(lambda: 0)}
+exec("def f(): return marker\\ng = make(f.__code__, {})", space)
+result = space['g'](), '__builtins__' in space['g'].__globals__
+""",
+    ),
+    (
+        "throw_before_start",
+        (3, 10),
+        """
+def g(): yield 1
+try: g().throw(KeyError('k'))
+except KeyError as error:
+    entry = error.__traceback__.tb_next
+    result = entry.tb_frame.f_code.co_name, entry.tb_lineno
+""",
+    ),
 ]

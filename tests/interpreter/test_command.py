@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,43 @@ class C: pass
 c = C(); weakref.finalize(c, report, 'finalized'); del c
 """
 
+FINALIZER = """
+class C:
+    def __del__(self): 1 / 0
+C()
+"""
+
+MISSPELT = """
+def f():
+    value = 1
+    return valeu
+f()
+"""
+
+TRACED = """
+import sys
+def trace(frame, event, argument):
+    print(event, frame.f_code.co_name, frame.f_lineno, argument if event == 'return' else '')
+    return trace
+def numbers():
+    yield 1
+    yield 2
+def program(count):
+    total = 0
+    for number in numbers():
+        total += number
+    while True:
+        break
+    try:
+        1 / 0
+    except ZeroDivisionError:
+        pass
+    return total
+sys.settrace(trace)
+program(2)
+sys.settrace(None)
+"""
+
 
 def run(arguments: list[str], interpreted: bool, directory: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, *(["-m", "thunder.interpreter"] if interpreted else []), *arguments]
@@ -43,6 +82,10 @@ def run(arguments: list[str], interpreted: bool, directory: Path) -> subprocess.
     )
 
 
+def without_addresses(text: str) -> str:
+    return re.sub("0x[0-9a-f]+", "0x", text)
+
+
 ROWS = {
     "file": ["script.py", "a", "b"],
     "exit": ["script.py", "exit"],
@@ -53,23 +96,53 @@ ROWS = {
     "module of the standard library": ["-m", "calendar", "2024", "2"],
     "syntax error": ["-c", "print("],
     "stdin": ["-"],
+    "attached": ["-mcalendar", "2024", "3"],
+    "directory": ["package"],
+    "archive": ["package.pyz"],
+    "no such file": ["missing.py"],
+    "no such module": ["-m", "missing"],
+    "exit with a list": ["-c", "import sys; sys.exit([1, 2])"],
+    "interrupted": ["-c", "import atexit; atexit.register(print, 'at exit'); raise KeyboardInterrupt"],
+    "finalizer that fails": ["-c", FINALIZER],
+    "arguments": ["-c", "import sys; print(sys.orig_argv[1:], sys.argv)", "x", "-m", "y"],
+    "own modules": ["-c", "import sys; print([name in sys.modules for name in ('re', 'enum', 'typing')])"],
+    "misspelt name": ["misspelt.py"],
+    "traced": ["traced.py"],
+}
+FAILING = {
+    "missing argument": (["-m"], "Argument expected for the -m option"),
+    "unknown option": (["-Z"], "Unknown option: -Z"),
 }
 
 
 @pytest.mark.parametrize("name", ROWS)
 def test_same_as_python(name: str, tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
+    (tmp_path / "misspelt.py").write_text(MISSPELT)
+    (tmp_path / "traced.py").write_text(TRACED)
     (tmp_path / "package").mkdir()
     (tmp_path / "package" / "__init__.py").write_text("")
     (tmp_path / "package" / "__main__.py").write_text(
-        "import sys; from . import other; print(__name__, __package__, sys.argv[1:], other.x)\n"
+        "import sys\nif __package__: from . import other\nelse: import other\n"
+        "print(__name__, __package__, sys.argv[1:], other.x)\n"
     )
     (tmp_path / "package" / "other.py").write_text("x = [i for i in range(3)]\n")
+    with zipfile.ZipFile(tmp_path / "package.pyz", "w") as archive:
+        archive.writestr("__main__.py", "print(__name__, __file__)")
     native = run(ROWS[name], False, tmp_path)
     interpreted = run(ROWS[name], True, tmp_path)
     assert interpreted.stdout == native.stdout
-    assert interpreted.stderr == native.stderr
+    assert without_addresses(interpreted.stderr) == without_addresses(native.stderr)
     assert interpreted.returncode == native.returncode
+
+
+@pytest.mark.parametrize("name", FAILING)
+def test_wrong_command_line(name: str, tmp_path: Path) -> None:
+    arguments, first_line = FAILING[name]
+    native = run(arguments, False, tmp_path)
+    interpreted = run(arguments, True, tmp_path)
+    assert interpreted.returncode == native.returncode == 2
+    assert interpreted.stderr.splitlines()[0] == native.stderr.splitlines()[0] == first_line
 
 
 def test_needs_no_torch(tmp_path: Path) -> None:

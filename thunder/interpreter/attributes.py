@@ -9,13 +9,16 @@ right, because it is native; it is only that the new hook runs natively.
 
 from __future__ import annotations
 
-import weakref
+import sys
+import warnings
 from types import (
     AsyncGeneratorType,
+    CodeType,
     CoroutineType,
     FrameType,
     FunctionType,
     GeneratorType,
+    MethodType,
     ModuleType,
     TracebackType,
     WrapperDescriptorType,
@@ -24,6 +27,7 @@ from typing import Any
 
 from .frame import DRIVEN_CODE, NULL, Frame
 from .lookup import is_class, is_instance_of, type_lookup
+from .program import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR
 from .tracebacks import frame_of_traceback
 from .trampolines import original_code
 
@@ -33,12 +37,14 @@ def _generator_frame(attribute: str) -> Any:
         native = getattr(generator, attribute)
         if native is None:
             return None
-        frame = native.f_locals.get("frame", native)
-        if frame is not native:
-            frame.native_generator = weakref.ref(generator)
-        return frame
+        return native.f_locals.get("frame", native)
 
     return read
+
+
+def _origin(coroutine: Any) -> Any:
+    frame = None if coroutine.cr_frame is None else coroutine.cr_frame.f_locals.get("frame")
+    return frame.origin if type(frame) is Frame else coroutine.cr_origin
 
 
 def _generator_code(attribute: str) -> Any:
@@ -49,6 +55,11 @@ def _generator_code(attribute: str) -> Any:
     return read
 
 
+def _code_of_method(method: MethodType) -> Any:
+    code: Any = getattr(method, "__code__")  # noqa: B009 - whatever the function's attribute is
+    return original_code(code) if type(code) is CodeType else code
+
+
 SPECIAL_ATTRIBUTES: dict[str, tuple[type, Any]] = {
     "__code__": (FunctionType, lambda function: original_code(function.__code__)),
     "tb_frame": (TracebackType, lambda traceback: frame_of_traceback(traceback.tb_frame)),
@@ -56,6 +67,7 @@ SPECIAL_ATTRIBUTES: dict[str, tuple[type, Any]] = {
     "cr_frame": (CoroutineType, _generator_frame("cr_frame")),
     "ag_frame": (AsyncGeneratorType, _generator_frame("ag_frame")),
     "gi_code": (GeneratorType, _generator_code("gi_code")),
+    "cr_origin": (CoroutineType, _origin),
     "cr_code": (CoroutineType, _generator_code("cr_code")),
     "ag_code": (AsyncGeneratorType, _generator_code("ag_code")),
 }
@@ -106,6 +118,8 @@ def get_attribute(interp: Any, obj: Any, name: str) -> Any:
         owner, read = SPECIAL_ATTRIBUTES[name]
         if cls is owner:
             return read(obj)
+        if cls is MethodType and name == "__code__":
+            return _code_of_method(obj)
     if cls is Frame and (name == "__module__" or not hasattr(FrameType, name)):
         raise AttributeError(f"'frame' object has no attribute '{name}'")
     getattribute = type_lookup(cls, "__getattribute__")
@@ -140,7 +154,7 @@ def get_attribute(interp: Any, obj: Any, name: str) -> Any:
 def _module_fallback(obj: Any) -> Any:
     """The function `__getattr__` of a module, or NULL."""
     if is_instance_of(obj, ModuleType):
-        return obj.__dict__.get("__getattr__", NULL)
+        return (obj.__dict__ or {}).get("__getattr__", NULL)  # up to 3.10 it may be None
     return NULL
 
 
@@ -155,7 +169,7 @@ def _without_fallback(interp: Any, obj: Any, cls: type, name: str, getattribute:
     if attribute is not NULL and python_getter(attribute):
         if is_data_descriptor(type(attribute)) or not instance_has(obj, name):
             return apply_getter(interp, attribute, obj, cls)
-    if is_instance_of(obj, ModuleType) and "__getattr__" in obj.__dict__:
+    if is_instance_of(obj, ModuleType) and "__getattr__" in (obj.__dict__ or ()):
         # The module's own lookup would call the hook natively; find the name without it.
         return object.__getattribute__(obj, name)
     return getattribute(obj, name)
@@ -172,6 +186,8 @@ def _of_class(interp: Any, obj: type, metaclass: type, name: str, attribute: Any
         getter = type_lookup(type(own), "__get__")
         if type(getter) is FunctionType and not isinstance(own, property):
             return interp.call(getter, own, None, obj)
+        if getter is NULL and (attribute is NULL or not is_data_descriptor(type(attribute))):
+            return own
     return getattribute(obj, name)
 
 
@@ -205,7 +221,7 @@ def set_attribute(interp: Any, obj: Any, name: str, value: Any) -> None:
     if is_class(obj):
         interp.forget_plain_attributes()
     elif cls is FunctionType and name == "__code__":
-        obj.__code__ = interp.code_to_install(value)
+        _set_code(interp, obj, value)
         return
     attribute = type_lookup(cls, name)
     if attribute is not NULL:
@@ -223,6 +239,22 @@ def set_attribute(interp: Any, obj: Any, name: str, value: Any) -> None:
 
 
 _PROPERTY_SET = property.__dict__["__set__"]
+
+
+def _set_code(interp: Any, function: FunctionType, value: Any) -> None:
+    """`function.__code__ = value`"""
+    if type(value) is CodeType:
+        before = original_code(function.__code__).co_flags
+        if sys.version_info >= (3, 13) and (before ^ value.co_flags) & _KINDS_OF_CODE:
+            # The native assignment compares trampolines, which are never generators.
+            text = "Assigning a code object of non-matching type is deprecated"
+            text += " (e.g., from a generator to a plain function)"
+            interp.call(warnings.warn, text, DeprecationWarning)
+        value = interp.code_to_install(value)
+    function.__code__ = value
+
+
+_KINDS_OF_CODE = CO_GENERATOR | CO_COROUTINE | CO_ASYNC_GENERATOR
 
 
 def delete_attribute(interp: Any, obj: Any, name: str) -> None:

@@ -22,8 +22,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from types import CellType, CodeType, FrameType, FunctionType
+from types import CodeType, FrameType, FunctionType
 from typing import TYPE_CHECKING, Any
+
+from .frame_locals import FrameLocalsProxy, kept_dictionary, namespace_of, new_dictionary
+from .null import NULL as NULL
+from .null import Null
 
 if TYPE_CHECKING:
     from .interpreter import Interpreter
@@ -41,16 +45,6 @@ def is_internal(code: CodeType) -> bool:
     return filename.startswith(_PACKAGE_DIRECTORY) and not filename.startswith(_PROGRAMS)
 
 
-class Null:
-    """Type of the sentinel `NULL`."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return "NULL"
-
-
-NULL = Null()
 LEFT_HANDLER = Null()
 """What a nested driver returns when the exception handler that it ran has ended (POP_EXCEPT)."""
 SWITCHED = Null()
@@ -62,6 +56,19 @@ DRIVER_CODE_IDS: set[int] = set()
 """Ids of the code objects of the drivers; `loop` fills it."""
 DRIVEN_CODE: dict[int, CodeType] = {}
 """The interpreted code object by the id of the code object of the driver that was made for it."""
+
+
+_HAS_PROXIES = sys.version_info >= (3, 13)
+_DEFAULTS = {
+    "f_trace": None,
+    "f_trace_lines": True,
+    "f_trace_opcodes": False,
+    "kept_locals": None,
+    "origin": None,
+    "outcome": NULL,
+    "shown_line": None,
+    "tracing": None,
+}
 
 
 class Frame:
@@ -82,15 +89,20 @@ class Frame:
         "iterator",
         "jump",
         "kept_back",
+        "kept_locals",
         "names",
         "native_generator",
+        "origin",
+        "outcome",
         "pending",
         "position",
         "program",
         "raised_at",
         "reraising",
         "result",
+        "shown_line",
         "stack",
+        "tracing",
         "tracker",
     )
 
@@ -103,8 +115,17 @@ class Frame:
     jump: Callable[[int], None]
     names: Any
     pending: Any
+    native_generator: Any  # a weak reference to the generator or coroutine that executes the frame
+    origin: Any  # `cr_origin`
+    kept_locals: dict[Any, Any] | None  # see `frame_locals`
+    f_trace: Any
+    f_trace_lines: bool
+    f_trace_opcodes: bool
+    outcome: Any  # what a nested driver of code that suspends has returned
     raised_at: int | None
     result: Any
+    shown_line: int | None
+    tracing: Any  # what `tracing` knows about the frame
 
     def __init__(
         self,
@@ -126,6 +147,13 @@ class Frame:
         self.position = 0
         self.reraising = False
         self.in_handler = False
+
+    def __getattr__(self, name: str) -> Any:
+        """What is set only when it is used has a value nevertheless."""
+        try:
+            return _DEFAULTS[name]
+        except KeyError:
+            raise AttributeError(f"'frame' object has no attribute '{name}'") from None
 
     # What users of the interpreter read.
 
@@ -192,6 +220,8 @@ class Frame:
 
     @property
     def f_lineno(self) -> int | None:
+        if self.shown_line is not None:
+            return self.shown_line
         return self.program.line_or_none(self.shown_index())
 
     @property
@@ -205,53 +235,35 @@ class Frame:
 
     @property
     def f_locals(self) -> Any:
-        return self.local_names()
+        if not _HAS_PROXIES:
+            return self.local_names()
+        if self.program.is_optimized or namespace_of(self) is not self.names:
+            return FrameLocalsProxy(self)
+        return self.names
 
     def local_names(self) -> Any:
-        """The mapping that `locals()` returns: the namespace itself in a class body or module, else a new dict."""
-        program = self.program
-        if not program.is_optimized:
-            # From 3.12 on, variables of comprehensions in module and class code live in slots while these run.
-            hidden = {
-                name: self.stack[slot] for slot, name in program.visible_locals if self.stack[slot] is not NULL
-            }
-            return {**self.names, **hidden} if hidden else self.names
-        values: dict[str, Any] = {}
-        stack = self.stack
-        if not stack:  # cleared
-            return values
-        bound_cells = program.cell_slots
-        for slot, name in program.visible_locals:
-            value = stack[slot]
-            if slot in bound_cells and type(value) is CellType:
-                try:
-                    value = value.cell_contents
-                except ValueError:
-                    continue
-            if value is not NULL:
-                values[name] = value
-        closure = self.function.__closure__ if self.function is not None else None
-        if closure:
-            for name, cell in zip(program.code.co_freevars, closure):
-                try:
-                    values[name] = cell.cell_contents
-                except ValueError:
-                    continue
-        return values
+        """The mapping that `locals()` returns."""
+        if not self.program.is_optimized:
+            return namespace_of(self)
+        return new_dictionary(self) if _HAS_PROXIES else kept_dictionary(self)
 
     def clear(self) -> None:
-        """Drops the local variables, as `frame.clear()` does."""
-        generator = self.f_generator
-        if generator is not None:
-            if any(frame is self for frame in running_frames(sys._getframe())):
-                raise RuntimeError("cannot clear an executing frame")
-            for attribute in ("gi_frame", "cr_frame", "ag_frame"):
-                native = getattr(generator, attribute, None)
-                if native is not None:
-                    native.clear()
-        elif any(frame is self for frame in running_frames(sys._getframe())):
+        """Drops the local variables, as `frame.clear()` does; a suspended generator is closed, up to 3.12."""
+        if any(frame is self for frame in running_frames(sys._getframe())):
             raise RuntimeError("cannot clear an executing frame")
+        generator = self.f_generator
+        for attribute in ("gi_frame", "cr_frame", "ag_frame"):
+            native = getattr(generator, attribute, None)
+            if native is None:
+                continue
+            if attribute == "ag_frame" or not hasattr(self, "iterator"):
+                native.clear()
+            elif sys.version_info >= (3, 13):
+                raise RuntimeError("cannot clear a suspended frame")
+            else:
+                generator.close()
         self.stack.clear()
+        self.kept_locals = None
 
     def __repr__(self) -> str:
         code = self.program.code

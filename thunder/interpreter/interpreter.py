@@ -22,6 +22,7 @@ from .lookup import bind_special, type_lookup
 from .loop import run, suspended
 from .program import Program, decode
 from .tracebacks import is_internal, without_internal_frames
+from .tracing import Tracing
 from .tracker import Tracker
 from .trampolines import original_code, trampoline
 from .versions import translate_code
@@ -50,7 +51,8 @@ class Interpreter:
             tracker.interp = self
         self.is_opaque = is_opaque
         self.log = log
-        self.trace_function: Any = None
+        self.tracing = Tracing(self)
+        self.origin_depth = 0  # as `sys.set_coroutine_origin_tracking_depth`
         self.profile_function: Any = None
         self.interprets_everything = interprets_everything
         self.lookasides: dict[Any, Callable[..., Any]] = dict(frame_lookasides())
@@ -75,8 +77,9 @@ class Interpreter:
         # Programs by the id of the function's code object; False marks code that needs a closer look at each call.
         self.programs: dict[int, Any] = {}
         self._opaque_code: dict[int, bool] = {}
-        self._kept: list[CodeType] = []  # keeps the ids above valid
-        self._trampolines: dict[int, CodeType] = {}
+        # The code objects whose ids are keys above; what is known about one is forgotten when it dies.
+        self._known_code: dict[int, weakref.ref[CodeType]] = {}
+        self._trampolines: weakref.WeakValueDictionary[int, CodeType] = weakref.WeakValueDictionary()
         # What is known about classes, by their id: a class must not live longer for being known.
         self.plain_attributes: dict[int, set[str]] = {}
         self.plain_stores: dict[int, set[str]] = {}
@@ -100,7 +103,10 @@ class Interpreter:
 
     def program(self, code: CodeType) -> Program:
         """The decoded form of a code object."""
-        return decode(original_code(code), self._flavour, translate_code, self.log)
+        program = decode(original_code(code), self._flavour, translate_code, self.log)
+        if self.tracing.functions:
+            self.tracing.replace(program)
+        return program
 
     def admit(self, function: FunctionType, despite_lookaside: bool = False) -> Program | None:
         """The program of a function, remembered; None when it is opaque or has a look-aside."""
@@ -111,7 +117,7 @@ class Interpreter:
             return None
         opaque = self._opaque_code.get(key)
         if opaque is None:
-            self._kept.append(code)
+            self._know_code(code)
             opaque = is_internal(original_code(code)) or (
                 self.is_opaque is not None and bool(self.is_opaque(function))
             )
@@ -122,6 +128,15 @@ class Interpreter:
         program = self.program(code)
         self.programs[key] = False if key in self._replaced_code else program
         return program
+
+    def _know_code(self, code: CodeType) -> None:
+        key = id(code)
+
+        def forget(_: Any, tables: Any = (self.programs, self._opaque_code, self._known_code)) -> None:
+            for table in tables:
+                table.pop(key, None)
+
+        self._known_code[key] = weakref.ref(code, forget)
 
     # Where the program is.
 
@@ -239,7 +254,6 @@ class Interpreter:
         if installed is None:
             if is_internal(code):
                 return code
-            self._kept.append(code)
             installed = self._trampolines[key] = trampoline(code, self._enter)
         return installed
 

@@ -16,10 +16,11 @@ drivers', with a local variable `frame`; nothing else has.
 from __future__ import annotations
 
 import sys
+import weakref
 from types import CodeType, CoroutineType, FunctionType, GeneratorType, coroutine
 from typing import Any
 
-from .frame import DRIVEN_CODE, DRIVER_CODE_IDS, LEFT_HANDLER, SWITCHED, Frame
+from .frame import DRIVEN_CODE, DRIVER_CODE_IDS, LEFT_HANDLER, NULL, SWITCHED, Frame, visible_frames
 from .program import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR, CO_ITERABLE_COROUTINE, Program
 from .unwinding import ENTER, LEAVE, PROPAGATE, raised, unwind
 
@@ -95,7 +96,10 @@ def generator_driver(frame: Frame) -> Any:
     thrown: BaseException | None = None
     while True:
         if handled is not None and sys.exc_info()[1] is not handled:
-            return (yield from restored_driver(frame, handled))
+            try:
+                return (yield from restored_driver(frame, handled))
+            except GeneratorExit:
+                return outcome_despite_close(frame)
         iterator: Any = iter(frame.instructions)
         frame.iterator = iterator
         frame.jump = iterator.__setstate__
@@ -108,6 +112,7 @@ def generator_driver(frame: Frame) -> Any:
                     if reason is not None:
                         break
                 else:
+                    frame.outcome = frame.result
                     return frame.result
                 try:
                     if reason is YIELD:
@@ -138,14 +143,36 @@ def generator_driver(frame: Frame) -> Any:
                 # A bare `raise` would bring back the traceback as it was before `unwind`, in 3.10.
                 raise raised()  # noqa: B904 - it is the exception that is being handled
             if action == LEAVE:
+                frame.outcome = LEFT_HANDLER
                 return LEFT_HANDLER
             if action == ENTER:
                 frame.in_handler = True
-                result = yield from iterable_coroutine_driver(frame)
-                while result is SWITCHED:
-                    result = yield from restored_driver(frame, frame.pending)
+                nested = iterable_coroutine_driver(frame)
+                while True:
+                    frame.outcome = NULL
+                    try:
+                        result = yield from nested
+                    except GeneratorExit:
+                        result = outcome_despite_close(frame)
+                    if result is not SWITCHED:
+                        break
+                    nested = restored_driver(frame, frame.pending)
                 if result is not LEFT_HANDLER:
+                    frame.outcome = result
                     return result
+                frame.outcome = NULL
+
+
+def outcome_despite_close(frame: Frame) -> Any:
+    """What a nested driver returned when it was closed; raises again what it raised.
+
+    `close` (and `throw(GeneratorExit)`) closes the nested driver first, and takes no notice of what it returns: perhaps
+    it left an exception handler, and its frame has to go on outside of that.
+    """
+    outcome = frame.outcome
+    if outcome is NULL:
+        raise raised()
+    return outcome
 
 
 def restored_driver(frame: Frame, handled: BaseException) -> Any:
@@ -160,7 +187,10 @@ def restored_driver(frame: Frame, handled: BaseException) -> Any:
     except BaseException:  # a boundary: whatever the program handles
         handled.__traceback__, handled.__context__ = traceback, context
         frame.in_handler = True
-        return (yield from iterable_coroutine_driver(frame))
+        try:
+            return (yield from iterable_coroutine_driver(frame))
+        except GeneratorExit:
+            return outcome_despite_close(frame)
 
 
 def _rethrow(error: BaseException, handled: BaseException | None) -> None:
@@ -256,7 +286,16 @@ def suspended(frame: Frame, name: str, qualified_name: str) -> Any:
     result = program.driver(frame)
     result.__name__ = name
     result.__qualname__ = qualified_name
+    frame.native_generator = weakref.ref(result)
+    if frame.interpreter.origin_depth and program.flags & CO_COROUTINE:
+        frame.origin = _origin(frame.interpreter.origin_depth)
     return result
+
+
+def _origin(depth: int) -> tuple[tuple[str, int, str], ...]:
+    """`cr_origin` of a coroutine that is made now."""
+    frames = visible_frames(sys._getframe())[:depth]
+    return tuple((frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name) for frame in frames)
 
 
 DRIVER_CODES: tuple[CodeType, ...] = tuple(

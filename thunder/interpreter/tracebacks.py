@@ -13,7 +13,7 @@ import sys
 from types import CodeType, FrameType, FunctionType, TracebackType
 from typing import Any
 
-from .frame import Frame, is_internal
+from .frame import DRIVEN_CODE, Frame, is_internal
 from .program import CO_GENERATOR, Program
 
 _MARK = ".frame"
@@ -38,14 +38,16 @@ def _stub_code(program: Program) -> CodeType:
     """A generator's code object that looks like the program's and does nothing."""
     code = program.code
     model = _generator_model.__code__
+    # The variables have no values; up to 3.11 their names serve the suggestions for misspelt ones.
+    names = (_MARK, *code.co_varnames)
     length = len(code.co_code)
     body = model.co_code
     changes: dict[str, Any] = {
         "co_argcount": 1,
         "co_posonlyargcount": 0,
         "co_kwonlyargcount": 0,
-        "co_nlocals": 1,
-        "co_varnames": (_MARK,),
+        "co_nlocals": len(names),
+        "co_varnames": names,
         "co_cellvars": (),
         "co_freevars": (),
         "co_flags": (code.co_flags & ~0x28C) | CO_GENERATOR | 0x3,
@@ -88,11 +90,31 @@ def without_internal_frames(traceback: TracebackType | None) -> TracebackType | 
     while traceback is not None and not is_stub(traceback.tb_frame):
         if not is_internal(traceback.tb_frame.f_code):
             kept.append(traceback)
+        elif id(traceback.tb_frame.f_code) in DRIVEN_CODE:
+            entry = _entry_of_unstarted(traceback.tb_frame)
+            if entry is not None:
+                kept.append(entry)
         traceback = traceback.tb_next
     # From a stub on everything was cleaned when that stub was made.
     for entry in reversed(kept):
         traceback = TracebackType(traceback, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)
     return traceback
+
+
+def _entry_of_unstarted(native: FrameType) -> TracebackType | None:
+    """The entry of a generator into which something was thrown before it had started."""
+    frame = native.f_locals.get("frame")
+    if type(frame) is not Frame or hasattr(frame, "iterator"):
+        return None
+    return TracebackType(None, stub_frame(frame), 0, frame.program.code.co_firstlineno)
+
+
+def _drop_internal_contexts(exception: BaseException) -> None:
+    """Takes recursion errors that the interpreter itself ran into, while it unwound one, out of the contexts."""
+    context = exception.__context__
+    while type(context) is RecursionError and without_internal_frames(context.__traceback__) is None:
+        context = context.__context__
+    exception.__context__ = context
 
 
 def record(frame: Frame, exception: BaseException) -> None:
@@ -102,8 +124,13 @@ def record(frame: Frame, exception: BaseException) -> None:
         frame.reraising = False
         exception.__traceback__ = traceback
         return
+    if type(exception) is RecursionError:
+        _drop_internal_contexts(exception)
     program = frame.program
     index = frame.index()
     exception.__traceback__ = TracebackType(
         traceback, stub_frame(frame), max(program.offsets[index], 0), program.line(index)
     )
+    tracing = frame.interpreter.tracing
+    if tracing.functions:
+        tracing.raised(frame, exception)

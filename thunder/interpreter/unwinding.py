@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from .frame import LEFT_HANDLER, NULL, Frame
+from .frame import LEFT_HANDLER, NULL, Frame, running_frames
 from .tracebacks import record
 from .versions.current import TABLE
 
@@ -43,23 +43,34 @@ def _unwind_by_ranges(frame: Frame) -> int:
             stack = frame.stack
             del stack[program.base + depth :]
             if push_index:
-                stack.append(index)
+                stack.append(frame.shown_index())
             stack.append(exception)
             frame.position = target
             frame.raised_at = None
             return ENTER if program.names[target] == "PUSH_EXC_INFO" else CONTINUE
+    return _leave(frame)
+
+
+def _leave(frame: Frame) -> int:
+    """The frame has no handler. A traceback may show it when it has ended; it still tells who called it then."""
+    if not frame.program.suspends:
+        frame.kept_back = next((outer for outer in running_frames(sys._getframe()) if outer is not frame), None)
+    tracing = frame.interpreter.tracing
+    if tracing.functions:
+        tracing.unwound(frame)
     return PROPAGATE
 
 
 class Block:
     """An entry of the block stack of 3.10: a handler that is set up, or one that is being executed."""
 
-    __slots__ = ("depth", "is_running", "target")
+    __slots__ = ("depth", "is_running", "raised_at", "target")
 
-    def __init__(self, is_running: bool, target: int, depth: int) -> None:
+    def __init__(self, is_running: bool, target: int, depth: int, raised_at: int = 0) -> None:
         self.is_running = is_running
         self.target = target
         self.depth = depth
+        self.raised_at = raised_at  # of a running handler: the index of the instruction that raised
 
 
 def _unwind_by_blocks(frame: Frame) -> int:
@@ -68,19 +79,20 @@ def _unwind_by_blocks(frame: Frame) -> int:
     blocks = getattr(frame, "blocks", None)
     stack = frame.stack
     if not blocks:
-        return PROPAGATE
+        return _leave(frame)
     block = blocks.pop()
     if block.is_running:
         # The exception leaves a handler; a handler further out can only run in the driver further out.
         if not any(not outer.is_running for outer in blocks):
-            return PROPAGATE
+            return _leave(frame)
         del stack[block.depth :]
         frame.result = LEFT_HANDLER
         frame.pending = exception
         frame.position = len(frame.instructions) - 1  # RERAISE_PENDING
         return LEAVE
     del stack[block.depth :]
-    blocks.append(Block(True, -1, block.depth))
+    blocks.append(Block(True, -1, block.depth, frame.shown_index()))
+    frame.raised_at = None
     # The state to go back to is native; its three slots only keep the depth right.
     stack += (NULL, NULL, NULL, exception.__traceback__, exception, type(exception))
     frame.position = block.target

@@ -41,7 +41,9 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--timeout", type=float, default=1200, help="seconds for one run of one module")
     parser.add_argument("--jobs", type=int, default=1, help="modules that run at the same time")
     parser.add_argument("--fresh", action="store_true", help="run again what was run before")
-    parser.add_argument("--frames", action="store_true", help="also count frames (one more, slower run)")
+    parser.add_argument(
+        "--frames", action="store_true", help="count frames with 3.10 and 3.11 too, in one more, slow run"
+    )
     return parser.parse_args(arguments)
 
 
@@ -51,7 +53,7 @@ def run_worker(python: Python, module: str, results: Path, mode: str, timeout: f
     if mode != "native":
         command += ["-m", "thunder.interpreter"]
     command += [str(_WORKER), module, str(results)]
-    if mode == "frames":
+    if mode == "frames" or (mode == "interpreted" and not python.counts_frames_slowly):
         command.append("--frames")
     environment = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONPATH": str(_ROOT)}
     environment.pop("PYTHONSTARTUP", None)
@@ -79,10 +81,11 @@ def run_module(python: Python, module: str, options: argparse.Namespace) -> Comp
     directory.mkdir(parents=True, exist_ok=True)
     paths = {mode: directory / f"{module}.{mode}.jsonl" for mode in ("native", "interpreted", "frames")}
     for mode, path in paths.items():
-        if mode == "frames" and not options.frames:
+        if mode == "frames" and not (options.frames and python.counts_frames_slowly):
             continue
-        if options.fresh or not path.exists():
+        if options.fresh:
             path.unlink(missing_ok=True)
+        if read_run(path).seconds is None:  # goes on where an earlier run was stopped
             run_worker(python, module, path.resolve(), mode, options.timeout)
     runs = {mode: read_run(path) for mode, path in paths.items()}
     return compare(python.version, module, runs["native"], runs["interpreted"], runs["frames"])
@@ -112,6 +115,14 @@ def summarize(results: list[Comparison]) -> dict[str, tuple[int, int]]:
     return totals
 
 
+def share_of_frames(results: list[Comparison], version: str) -> str:
+    """The share of a version's frames that were interpreted, over the modules where they were counted."""
+    counted = [result for result in results if result.version == version and result.share is not None]
+    interpreted = sum(result.interpreted_frames for result in counted)
+    total = interpreted + sum(result.native_frames for result in counted)
+    return f"{interpreted / total:.2%} in {len(counted)} modules" if total else "not counted (see --frames)"
+
+
 def main(arguments: list[str]) -> int:
     options = parse_arguments(arguments)
     chosen = options.python or list(VERSIONS)
@@ -134,7 +145,10 @@ def main(arguments: list[str]) -> int:
     for version, (native, interpreted) in summarize(results).items():
         share = interpreted / native if native else 0.0
         reached = reached and share >= _TARGET
-        print(f"{version}: {interpreted} of {native} tests that pass natively pass interpreted ({share:.2%})")
+        print(
+            f"{version}: {interpreted} of {native} tests that pass natively pass interpreted ({share:.2%}); "
+            f"interpreted frames: {share_of_frames(results, version)}"
+        )
     options.results.mkdir(parents=True, exist_ok=True)
     (options.results / "summary.json").write_text(
         json.dumps([asdict(result) for result in results], indent=1)

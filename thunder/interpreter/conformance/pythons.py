@@ -19,6 +19,11 @@ class Python(NamedTuple):
     executable: str
     version: str
 
+    @property
+    def counts_frames_slowly(self) -> bool:
+        """Up to 3.11 there is no `sys.monitoring`, and counting takes the profiling hook."""
+        return self.version.startswith(("3.10.", "3.11."))
+
 
 def find_pythons(versions: tuple[str, ...] = VERSIONS) -> list[Python]:
     """One Python of each version: from PATH, else from pyenv."""

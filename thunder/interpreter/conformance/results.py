@@ -65,7 +65,8 @@ class Comparison:
 
 
 def compare(version: str, module: str, native: Run, interpreted: Run, frames: Run) -> Comparison:
-    """Compares the two runs of a module; `frames` is the run that counted frames."""
+    """Compares the two runs of a module; `frames` is the run that counted frames, if one was made for that."""
+    counted = frames if frames.interpreted_frames else interpreted
     passed = {test for test, outcome in native.outcomes.items() if outcome == "passed"}
     missing = {
         test: interpreted.outcomes.get(test, "not run")
@@ -80,6 +81,6 @@ def compare(version: str, module: str, native: Run, interpreted: Run, frames: Ru
         missing,
         native.seconds,
         interpreted.seconds,
-        frames.interpreted_frames,
-        frames.native_frames,
+        counted.interpreted_frames,
+        counted.native_frames,
     )

@@ -91,7 +91,7 @@ def main(module, results, *options):
         run_tests(module, results)
     finally:
         if counter is not None:
-            counter.stop()
+            counter.stop()  # before the results are written, so that what is counted is the tests
             frames = {"interpreted": counter.interpreted, "native": counter.native}
             with open(results, "a") as file:
                 file.write(json.dumps({"test": "", "outcome": "frames", **frames}) + "\n")

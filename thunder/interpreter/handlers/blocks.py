@@ -49,7 +49,10 @@ def pop_except_block(frame: Frame, stack: list[Any], _: int) -> None:
 
 
 @instruction("RERAISE_TRIPLE")
-def reraise_triple(frame: Frame, stack: list[Any], _: int) -> None:
+def reraise_triple(frame: Frame, stack: list[Any], shows_first_raise: int) -> None:
+    """With a true operand the frame shows the line again that raised first."""
+    if shows_first_raise:
+        frame.raised_at = frame.blocks[-1].raised_at
     stack.pop()
     exception = stack.pop()
     exception.__traceback__ = stack.pop()  # as it was when the handler was entered

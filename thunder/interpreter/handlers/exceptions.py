@@ -38,14 +38,26 @@ def leave_handler(frame: Frame) -> None:
     frame.jump(END)
 
 
+def _thrower() -> Any:
+    yield
+
+
 def reraise(frame: Frame, exception: BaseException) -> None:
-    """Raises an exception that was raised before: it keeps its context, and its traceback gets no new entry."""
+    """Raises an exception that was raised before: it keeps its context, and its traceback gets no new entry.
+
+    `throw` into a generator that has not started raises without making, or cutting, any link between contexts.
+    """
     frame.reraising = True
-    context = exception.__context__
     try:
-        raise exception
+        if StopIteration not in type(exception).__mro__:
+            _thrower().throw(exception)
+        # A generator would make a RuntimeError of it.
+        context = exception.__context__
+        try:
+            raise exception
+        finally:
+            exception.__context__ = context
     finally:
-        exception.__context__ = context
         del exception
 
 

@@ -9,6 +9,11 @@ from ..instructions import Operand, instruction
 from ..messages import unbound_local
 
 
+@instruction("NOP")
+def nop(frame: Frame, stack: list[Any], _: int) -> None:
+    """A line that does nothing (`pass`, `while True:`); tracing tells of it."""
+
+
 @instruction("LOAD_CONST", Operand.CONSTANT)
 def load_const(frame: Frame, stack: list[Any], value: Any) -> None:
     stack.append(value)
@@ -82,8 +87,3 @@ def rotate(frame: Frame, stack: list[Any], count: int) -> None:
 @instruction("DUP_TOP_TWO")
 def dup_top_two(frame: Frame, stack: list[Any], _: int) -> None:
     stack += stack[-2:]
-
-
-@instruction("NOP")
-def nop(frame: Frame, stack: list[Any], _: int) -> None:
-    """Nothing."""

@@ -260,6 +260,7 @@ def warn(
     source: Any = None,
     *,
     skip_file_prefixes: tuple[str, ...] = (),
+    explicit: Callable[..., None] = warnings.warn_explicit,
 ) -> None:
     """`warnings.warn`, which names the line of the interpreted caller."""
     if isinstance(message, Warning):
@@ -275,14 +276,14 @@ def warn(
     position = _warned_frame(frames, stacklevel, skip_file_prefixes)
     if position < len(frames):
         frame = frames[position]
-        names, filename, line = frame.f_globals, frame.f_code.co_filename, frame.f_lineno
+        names, filename, line = frame.f_globals, frame.f_code.co_filename, frame.f_lineno or 0
     elif sys.version_info >= (3, 12):
         names, filename, line = sys.__dict__, "<sys>", 0
     else:
         names, filename, line = sys.__dict__, "sys", 1
     registry = names.setdefault("__warningregistry__", {})
     module = names.get("__name__") or "<string>"
-    warnings.warn_explicit(message, category, filename, line, module, registry, None, source)
+    explicit(message, category, filename, line, module, registry, None, source)
 
 
 def _warned_frame(frames: list[Frame], stacklevel: int, prefixes: tuple[str, ...]) -> int:
@@ -367,6 +368,24 @@ def _call_here(target: Any, arguments: Any, keywords: Any) -> Any:
     return target(*arguments, **keywords)
 
 
+def new_function(interp: Any, *arguments: Any, **keywords: Any) -> Any:
+    """`types.FunctionType(code, ...)`"""
+    if arguments and isinstance(arguments[0], CodeType):
+        arguments = (interp.code_to_install(arguments[0]), *arguments[1:])
+    elif isinstance(keywords.get("code"), CodeType):
+        keywords["code"] = interp.code_to_install(keywords["code"])
+    frame = interp.frame
+    if frame is None or frame.builtins is builtins.__dict__:
+        return interp.call_natively(FunctionType, arguments, keywords)
+    return made_under(frame.builtins, FunctionType, arguments, keywords)
+
+
+def made_under(builtin_names: dict[str, Any], target: Any, arguments: Any, keywords: Any) -> Any:
+    """Calls `target` from a frame with these builtins, which functions without `__builtins__` inherit."""
+    here = FunctionType(_call_here.__code__, {"__builtins__": builtin_names})
+    return here(target, arguments, keywords)
+
+
 def _with_module_of_caller(target: Any) -> Callable[..., Any]:
     """A class whose instances take their `__module__` from the function that calls it natively."""
 
@@ -397,6 +416,7 @@ def frame_lookasides() -> dict[Any, Callable[..., Any]]:
         sys._getframe: frame_at,
         warnings.warn: warn,
         TracebackType: new_traceback,
+        FunctionType: new_function,
     }
     if sys.version_info < (3, 11):
         table[sys.exc_info] = exception_info

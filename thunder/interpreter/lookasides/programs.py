@@ -1,13 +1,17 @@
-"""What interpreting a whole program needs besides: interpreted imports, and trampolines for functions made by hand."""
+"""What interpreting a whole program needs besides: interpreted imports, and what is set for a whole process."""
 
 from __future__ import annotations
 
+import _imp
 import builtins
+import functools
 import importlib
 import sys
 from collections.abc import Callable
-from types import CodeType, FunctionType, TracebackType
+from types import TracebackType
 from typing import Any
+
+from .frames import warn
 
 _IMPORT_FILES = ("<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>")
 _native_import = builtins.__import__
@@ -55,15 +59,6 @@ def _without_import_system(traceback: TracebackType | None) -> TracebackType | N
     return result
 
 
-def new_function(interp: Any, *arguments: Any, **keywords: Any) -> Any:
-    """`types.FunctionType(code, ...)`"""
-    if arguments and isinstance(arguments[0], CodeType):
-        arguments = (interp.code_to_install(arguments[0]), *arguments[1:])
-    elif isinstance(keywords.get("code"), CodeType):
-        keywords["code"] = interp.code_to_install(keywords["code"])
-    return FunctionType(*arguments, **keywords)
-
-
 # One interpreted call takes a few native ones.
 NATIVE_CALLS_PER_CALL = 6
 
@@ -81,17 +76,17 @@ def get_recursion_limit(interp: Any) -> int:
 
 
 def set_trace(interp: Any, function: Any, /) -> None:
-    """`sys.settrace`: remembered only; natively it would trace the interpreter instead of the program."""
-    interp.trace_function = function
+    """`sys.settrace`, which natively would trace the interpreter instead of the program."""
+    interp.tracing.set_function(function)
 
 
 def get_trace(interp: Any) -> Any:
     """`sys.gettrace`"""
-    return interp.trace_function
+    return interp.tracing.function()
 
 
 def set_profile(interp: Any, function: Any, /) -> None:
-    """`sys.setprofile`: remembered only, as `sys.settrace`."""
+    """`sys.setprofile`: remembered only; natively it would profile the interpreter."""
     interp.profile_function = function
 
 
@@ -100,15 +95,61 @@ def get_profile(interp: Any) -> Any:
     return interp.profile_function
 
 
+def set_origin_depth(interp: Any, depth: Any) -> None:
+    """`sys.set_coroutine_origin_tracking_depth`, which natively would see the interpreter's frames."""
+    sys.set_coroutine_origin_tracking_depth(depth)  # checks the argument
+    sys.set_coroutine_origin_tracking_depth(0)
+    interp.origin_depth = depth
+
+
+def get_origin_depth(interp: Any) -> int:
+    """`sys.get_coroutine_origin_tracking_depth`"""
+    depth: int = interp.origin_depth
+    return depth
+
+
+_native_create_builtin = _imp.create_builtin
+
+
+def create_builtin(interp: Any, spec: Any) -> Any:
+    """`_imp.create_builtin`: a second `_warnings` has a `warn` of its own, which also looks for its caller."""
+    module = _native_create_builtin(spec)
+    native = getattr(module, "warn", None)
+    if spec.name == "_warnings" and native is not None and native not in interp.lookasides:
+        interp.lookasides[native] = functools.partial(warn_with, module)
+    return module
+
+
+def warn_with(module: Any, interp: Any, *arguments: Any, **keywords: Any) -> None:
+    """`_warnings.warn` of another copy of the module."""
+    warn(interp, *arguments, explicit=module.warn_explicit, **keywords)
+
+
+def display_exception(interp: Any, kind: Any, error: Any, traceback: Any, /) -> None:
+    """`sys.__excepthook__` since 3.13: Python code, which shall see the interpreted frames."""
+    if not isinstance(error, BaseException) or sys.stderr is None:
+        sys.__excepthook__(kind, error, traceback)
+        return
+    if error.__traceback__ is None and isinstance(traceback, TracebackType):
+        error.__traceback__ = traceback
+    module = import_module(interp, "traceback", fromlist=("print_exception",))
+    interp.call(module._print_exception_bltin, error)
+
+
 def import_lookasides() -> dict[Any, Callable[..., Any]]:
     """The table of these look-asides."""
-    return {
+    table: dict[Any, Callable[..., Any]] = {
         builtins.__import__: import_module,
-        FunctionType: new_function,
         sys.setrecursionlimit: set_recursion_limit,
         sys.getrecursionlimit: get_recursion_limit,
         sys.settrace: set_trace,
         sys.gettrace: get_trace,
         sys.setprofile: set_profile,
         sys.getprofile: get_profile,
+        sys.set_coroutine_origin_tracking_depth: set_origin_depth,
+        sys.get_coroutine_origin_tracking_depth: get_origin_depth,
+        _imp.create_builtin: create_builtin,
     }
+    if sys.version_info >= (3, 13):
+        table[sys.__excepthook__] = display_exception
+    return table

@@ -85,7 +85,6 @@ def prologue(code: CodeType) -> list[tuple[str, Any]]:
 
 
 ROWS: dict[str, Row] = {
-    "NOP": nothing,
     "GEN_START": nothing,
     "ROT_TWO": fixed("SWAP", 2),
     "ROT_THREE": fixed("ROTATE", 3),

@@ -48,7 +48,6 @@ def load_global(reader: Reader, number: int) -> list[tuple[str, Any]]:
 
 ROWS: dict[str, Row] = {
     "CACHE": nothing,
-    "NOP": nothing,
     "RESUME": nothing,
     "PRECALL": nothing,
     "KW_NAMES": keyword_names,

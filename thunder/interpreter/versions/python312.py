@@ -69,7 +69,6 @@ def return_constant(reader: Reader, number: int) -> list[tuple[str, Any]]:
 
 ROWS: dict[str, Row] = {
     "CACHE": nothing,
-    "NOP": nothing,
     "RESUME": nothing,
     "KW_NAMES": keyword_names,
     "CALL": call,

@@ -39,7 +39,6 @@ def compare(reader: Reader, number: int) -> list[tuple[str, Any]]:
 
 ROWS: dict[str, Row] = {
     "CACHE": nothing,
-    "NOP": nothing,
     "RESUME": nothing,
     "CALL": same("CALL_NULL_LAST"),
     "CALL_KW": same("CALL_KEYWORDS_NULL_LAST"),
