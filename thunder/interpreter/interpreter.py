@@ -7,6 +7,7 @@ what look-asides and trackers build on.
 from __future__ import annotations
 
 import builtins
+import functools
 import sys
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +27,18 @@ from .tracing import Tracing
 from .tracker import Tracker
 from .trampolines import original_code, trampoline
 from .versions import translate_code
+
+
+def _forget_code(tables: tuple[dict[int, Any], ...], key: int, _: Any) -> None:
+    """A code object died."""
+    for table in tables:
+        table.pop(key, None)
+
+
+def _forget_trampoline(table: dict[int, Any], key: int, reference: Any) -> None:
+    """A trampoline died; there may be a newer one."""
+    if table.get(key) is reference:
+        del table[key]
 
 
 class Interpreter:
@@ -79,7 +92,7 @@ class Interpreter:
         self._opaque_code: dict[int, bool] = {}
         # The code objects whose ids are keys above; what is known about one is forgotten when it dies.
         self._known_code: dict[int, weakref.ref[CodeType]] = {}
-        self._trampolines: weakref.WeakValueDictionary[int, CodeType] = weakref.WeakValueDictionary()
+        self._trampolines: dict[int, weakref.ref[CodeType]] = {}  # each keeps the code that it stands for
         # What is known about classes, by their id: a class must not live longer for being known.
         self.plain_attributes: dict[int, set[str]] = {}
         self.plain_stores: dict[int, set[str]] = {}
@@ -132,11 +145,8 @@ class Interpreter:
     def _know_code(self, code: CodeType) -> None:
         key = id(code)
 
-        def forget(_: Any, tables: Any = (self.programs, self._opaque_code, self._known_code)) -> None:
-            for table in tables:
-                table.pop(key, None)
-
-        self._known_code[key] = weakref.ref(code, forget)
+        tables = (self.programs, self._opaque_code, self._known_code)
+        self._known_code[key] = weakref.ref(code, functools.partial(_forget_code, tables, key))
 
     # Where the program is.
 
@@ -250,11 +260,14 @@ class Interpreter:
         ):
             return code
         key = id(code)
-        installed = self._trampolines.get(key)
+        reference = self._trampolines.get(key)
+        installed = None if reference is None else reference()
         if installed is None:
             if is_internal(code):
                 return code
-            installed = self._trampolines[key] = trampoline(code, self._enter)
+            installed = trampoline(code, self._enter)
+            forget = functools.partial(_forget_trampoline, self._trampolines, key)
+            self._trampolines[key] = weakref.ref(installed, forget)
         return installed
 
     def _enter(self, code: CodeType, global_names: dict[str, Any], closure: Any, values: list[Any]) -> Any:
