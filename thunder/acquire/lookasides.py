@@ -133,8 +133,8 @@ class Lookasides:
             object.__setattr__: lambda interp, obj, name, value: self.tracker.store_generic(obj, name, value),
             object.__delattr__: lambda interp, obj, name: self.tracker.delete_generic(obj, name),
             torch.nn.Module._wrapped_call_impl: self.call_module,
-            torch._C.ScriptFunction.__call__.__func__: self.call_scripted,  # type: ignore[attr-defined]
-            torch._C.ScriptMethod.__call__.__func__: self.call_scripted,  # type: ignore[attr-defined]
+            _plain_function(torch._C.ScriptFunction.__call__): self.call_scripted,
+            _plain_function(torch._C.ScriptMethod.__call__): self.call_scripted,
             torch.utils.checkpoint.checkpoint: self.checkpoint,
             torch.autograd.Function.apply.__func__: self.apply_function,  # type: ignore[attr-defined]
             torch.autograd.graph.saved_tensors_hooks.__enter__: self.saved_tensors_hooks,
@@ -487,6 +487,11 @@ _MESSAGES: tuple[Callable[..., Any], ...] = (
     warnings.warn, warnings.warn_explicit, logging.Logger.debug, logging.Logger.info, logging.Logger.warning,
     logging.Logger.error, logging.Logger.critical, logging.Logger.exception, logging.Logger.log,
 )  # fmt: skip
+
+
+def _plain_function(method: Any) -> Any:
+    """The function of a method of an extension class; PyTorch's own test utilities put plain functions there."""
+    return getattr(method, "__func__", method)
 
 
 def _impure_functions() -> list[Callable[..., Any]]:
