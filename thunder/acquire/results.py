@@ -29,9 +29,10 @@ _results: dict[Any, Any] = {}
 _RESULTS_LIMIT = 20_000
 _SIZES_KNOWN = frozenset(
     {"cov", "corrcoef", "combinations", "histogram", "geqrf", "_native_batch_norm_legit", "gaussian_nll_loss",
-     "linalg_lstsq"}
+     "linalg_lstsq", "matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "linear", "einsum"}
 )  # fmt: skip
-"""Calls whose fake kernels want values, or are missing, although the sizes of their results do not depend on them."""
+"""Calls whose fake kernels want values, are missing, or refuse what kernels accept (empty matrices of other dtypes),
+although the sizes of their results do not depend on them."""
 _REPLAY_LIMIT = 1 << 24  # elements; larger arguments are not materialised for the sake of an error message
 
 
@@ -308,6 +309,8 @@ class ResultInference(UnknownNumbers):
         shadows: list[torch.Tensor],
     ) -> tuple[Any, bool]:
         """(result as new shadows, whether it aliases or changes an argument), worked out on fake tensors."""
+        if any(shadow.requires_grad and not _may_require_grad(shadow) for shadow in shadows):
+            return None, True  # such a tensor, made by an assignment, has no fake counterpart
         fakes = {id(shadow): self._fake_argument(shadow) for shadow in shadows if id(shadow) in self._devices}
 
         def to_fake(value: Any) -> Any:
@@ -441,6 +444,8 @@ class ResultInference(UnknownNumbers):
             add_location_note(own, location)
             raise own from None
         else:
+            if call_name(func) in _SIZES_KNOWN:
+                raise _NeedsValuesError from error
             raise UnsupportedError(
                 f"PyTorch cannot work out the result of {call_name(func)} without running it: "
                 f"{type(error).__name__}: {str(error).splitlines()[0]}",
@@ -451,6 +456,11 @@ class ResultInference(UnknownNumbers):
             torch.set_rng_state(state)
         add_location_note(error, location)
         raise error
+
+
+def _may_require_grad(tensor: torch.Tensor) -> bool:
+    """Whether `requires_grad_` accepts the tensor; an assignment can make integers require grad all the same."""
+    return tensor.is_floating_point() or tensor.is_complex()
 
 
 def _rank_decides(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
