@@ -450,6 +450,12 @@ def associative_scan() -> Callable[..., Any] | None:
     return getattr(module, "associative_scan", None)
 
 
+def flex_attention() -> Callable[..., Any] | None:
+    """`torch.nn.attention.flex_attention.flex_attention`; None where nothing has imported it.  Tested: 2.11, 2.13."""
+    module = sys.modules.get("torch.nn.attention.flex_attention")
+    return getattr(module, "flex_attention", None)
+
+
 # CUDA graphs --------------------------------------------------------------------------------------------------------
 def storage_use_count(storage_address: int) -> int:
     """How many tensors and Python objects hold the storage with this `_cdata`.  Tested: 2.11, 2.13."""

@@ -26,6 +26,7 @@ from torch.utils import _pytree
 
 from thunder import _torch_compat
 from thunder.acquire.backward_hooks import backward_hook_lookasides
+from thunder.acquire.flex_attention import flex_attention_lookaside
 from thunder.acquire.guards import type_lookup
 from thunder.acquire.heap import instance_dict
 from thunder.acquire.recorder import Recorder
@@ -53,6 +54,7 @@ _INTERPRETED_TORCH = tuple(
         "_functorch/functional_call.py",
         "_functorch/vmap.py",
         "autograd/forward_ad.py",
+        "nn/attention/flex_attention.py",
         "nn/utils/stateless.py",
         "nn/utils/_named_member_accessor.py",
         "testing/",
@@ -151,6 +153,7 @@ class Lookasides:
             torch.set_default_dtype: self.set_default_dtype,
             torch.get_rng_state: self.get_rng_state,
             torch.set_rng_state: lambda interp, state: self.recorder.write_statement(torch.set_rng_state, state),
+            torch.nn.Parameter.__new__: self.new_parameter,
             torch.func.linearize: self.functorch(torch.func.linearize),
             _pytree.tree_map: self.tree_map,
             _pytree.tree_map_: self.tree_map_in_place,
@@ -164,6 +167,9 @@ class Lookasides:
             if check is not None:
                 table[check] = self.runtime_check(check)
         table.update(backward_hook_lookasides(self.recorder, self._one_operation))
+        flex = _torch_compat.flex_attention()
+        if flex is not None:
+            table[flex] = flex_attention_lookaside(self.tracker, self.recorder, flex, self._one_operation)
         scan = _torch_compat.associative_scan()
         if scan is not None:
             table[scan] = lambda interp, *args, **kwargs: self._one_operation(scan, args, kwargs)
@@ -350,6 +356,12 @@ class Lookasides:
         """Records a call as a whole: what it calls inside is not recorded."""
         with torch._C.DisableTorchFunction():
             return self.recorder.call(function, args, kwargs)
+
+    def new_parameter(self, interp: Any, kind: type, data: Any = None, requires_grad: bool = True) -> torch.Tensor:
+        """`nn.Parameter(data)` within the program: a new leaf at every call, on the memory of `data`."""
+        if data is None:
+            data = torch.empty(0)
+        return self.recorder.new_parameter(kind, data, requires_grad)
 
     def functorch(self, transform: Callable[..., Any]) -> Callable[..., Any]:
         """A transform of `torch.func` that traces by itself: the transformed function is one operation."""

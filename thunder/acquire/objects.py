@@ -160,6 +160,7 @@ class ObjectTracker(Tracker):
             source = constant(real, source)
         else:
             stem = source.describe()
+        self._check_kind(real, source)
         if self.symbols is not None:
             shadow: torch.Tensor = self.symbols.tensor(source, real)
         else:
@@ -174,23 +175,35 @@ class ObjectTracker(Tracker):
         self.inputs.append((source, real, shadow))
         return shadow
 
-    def _make_shadow(self, real: torch.Tensor, source: Source) -> torch.Tensor:
-        with torch._C.DisableTorchFunction(), torch._C._DisableFuncTorch():
-            if type(real).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__ and not isinstance(
+    def _check_kind(self, real: torch.Tensor, source: Source) -> None:
+        """Refuses tensors whose class or layout decides what calls on them do."""
+        kind = type(real)
+        with torch._C.DisableTorchFunction():
+            if kind.__torch_dispatch__ is not torch.Tensor.__torch_dispatch__ and not isinstance(
                 real, torch._subclasses.FakeTensor
             ):
                 raise UnsupportedError(
-                    f"{source.describe()} is a {type(real).__qualname__}, a tensor subclass that computes in Python",
+                    f"{source.describe()} is a {kind.__qualname__}, a tensor subclass that computes in Python",
                     self.recorder.location(),
                     "convert it to a plain tensor, or use torch.compile(backend='thunder')",
                 )
-            if real.layout is not torch.strided or real.is_quantized:
-                kind = "quantized" if real.is_quantized else str(real.layout).removeprefix("torch.")
+            if kind is not torch.Tensor and kind.__torch_function__ is not torch.nn.Parameter.__torch_function__:
                 raise UnsupportedError(
-                    f"{source.describe()} is a {kind} tensor",
+                    f"{source.describe()} is a {kind.__qualname__}, a tensor subclass that takes part in every call "
+                    "(__torch_function__)",
+                    self.recorder.location(),
+                    "pass tensor.as_subclass(torch.Tensor), or use torch.compile(backend='thunder')",
+                )
+            if real.layout is not torch.strided or real.is_quantized:
+                layout = "quantized" if real.is_quantized else str(real.layout).removeprefix("torch.")
+                raise UnsupportedError(
+                    f"{source.describe()} is a {layout} tensor",
                     self.recorder.location(),
                     "convert it to a dense one",
                 )
+
+    def _make_shadow(self, real: torch.Tensor, source: Source) -> torch.Tensor:
+        with torch._C.DisableTorchFunction(), torch._C._DisableFuncTorch():
             shadow = torch.empty_strided(real.shape, real.stride(), dtype=real.dtype, device="meta")
             if real.storage_offset():
                 storage = torch.UntypedStorage(real.untyped_storage().nbytes(), device="meta")
@@ -198,7 +211,7 @@ class ObjectTracker(Tracker):
             if real.is_conj():
                 shadow = torch.conj(shadow.resolve_conj())
             if isinstance(real, torch.nn.Parameter):
-                shadow = torch.nn.Parameter(shadow, requires_grad=real.requires_grad)
+                shadow = torch.Tensor._make_subclass(type(real), shadow, real.requires_grad)
             elif real.requires_grad:
                 shadow.requires_grad_(True)
                 if not real.is_leaf:

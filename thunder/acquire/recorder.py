@@ -183,6 +183,15 @@ class Recorder(ResultInference):
         self.ops.append(Op(function, (), {}, self._vars[id(shadow)], self.location(), self.scope))
         return shadow
 
+    def new_parameter(self, kind: type, data: torch.Tensor, requires_grad: bool) -> torch.Tensor:
+        """Writes down that a parameter of class `kind` is made; the answer is its shadow."""
+        (shadow,), (written,) = self._argument((data,), [], [])
+        with torch._C.DisableTorchFunction():
+            parameter: torch.Tensor = torch.nn.Parameter.__new__(kind, shadow, requires_grad)
+        var = self.new_var(parameter, self._devices[id(shadow)], "parameter")
+        self._write(Op(kind, (written,), {"requires_grad": requires_grad}, var))
+        return parameter
+
     def runtime_check(self, condition: torch.Tensor) -> None:
         """Writes down that every value of `condition` must hold."""
         _, written = self._argument(condition, [], [])

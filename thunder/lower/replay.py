@@ -66,6 +66,10 @@ class Replay:
         name = getattr(op.target, "__name__", "")
         if name in _EFFECTS_ON_TENSORS:
             raise NotLowerable(f"{name} changes more than values", op)
+        if isinstance(op.target, type) and issubclass(op.target, torch.nn.Parameter):
+            raise NotLowerable("a parameter, which is a new leaf, is made", op)
+        if op.target is _torch_compat.flex_attention():
+            raise NotLowerable("flex attention compiles itself", op)
         if op.target in _torch_compat.level_functions():
             raise NotLowerable("it runs within levels of torch.func", op)
         args = map_vars(self._value, op.args)
