@@ -1,4 +1,4 @@
-"""What users add to PyTorch, inside of a compiled function: operators, autograd Functions, attention, tensor classes."""
+"""What users add to PyTorch, inside of a compiled function: operators, autograd Functions, attention, classes."""
 
 import os
 import warnings
@@ -91,7 +91,8 @@ class Scaled(torch.autograd.Function):
 
 
 def test_custom_operator(executors):
-    agrees(lambda x: scale(x.sin(), 2.0) + torch.ops.thunder_extending.scale(x, 3.0), torch.randn(3), executors=executors)
+    library = torch.ops.thunder_extending
+    agrees(lambda x: scale(x.sin(), 2.0) + library.scale(x, 3.0), torch.randn(3), executors=executors)
 
 
 def test_custom_operator_with_its_own_gradient(executors):
