@@ -238,7 +238,7 @@ class AttributeTracker(VariableTracker):
     def _load_from_builtin(self, obj: Any, name: str, source: Source | None) -> Any:
         """An attribute of an object of a C type."""
         value = getattr(obj, name)
-        if source is None or isinstance(value, (types.BuiltinMethodType, types.MethodWrapperType)):
+        if source is None or isinstance(value, (types.BuiltinMethodType, types.MethodWrapperType, types.MethodType)):
             return self.wrap(value) if isinstance(value, torch.Tensor) else value
         if isinstance(obj, types.FunctionType) and name == "__dict__":
             return self._known_dict(value, source) if id(value) not in self.known else value

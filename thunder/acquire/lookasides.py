@@ -230,14 +230,14 @@ class Lookasides:
         if len(args) == 1 and not kwargs:
             number = args[0]
             if self._is_integer_tensor(number):
-                number = self.recorder.call(torch.Tensor.item, (number,), {})
+                number = self._one_operation(torch.Tensor.item, (number,), {})
             return number if isinstance(number, torch.SymInt) else int(number)
         return int(*args, **kwargs)
 
     def float(self, interp: Any, *args: Any) -> Any:
         """`float(x)` of a tensor is its number, known or not."""
         if len(args) == 1 and isinstance(args[0], torch.Tensor) and not args[0].is_complex():
-            return torch.sym_float(self.recorder.call(torch.Tensor.item, args, {}))
+            return torch.sym_float(self._one_operation(torch.Tensor.item, args, {}))
         return float(*args)
 
     def extreme(self, function: Callable[..., Any], symbolic: Callable[..., Any]) -> Callable[..., Any]:
@@ -245,8 +245,11 @@ class Lookasides:
         plain = callback_lookasides()[function]
 
         def replacement(interp: Any, *args: Any, **kwargs: Any) -> Any:
-            if len(args) > 1 and not kwargs and self.recorder.holds_unknown_number(args):
-                return functools.reduce(symbolic, args)
+            if not kwargs and self.recorder.has_unknown_numbers():
+                numbers = args if len(args) > 1 else interp.call(list, *args)
+                if self.recorder.holds_unknown_number(numbers):
+                    return functools.reduce(symbolic, numbers)
+                args = args if len(args) > 1 else (numbers,)
             return plain(interp, *args, **kwargs)
 
         return replacement

@@ -84,7 +84,10 @@ class Recorder(ResultInference):
         structure, holds_tensor = self._result(result)
         if not holds_tensor and name in _CONTEXT_CALLS and result is not None:
             structure = self.name_object(result, "context")
-        self.ops.append(Op(func, written_args, written_kwargs, structure, self.location(), self.scope))
+        op = Op(func, written_args, written_kwargs, structure, self.location(), self.scope)
+        if self.changed:
+            op.tags["changes"], self.changed = tuple(self.changed), []
+        self.ops.append(op)
         self.write_assumptions()
         if self._constants:
             self._forget_constants(shadows)

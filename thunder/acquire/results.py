@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 import torch
 
+from thunder._torch_compat import python_dispatcher
 from thunder.acquire.queries import BREAK_REMEDY, VALUE_READS, call_name
 from thunder.acquire.shadows import CPU, META, is_leaf
 from thunder.acquire.unknown_numbers import UnknownNumbers
@@ -113,9 +114,9 @@ class ResultInference(UnknownNumbers):
     ) -> Any:
         """The result of a call on shadows that are fake tensors with symbolic sizes."""
         assert self.symbols is not None
-        state = torch.get_rng_state()
+        state, versions = torch.get_rng_state(), _versions(shadows)
         try:
-            with self.symbols.inside_kernel(), self.fake_mode, _quiet_fake_tensors():
+            with self.symbols.inside_kernel(), self.fake_mode, python_dispatcher(), _quiet_fake_tensors():
                 result = func(*args, **kwargs)
         except ThunderError:
             raise
@@ -131,6 +132,7 @@ class ResultInference(UnknownNumbers):
             # Of small arguments the values are known, and with them the sizes of what is made from them.
             self.symbols.fresh_symbols()
             return self._run_with_values(func, args, kwargs, shadows, None)
+        self._note_changes(shadows, versions)
         self._adopt(result, None)
         self._find_unknown_sizes(result)
         return result
@@ -210,9 +212,18 @@ class ResultInference(UnknownNumbers):
             if not any_values_do or real.shape != shape:
                 raise self.data_dependent(func) from error
             changed[id(real)] = shadow
+            self.changed.append(self._vars[id(shadow)])
             torch.autograd.graph.increment_version(shadow)
             self._metadata.pop(id(shadow), None)
         return shadow_like(result)
+
+    def _note_changes(self, shadows: list[torch.Tensor], before: list[int]) -> None:
+        """Remembers, for the operation that is written next, which tensors it changes."""
+        self.changed += [
+            self._vars[id(shadow)]
+            for shadow, version in zip(shadows, before)
+            if not shadow.is_inference() and shadow._version != version and id(shadow) in self._vars
+        ]
 
     def _may_be_replayed(self, shadow: torch.Tensor) -> bool:
         """Whether a real tensor with the sizes of a shadow can be made, and is not too large."""
@@ -237,10 +248,12 @@ class ResultInference(UnknownNumbers):
         if self._constants and func is torch.Tensor.__getitem__:
             args = (args[0], self._index_values(args[1]))
         device = self._devices.get(id(shadows[0]), CPU) if shadows else CPU
+        versions = _versions(shadows)
         try:
             result = func(*args, **kwargs)
         except (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError) as error:
             self._explain(func, args, kwargs, error)
+        self._note_changes(shadows, versions)
         for shadow in shadows:
             self._metadata.pop(id(shadow), None)
         self._adopt(result, device)
@@ -477,6 +490,10 @@ def holds_unknown(data: Any) -> bool:
     if type(data) in (list, tuple):
         return any(map(holds_unknown, data))
     return isinstance(data, (torch.Tensor, torch.SymInt, torch.SymFloat))
+
+
+def _versions(shadows: list[torch.Tensor]) -> list[int]:
+    return [0 if shadow.is_inference() else shadow._version for shadow in shadows]
 
 
 def _mutable_state(tensor: torch.Tensor) -> tuple[Any, ...]:

@@ -47,6 +47,7 @@ class ShadowTable(TorchFunctionMode):
         self.shadow_of = shadow_of
         self.location = location
         self.ops: list[Op] = []
+        self.changed: list[Var] = []
         self.scope = ""
         self.makes_gradients = False  # whether a backward has been recorded
         self.level_depth = 0  # levels of torch.func that are entered

@@ -32,11 +32,15 @@ class UnknownNumbers(ShadowTable):
 
     def _reads_unknown_numbers(self, name: str, shadow: torch.Tensor) -> bool:
         """Whether a call that reads values can be answered by symbols."""
-        if self.symbols is None or not self.symbols.has_unknown or name not in _ANSWERED_READS:
+        if not self.has_unknown_numbers() or name not in _ANSWERED_READS:
             return False
         if shadow.is_complex() or not all(type(size) is int for size in shadow.shape):
             return False
         return shadow.numel() <= LONGEST_LIST if name == "tolist" else shadow.numel() == 1
+
+    def has_unknown_numbers(self) -> bool:
+        """Whether the program is acquired with symbols for what only values decide."""
+        return self.symbols is not None and self.symbols.has_unknown
 
     def holds_unknown_number(self, values: Sequence[Any]) -> bool:
         """Whether some value is a number that only the running program knows, and all are numbers."""

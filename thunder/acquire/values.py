@@ -1,10 +1,11 @@
-"""Values of small integer arguments that the program looks at.
+"""Values of small tensors that the program looks at.
 
 Some programs decide on the values of a small tensor that they are given: the grid of an image, lengths, a mask of
 special tokens.  Such values are computed for real from the arguments, become constants of the program, and the
 prologue guards the arguments' values: other values mean another program.
 
-Input: a shadow.  Output: its real value, or None when it depends on anything that is large, floating or random.
+Input: a shadow.  Output: its real value, or None when it depends on anything that is large, random or a
+floating-point argument.
 """
 
 from __future__ import annotations
@@ -20,7 +21,15 @@ from thunder.trace import Op, Var, iterate_vars, map_vars
 
 LARGEST = 4096
 """Elements of the largest argument whose values are guarded."""
-_RANDOM = ("rand", "dropout", "bernoulli", "multinomial", "normal", "uniform", "exponential", "empty")
+LARGEST_SETTING = 64
+"""The same for floating-point tensors that the program keeps (buffers); those of arguments are never guarded."""
+LARGEST_INTERMEDIATE = 1 << 20
+"""Elements of the largest tensor that is computed on the way from arguments to a value."""
+_NOT_REPEATABLE = (
+    "rand", "dropout", "bernoulli", "multinomial", "normal", "uniform", "exponential", "empty", "as_strided",
+    "set_data", "checkpoint", "apply", "backward",
+)  # fmt: skip
+"""Names, or parts of them, of calls whose results depend on more than the values of their arguments."""
 
 
 class Values:
@@ -48,56 +57,105 @@ class Values:
             kept: the shadows.
             ops: what has been recorded so far.
         """
-        shadows = {id(variables[id(item)]): item for item in kept if id(item) in variables}
-        producers = {id(var): op for op in ops for var in iterate_vars(op.result) if var not in op.inputs()}
-        used: list[tuple[Source, torch.Tensor]] = []
-        known: dict[int, torch.Tensor | None] = {}
-
-        def evaluate(var: Var) -> torch.Tensor | None:
-            if id(var) not in known:
-                known[id(var)] = None  # a cycle cannot happen; a failure is remembered
-                known[id(var)] = compute(var)
-            return known[id(var)]
-
-        def compute(var: Var) -> torch.Tensor | None:
-            own = shadows.get(id(var))
-            if own is None or own._version > 0:
-                return None
-            found = self.input_of(own)
-            if found is not None:
-                source, real = found
-                if real.is_floating_point() or real.is_complex() or real.numel() > LARGEST or real.is_meta:
-                    return None
-                used.append((source, real))
-                return real.detach().clone()
-            op = producers.get(id(var))
-            if op is None or any(word in op.name for word in _RANDOM):
-                return None
-            if any(evaluate(argument) is None for argument in op.inputs()):
-                return None
-            results = op.target(*map_vars(evaluate, op.args), **map_vars(evaluate, op.kwargs))
-            return _matching(op.result, results, var)
-
         variable = variables.get(id(shadow))
         if variable is None:
             return None
-        with torch._C.DisableTorchFunction(), torch.no_grad():
-            value = evaluate(variable)
-        if value is None:
+        shadows = {id(variables[id(item)]): item for item in kept if id(item) in variables}
+        found = self._needed(variable, shadows, ops)
+        if found is None:
             return None
-        for source, real in used:
+        chosen, inputs = found
+        if any("changes" in op.tags for op in chosen) and _share_storage([real for _, real in inputs.values()]):
+            return None
+        with torch._C.DisableTorchFunction(), torch.no_grad():
+            known: dict[int, Any] = {key: real.detach().clone() for key, (_, real) in inputs.items()}
+            for op in chosen:
+                results = op.target(
+                    *map_vars(lambda var: known[id(var)], op.args), **map_vars(lambda var: known[id(var)], op.kwargs)
+                )
+                _bind(op.result, results, known)
+        value = known[id(variable)]
+        if not isinstance(value, torch.Tensor) or value.shape != shadow.shape:
+            return None
+        for source, real in inputs.values():
             self._guard(source, real)
         return value
+
+    def _needed(
+        self, wanted: Var, shadows: dict[int, torch.Tensor], ops: Sequence[Op]
+    ) -> tuple[list[Op], dict[int, tuple[Source, torch.Tensor]]] | None:
+        """(operations that `wanted` takes, in order, inputs by the id of their Var); None when one has no known value.
+
+        An operation that changes a tensor is needed when the tensor, or another view of it, is needed later.
+        """
+        needed = {id(wanted)}
+        storages = {_storage(shadows.get(id(wanted)))}
+        made: set[int] = set()
+        chosen: list[Op] = []
+        for op in reversed(ops):
+            results = [var for var in iterate_vars(op.result) if id(var) in needed and id(var) not in made]
+            changes = [var for var in op.tags.get("changes", ()) if _storage(shadows.get(id(var))) in storages]
+            if not results and not changes:
+                continue
+            taken = list(op.inputs())
+            if not self._may_be_computed(op, shadows):
+                return None
+            chosen.append(op)
+            made.update(id(var) for var in results if var not in taken)
+            needed.update(map(id, taken))
+            storages.update(_storage(shadows.get(id(var))) for var in taken)
+        inputs: dict[int, tuple[Source, torch.Tensor]] = {}
+        for key in needed - made:
+            shadow = shadows.get(key)
+            found = None if shadow is None else self.input_of(shadow)
+            if found is None or not _may_be_guarded(*found):
+                return None
+            inputs[key] = found
+        return chosen[::-1], inputs
+
+    @staticmethod
+    def _may_be_computed(op: Op, shadows: dict[int, torch.Tensor]) -> bool:
+        """Whether an operation can be made now, from values, as it will be made later."""
+        if any(word in op.name for word in _NOT_REPEATABLE):
+            return False
+        for var in iterate_vars(op.result):
+            shadow = shadows.get(id(var))
+            if shadow is None or not all(type(size) is int for size in shadow.shape):
+                return False
+            if shadow.numel() > LARGEST_INTERMEDIATE:
+                return False
+        return True
 
     def _guard(self, source: Source, real: torch.Tensor) -> None:
         if id(real) in self._guarded:
             return
         self._guarded.add(id(real))
         name, bind = self.prologue.expression(source), self.prologue.bind
-        expected = real.detach().clone()
+        with torch._C.DisableTorchFunction():
+            expected = real.detach().clone()
         self.prologue.check(
             f"{bind(holds_values)}({name}, {bind(expected)})", lambda: f"values of {source.describe()} are unchanged"
         )
+
+
+def _may_be_guarded(source: Source, real: torch.Tensor) -> bool:
+    """Whether an input is so small that its values can be asked for at every call.
+
+    Floating-point arguments differ from call to call; a few numbers that the model itself keeps are settings.
+    """
+    if real.is_meta:
+        return False
+    if not real.is_floating_point() and not real.is_complex():
+        return real.numel() <= LARGEST
+    return source.stable and real.numel() <= LARGEST_SETTING
+
+
+def _share_storage(tensors: Sequence[torch.Tensor]) -> bool:
+    return len({tensor.untyped_storage()._cdata for tensor in tensors}) < len(tensors)
+
+
+def _storage(tensor: torch.Tensor | None) -> int:
+    return 0 if tensor is None else tensor.untyped_storage()._cdata
 
 
 def holds_values(tensor: torch.Tensor, expected: torch.Tensor) -> bool:
@@ -107,13 +165,10 @@ def holds_values(tensor: torch.Tensor, expected: torch.Tensor) -> bool:
     return torch.equal(tensor, expected)
 
 
-def _matching(structure: Any, results: Any, var: Var) -> Any:
-    """The part of `results` that stands where `var` stands in `structure`."""
-    if structure is var:
-        return results if isinstance(results, torch.Tensor) else None
-    if isinstance(structure, (tuple, list)):
+def _bind(structure: Any, results: Any, known: dict[int, Any]) -> None:
+    """Remembers results under the Vars that stand for them in `structure`."""
+    if isinstance(structure, Var):
+        known[id(structure)] = results
+    elif isinstance(structure, (tuple, list)):
         for part, result in zip(structure, results):
-            found = _matching(part, result, var)
-            if found is not None:
-                return found
-    return None
+            _bind(part, result, known)

@@ -1,0 +1,95 @@
+"""Values of small integer arguments, and of the model's own small buffers, are constants that guards check."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import thunder
+from thunder.errors import DataDependentError
+
+
+def jit(function):
+    return thunder.jit(function, executors=["eager"])
+
+
+def changed_in_place(x, grid):
+    sizes = grid * 2
+    view = sizes[0]
+    view[1] += 1
+    sizes[grid > 2] = 5
+    return x.reshape(sizes[0, 0].item(), -1) * sizes.sum().item() + view[1].item()
+
+
+def changed_argument(x, grid):
+    grid[0, 0] += 1
+    return x[: int(grid[0, 0])] if grid[0, 0] > 1 else x
+
+
+def by_float_arithmetic(x, grid):
+    mask = torch.zeros(2, 3).masked_fill((grid > 2).expand(2, 3), float("-inf"))
+    return x[: int((mask < 0).sum())]
+
+
+def lists(x, grid):
+    return x.split((grid[0] + 0).tolist())[-1]
+
+
+@pytest.mark.parametrize("program", [changed_in_place, changed_argument, by_float_arithmetic, lists])
+def test_values_of_an_argument(program):
+    compiled = jit(program)
+    x = torch.arange(12.0)
+    for values in ([[1, 2, 9]], [[2, 3, 7]], [[1, 2, 9]]):
+        expected, actual = torch.tensor(values), torch.tensor(values)
+        torch.testing.assert_close(compiled(x, actual), program(x, expected))
+        assert torch.equal(actual, expected)
+    statistics = thunder.compile_stats(compiled)
+    assert (statistics.cache_misses, statistics.plain_calls) == (2, 0)
+
+
+class Annealed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("probabilities", torch.tensor([1.0, 0.0]))
+
+    def forward(self, x):
+        for index in range(2):
+            if self.probabilities[index] > 0:
+                x = x + index + 1
+        return x
+
+
+def test_settings_that_a_model_keeps_in_a_buffer():
+    model = Annealed()
+    compiled, x = jit(model), torch.zeros(2)
+    assert torch.equal(compiled(x), torch.full((2,), 1.0))
+    model.probabilities.fill_(1.0)
+    assert torch.equal(compiled(x), torch.full((2,), 3.0))
+    model.probabilities.fill_(0.0)
+    assert torch.equal(compiled(x), x)
+    assert thunder.compile_stats(compiled).plain_calls == 0
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        lambda x, y: x if y.sum() > 0 else -x,  # a floating-point argument
+        lambda x, y: x if (y * 0 + torch.rand(3)).long().sum() > 0 else -x,
+        lambda x, y: x if y.long().clamp_(max=3).add_(x.long()).sum() > 0 else -x,  # changed by what is unknown
+    ],
+)
+def test_other_values_are_not_guarded(program):
+    with pytest.raises(DataDependentError):
+        jit(program)(torch.ones(3), torch.ones(3))
+
+
+def test_a_value_that_something_unknown_has_changed_since():
+    def program(x, index):
+        twice = index * 2
+        before = twice[0].item()
+        twice[1:] += x.long()[1:]
+        return x * before if twice[0] > 1 else -x
+
+    with pytest.raises(DataDependentError):
+        jit(program)(torch.ones(3), torch.ones(3, dtype=torch.long))
