@@ -36,6 +36,14 @@ def numbers(x, weights):
     return count, largest, float(x.sum()), int((x > 0).sum()) // 2 + count, (x > 0).any().item(), x * largest + count
 
 
+def sliced(x, weights):
+    last = (x > 0).sum(1).argmax()
+    x = x.clone()
+    x[:last] = 0.0
+    width = torch.IntTensor([3])
+    return x[: last + 1], x[:, width[0] :]
+
+
 def repeated(x, weights):
     times = (x > 0).sum(1)
     return torch.repeat_interleave(x, times, dim=0) @ weights[0]
@@ -52,10 +60,11 @@ def checkpointed(x, weights):
 def smallest(x, weights):
     count = (x > 0).sum().item()
     chosen = x.flatten().topk(min(count, 3)).values
-    return chosen, torch.tensor([count, x.argmax(), 7]) * max(count, 2, 5)
+    longest = max(part.shape[0] for part in (x, x[x > 0], x[x > 1]))
+    return chosen, torch.tensor([count, x.argmax(), 7]) * max(count, 2, 5) + longest
 
 
-PROGRAMS = [smallest, tokens_of_experts, gathered_by_mask, counted, numbers, repeated, checkpointed]
+PROGRAMS = [smallest, sliced, tokens_of_experts, gathered_by_mask, counted, numbers, repeated, checkpointed]
 
 
 def same(actual, expected):

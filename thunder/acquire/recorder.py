@@ -26,6 +26,7 @@ from thunder.trace import Op, Region, Trace, Var
 _CONTEXT_CALLS = frozenset({"_enter_autocast", "_exit_autocast"})
 _STATE_CALLS = frozenset({torch._C._set_grad_enabled})
 _TENSOR_SPLITS = frozenset({torch.tensor_split, torch.Tensor.tensor_split})
+_INDEXING = frozenset({torch.Tensor.__getitem__, torch.Tensor.__setitem__})
 _TEXTS = frozenset({"__format__", "__str__", "__repr__"})
 
 
@@ -54,6 +55,8 @@ class Recorder(ResultInference):
             args, kwargs = self._with_split_points(func, args, kwargs)
         shadows: list[torch.Tensor] = []
         key: list[Any] = [func]
+        if func in _INDEXING and len(args) > 1 and not kwargs:
+            args = (args[0], self._with_numbers_in_slices(args[1]), *args[2:])
         run_args, written_args = self._argument(args, shadows, key)
         run_kwargs, written_kwargs = self._argument(kwargs, shadows, key) if kwargs else (kwargs, {})
         name = call_name(func)
@@ -137,6 +140,23 @@ class Recorder(ResultInference):
         return tuple(
             self._new_shadow((x.shape, x.stride(), x.dtype, self._devices[id(x)], create, False)) for x in inputs
         )
+
+    def _with_numbers_in_slices(self, index: Any) -> Any:
+        """An index whose slices begin and end at numbers, where these were tensors of one integer."""
+        if type(index) is tuple:
+            return tuple(map(self._with_numbers_in_slices, index)) if slice in map(type, index) else index
+        if type(index) is not slice:
+            return index
+        return slice(*map(self._number_in_slice, (index.start, index.stop, index.step)))
+
+    def _number_in_slice(self, part: Any) -> Any:
+        if not isinstance(part, torch.Tensor) or not _may_be_an_index(part):
+            return part
+        part = part if id(part) in self._vars else self.shadow_of(part)
+        value = self._value(part)
+        if value is not None:
+            return int(real_call(torch.Tensor.item, (value,), {}))
+        return self._unknown_number(part) if self._reads_unknown_numbers("item", part) else part
 
     # Constants --------------------------------------------------------------------------------------------------
     def _known_value(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any] | None:

@@ -30,7 +30,12 @@ from thunder.acquire.sources import Source
 from thunder.errors import UnsupportedError
 from thunder.trace import Op, Var
 
+_OF_MANY = frozenset({"Add", "Mul", "Max", "Min", "And", "Or"})
+"""Functions of SymPy that take any number of arguments."""
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "Add": operator.add,
+    "Mul": operator.mul,
+    "Pow": operator.pow,
     "FloorDiv": operator.floordiv,
     "CleanDiv": operator.floordiv,
     "Mod": operator.mod,
@@ -197,19 +202,16 @@ class Symbols:
         if expression.is_Symbol:
             raise UnsupportedError(f"the size {expression} depends on values of tensors", remedy="use constant sizes")
         arguments = [self._lower(part, emit, fresh) for part in expression.args]
-        if expression.is_Add or expression.is_Mul:
-            combine = operator.add if expression.is_Add else operator.mul
-            result = functools.reduce(lambda a, b: self._operation(combine, (a, b), emit, fresh), arguments)
-        elif expression.is_Pow:
-            result = self._operation(operator.pow, tuple(arguments), emit, fresh)
+        name = type(expression).__name__
+        function = _FUNCTIONS.get(name)
+        if function is None:
+            raise UnsupportedError(
+                f"the size {expression} cannot be computed in a trace ({name})",
+                remedy="use thunder.jit(..., cache='constant values')",
+            )
+        if name in _OF_MANY:
+            result = functools.reduce(lambda a, b: self._operation(function, (a, b), emit, fresh), arguments)
         else:
-            name = type(expression).__name__
-            function = _FUNCTIONS.get(name)
-            if function is None:
-                raise UnsupportedError(
-                    f"the size {expression} cannot be computed in a trace ({name})",
-                    remedy="use thunder.jit(..., cache='constant values')",
-                )
             result = self._operation(function, tuple(arguments), emit, fresh)
         self._vars[expression] = result
         return result
