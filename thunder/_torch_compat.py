@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import os
 import shlex
 import sys
 import threading
@@ -222,6 +223,56 @@ def checkpoint_function() -> Callable[..., Any]:
 def has_kernel(overload: Any) -> bool:
     """Whether the overload is an operator of the dispatcher, with kernels (`prim.device` is not).  Tested: 2.13."""
     return torch._C._dispatch_has_kernel(overload.name())
+
+
+# CUDA ---------------------------------------------------------------------------------------------------------------
+def cuda_architecture(device: torch.device) -> int:
+    """90 for a device of compute capability 9.0."""
+    major, minor = torch.cuda.get_device_capability(device)
+    return major * 10 + minor
+
+
+def has_cuda_kernel_launcher() -> bool:
+    """Whether torch can load and launch machine code of kernels.  Tested: 2.11 to 2.13."""
+    return hasattr(torch._C, "_StaticCudaLauncher")
+
+
+def load_cuda_kernel(path: str, name: str, shared_bytes: int, device: torch.device) -> tuple[Callable[..., None], int]:
+    """(C function that launches kernels, the loaded kernel).  Tested: 2.11 to 2.13.
+
+    The C function takes the kernel, three grid sizes, warps, bytes of shared memory, one letter for each argument's
+    type ("O" for pointers), the arguments (pointers as ints), the stream.
+    """
+    launcher = torch._C._StaticCudaLauncher  # type: ignore[attr-defined]
+    index = torch.cuda.current_device() if device.index is None else device.index
+    with torch.cuda.device(index):
+        function, _registers, _spills = launcher._load_kernel(path, name, shared_bytes, index)
+    return launcher._launch_kernel, function
+
+
+def current_cuda_stream_function() -> Callable[[int], int]:
+    """A C function: device number -> handle of the current stream.  Tested: 2.11 to 2.13."""
+    return torch._C._cuda_getCurrentRawStream
+
+
+def is_triton_interpreted() -> bool:
+    """Whether Triton runs kernels in its interpreter, on the CPU.  Tested: 3.6."""
+    return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "yes", "on")
+
+
+def core_decompositions() -> dict[Any, Callable[..., Any]]:
+    """PyTorch's table of operators in terms of the core ones.  Tested: 2.11 to 2.13."""
+    from torch._decomp import core_aten_decompositions
+
+    return dict(core_aten_decompositions())
+
+
+def all_decompositions() -> dict[Any, Callable[..., Any]]:
+    """Every operator that PyTorch can express by others.  Tested: 2.11 to 2.13."""
+    import torch._refs  # noqa: F401  (fills the table)
+    from torch._decomp import decomposition_table
+
+    return decomposition_table
 
 
 # Inductor -----------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ fusing executor takes become regions, and what another executor implements gets 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from thunder.executors.executor import Executor
 from thunder.trace import Namer, Op, Region, Trace, Var, trace_pass
@@ -34,7 +34,7 @@ def claim_operations(trace: Trace, executors: Sequence[Executor]) -> list[tuple[
     """Consecutive operations with the executor that takes them: the first whose checker accepts."""
     runs: list[tuple[Executor, list[Op]]] = []
     for op in trace.ops:
-        executor = next(executor for executor in executors if executor.can_execute(op))
+        executor = next(e for e in executors if e.can_execute(op) and not e.partitions)
         if runs and runs[-1][0] is executor:
             runs[-1][1].append(op)
         else:
@@ -47,10 +47,16 @@ def fusible_regions(region: Region, executors: Sequence[Executor]) -> dict[Execu
 
     A region whose every operation goes to one fusing executor is itself what that executor gets.
     """
-    runs = claim_operations(region.trace, executors)
-    if len(runs) == 1 and runs[0][0].fuses:
-        return {runs[0][0]: [region]}
     found: dict[Executor, list[Region]] = {}
+    for executor in executors:
+        if executor.partitions:
+            others = executors[: executors.index(executor)]
+            region.trace, regions = executor.partition(region.trace, _takes(executor, others), region.name)
+            if regions:
+                found[executor] = regions
+    runs = claim_operations(region.trace, executors)
+    if len(runs) == 1 and runs[0][0].fuses and not found:
+        return {runs[0][0]: [region]}
     ops: list[Op] = []
     namer = Namer()
     for position, (executor, run) in enumerate(runs):
@@ -62,6 +68,11 @@ def fusible_regions(region: Region, executors: Sequence[Executor]) -> dict[Execu
             ops += [op if executor.fuses else op.with_target(executor.implementation(op)) for op in run]
     region.trace = region.trace.replace(ops=ops)
     return found
+
+
+def _takes(executor: Executor, before: Sequence[Executor]) -> Callable[[Op], bool]:
+    """Whether an operation is this executor's: those before it in the order of preference do not want it."""
+    return lambda op: executor.can_execute(op) and not any(other.can_execute(op) for other in before)
 
 
 def _extract(name: str, run: list[Op], later: Sequence[tuple[Executor, list[Op]]], trace: Trace) -> Op:

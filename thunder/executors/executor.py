@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from thunder.errors import OptionError, unknown_name
-from thunder.trace import Op, Region
+from thunder.trace import Op, Region, Trace
 
 
 class Executor:
@@ -55,6 +55,25 @@ class Executor:
         A region that cannot be compiled is left without one, after a warning that names it; it then runs its
         trace operation by operation.
         """
+
+    def partition(self, trace: Trace, takes: Callable[[Op], bool], name: str) -> tuple[Trace, list[Region]]:
+        """Puts regions into a lowered trace, for an executor that chooses them itself; they then go to `fuse`.
+
+        Args:
+            trace: may be put in another order, as long as it computes the same.
+            takes: whether an operation is this executor's.
+            name: stem of the regions' names.
+        """
+        return trace, []
+
+    @property
+    def partitions(self) -> bool:
+        """Whether this executor chooses regions itself, in place of runs of consecutive operations."""
+        return type(self).partition is not Executor.partition
+
+    def suits(self, trace: Trace) -> bool:
+        """Whether the executor, when it is one of the defaults, is meant for the program."""
+        return True
 
     @property
     def fuses(self) -> bool:
@@ -110,3 +129,13 @@ def resolve_executors(executors: Iterable[str | Executor]) -> list[Executor]:
     if not any(executor.name == "eager" for executor in resolved):
         resolved.append(get_executor("eager"))
     return resolved
+
+
+# In order of preference; a program gets those that suit it.
+DEFAULT_EXECUTORS = ("triton", "inductor", "eager")
+
+
+def default_executors(trace: Trace) -> list[Executor]:
+    """The executors of a program for which the user names none: the first that fuses and suits it, and `eager`."""
+    suited = [executor for executor in map(get_executor, DEFAULT_EXECUTORS) if executor.suits(trace)]
+    return [suited[0], *(executor for executor in suited[1:] if not executor.fuses)]

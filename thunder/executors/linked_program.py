@@ -151,6 +151,7 @@ class LinkedProgram:
             if region.trace.ops:
                 for executor, claimed in fusible_regions(region, self._executors).items():
                     wanted.setdefault(executor, []).extend(claimed)
+                    self._compiled.update(map(id, claimed))
         for executor, claimed in wanted.items():
             executor.fuse(claimed)
         for region in new:

@@ -31,7 +31,7 @@ from thunder.errors import (
     add_location_note,
     unknown_name,
 )
-from thunder.executors import CompiledComputation, Executor, compile_computation, resolve_executors
+from thunder.executors import CompiledComputation, Executor, compile_computation, default_executors, resolve_executors
 from thunder.executors.cuda_graphs import GraphPolicy, graph_policy
 from thunder.frontend.undoing import InputsChangedError, UndoingRun
 from thunder.kernels.placement import place_together
@@ -42,7 +42,6 @@ SHARP_EDGES = ("allow", "warn", "error")
 ON_BREAK = ("error", "eager")
 BREAKS_BEFORE_GIVING_UP = 3
 """Calls that break before further ones that fit no program run in plain Python without being tried."""
-DEFAULT_EXECUTORS: tuple[str, ...] = ("inductor", "eager")
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class Options:
 
     Attributes:
         transforms: user passes `Trace -> Trace`, applied in order.
-        executors: in order of preference.
+        executors: in order of preference; empty for those that suit the program.
         cache: "constant values" guards everything that was read; "symbolic values" makes symbols of the sizes and
             ints that have varied; "same input" takes the first program for every
             call; "no caching" acquires every call anew.
@@ -92,7 +91,7 @@ def make_options(
     **others: Any,
 ) -> Options:
     """Options from what users write: names of executors, None for defaults."""
-    resolved = resolve_executors(DEFAULT_EXECUTORS if executors is None else executors)
+    resolved = () if executors is None else resolve_executors(executors)
     return Options(transforms=tuple(transforms or ()), executors=tuple(resolved), **others)
 
 
@@ -287,7 +286,7 @@ class CompiledFunction:
             lookasides=module_lookasides,
         )
         acquired = time.perf_counter()
-        executors = options.executors
+        executors = options.executors or tuple(default_executors(program.computation))
         if program.shares_storage or program.symbolic or enables_grad(program.computation):
             executors = tuple(resolve_executors(["eager"]))
         computation = compile_computation(

@@ -1,0 +1,378 @@
+"""Which operations become one kernel.
+
+Input: a trace, and which of its operations kernels can do.  Output: groups of operations, and the operations that
+stay as they are.
+
+What has to be in memory is decided first: what other operations and the program's outputs need, the results of
+reductions, and values that are dearer to compute again than to read back.  Each such value, with what it is computed
+from, is a group; a cheap value that several groups use is computed in each.  Then groups are merged, those first that
+save the most bytes of memory traffic, as long as one kernel can do both and no group waits for itself.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from thunder.executors.triton_fusion.index import SplitAxis
+from thunder.executors.triton_fusion.kernel import Kernel, NotFusible
+from thunder.executors.triton_fusion.lowering import lower_region
+from thunder.executors.triton_fusion.pointwise import FILLS, POINTWISE, REDUCTIONS
+from thunder.executors.triton_fusion.reductions import reduced_axes
+from thunder.executors.triton_fusion.views import VIEWS
+from thunder.lower.operators import aten, is_pure, tensor_bytes
+from thunder.trace import Op, Trace, Var, iterate_vars
+
+# A kernel has one parameter for each tensor.
+_MOST_TENSORS = 64
+
+_RANGES = frozenset({aten.arange.default, aten.arange.start, aten.arange.start_step})
+
+
+def values_read(op: Op) -> Iterator[Var]:
+    """The inputs whose elements matter, not only their shape and dtype."""
+    if op.target in FILLS:
+        return iter(())
+    return iterate_vars(op.args[1]) if op.target is aten.copy.default else op.inputs()
+
+
+def is_free(op: Op) -> bool:
+    """Whether the operation costs nothing inside of a kernel: views and constants."""
+    return op.target in VIEWS or op.target in FILLS or op.target in _RANGES
+
+
+@dataclass(eq=False)
+class Group:
+    """Operations of one kernel.
+
+    Attributes:
+        roots: the values that it is there for; those that are needed outside are written.
+        ops: in order.
+        inputs: values that it reads.
+    """
+
+    roots: list[Var]
+    ops: list[Op]
+    inputs: dict[int, Var]
+    outputs: list[Var] = field(default_factory=list)
+    kernel: Kernel | None = None
+
+    @property
+    def work(self) -> list[Op]:
+        """The operations that are not free."""
+        return [op for op in self.ops if not is_free(op)]
+
+
+Item = Group | Op
+
+
+def partition(trace: Trace, takes: Callable[[Op], bool], *, eager_rounding: bool = False) -> list[Item]:
+    """Groups and other operations, in an order in which they can run."""
+    return _Partition(trace, takes, eager_rounding).run()
+
+
+class _Partition:
+    """The work of `partition`."""
+
+    def __init__(self, trace: Trace, takes: Callable[[Op], bool], eager_rounding: bool) -> None:
+        self.trace, self.ops = trace, list(trace.ops)
+        self.eager_rounding = eager_rounding
+        self.position = {id(op): number for number, op in enumerate(self.ops)}
+        self.maker = {id(var): op for op in self.ops for var in op.outputs()}
+        self.users: dict[int, list[Op]] = {}
+        for op in self.ops:
+            for var in {id(var): var for var in values_read(op)}.values():
+                self.users.setdefault(id(var), []).append(op)
+        self.mine = {id(op) for op in self.ops if takes(op)}
+        self.kept: set[int] = {id(op) for op in self.ops if id(op) not in self.mine}
+        self.needed: set[int] = set()
+        self.roots: set[int] = set()
+
+    def run(self) -> list[Item]:
+        self._need(var for op in self.ops if id(op) in self.kept for var in op.inputs())
+        self._need(self.trace.output_vars())
+        self._choose_roots()
+        groups = self._single_groups()
+        groups = _Merging(self, groups).run()
+        groups = self._worthwhile(groups)
+        return self._ordered(groups)
+
+    # What is in memory --------------------------------------------------------------------------------------------
+    def _need(self, variables: Iterable[Var]) -> None:
+        """These are needed in memory; views of other values are made outside of kernels."""
+        pending = list(variables)
+        while pending:
+            var = pending.pop()
+            op = self.maker.get(id(var))
+            if id(var) in self.needed:
+                continue
+            self.needed.add(id(var))
+            if op is None or id(op) not in self.mine:
+                continue
+            if is_free(op):
+                self.kept.add(id(op))
+                pending += op.inputs()
+            else:
+                self.roots.add(id(var))
+
+    def _choose_roots(self) -> None:
+        reached: dict[int, set[int]] = {}
+        for op in reversed(self.ops):
+            if id(op) not in self.mine:
+                continue
+            for var in op.outputs():
+                if op.target in REDUCTIONS:
+                    self.roots.add(id(var))
+                reached[id(var)] = roots = set()
+                broadcast = False
+                for user in self.users.get(id(var), ()):
+                    if id(user) not in self.mine:
+                        continue
+                    for result in user.outputs():
+                        roots |= {id(result)} if id(result) in self.roots else reached.get(id(result), set())
+                        broadcast |= result.value.numel() > 4 * var.value.numel()
+                if is_free(op) or id(var) in self.roots:
+                    continue
+                if len(roots) > 1 and self._dear(var, len(roots)):
+                    self.roots.add(id(var))
+                elif broadcast and self._is_costly(op):
+                    self.roots.add(id(var))
+
+    def _is_costly(self, op: Op) -> bool:
+        row = POINTWISE.get(op.target)
+        return row is not None and row.costly
+
+    def _dear(self, var: Var, count: int) -> bool:
+        """Whether computing the value in `count` groups reads more than keeping it does."""
+        _, inputs = self._closure([var])
+        read = sum(tensor_bytes(other.value) for other in inputs.values())
+        return (count - 1) * read >= count * tensor_bytes(var.value)
+
+    # Groups -------------------------------------------------------------------------------------------------------
+    def _closure(self, roots: Sequence[Var]) -> tuple[list[Op], dict[int, Var]]:
+        """The operations that compute `roots` from values in memory, and these values."""
+        own = {id(var) for var in roots}
+        ops: dict[int, Op] = {}
+        inputs: dict[int, Var] = {}
+        pending = list(roots)
+        while pending:
+            var = pending.pop()
+            op = self.maker.get(id(var))
+            if op is None or id(op) not in self.mine or (id(var) in self.roots and id(var) not in own):
+                inputs[id(var)] = var
+            elif id(op) not in ops:
+                ops[id(op)] = op
+                pending += values_read(op)
+        return sorted(ops.values(), key=lambda op: self.position[id(op)]), inputs
+
+    def group(self, roots: Sequence[Var]) -> Group:
+        ops, inputs = self._closure(roots)
+        return Group(sorted(roots, key=lambda var: self.position[id(self.maker[id(var)])]), ops, inputs)
+
+    def lowered(self, group: Group, outputs: Sequence[Var] | None = None) -> Kernel | None:
+        """The group's kernel, if it can be one."""
+        try:
+            return lower_region(group.ops, outputs or group.roots, eager_rounding=self.eager_rounding)
+        except (NotFusible, SplitAxis):
+            return None
+
+    def _single_groups(self) -> list[Group]:
+        variables = [var for op in self.ops if id(op) in self.mine for var in op.outputs() if id(var) in self.roots]
+        groups = [self.group([var]) for var in variables]
+        possible = []
+        for group in groups:
+            if self.lowered(group) is None:
+                self._dissolve(group)
+            else:
+                possible.append(group)
+        return possible
+
+    def _dissolve(self, group: Group) -> None:
+        """The group's operations run by themselves."""
+        self.kept.update(id(op) for op in group.ops)
+
+    def _worthwhile(self, groups: list[Group]) -> list[Group]:
+        """The groups that save something, with their outputs."""
+        kept_groups = []
+        for group in groups:
+            if len(group.work) < 2:
+                self._dissolve(group)
+            else:
+                kept_groups.append(group)
+        changed = True
+        while changed:
+            changed = False
+            for group in list(kept_groups):
+                self._find_outputs(group, kept_groups)
+                group.kernel = self.lowered(group, group.outputs) if group.outputs else None
+                if group.kernel is None or len(group.kernel.inputs) + len(group.outputs) > _MOST_TENSORS:
+                    kept_groups.remove(group)
+                    self._dissolve(group)
+                    changed = True
+        return kept_groups
+
+    def _find_outputs(self, group: Group, groups: list[Group]) -> None:
+        outside = {id(var) for var in self.trace.output_vars()}
+        outside |= {id(var) for op in self.ops if id(op) in self.kept for var in op.inputs()}
+        for other in groups:
+            if other is not group:
+                outside |= set(other.inputs)
+        group.outputs = [var for var in group.roots if id(var) in outside]
+
+    # Order --------------------------------------------------------------------------------------------------------
+    def _ordered(self, groups: list[Group]) -> list[Item]:
+        """Everything that runs, each after what it needs, else in the order of the program."""
+        made_by_group = {id(var): group for group in groups for var in group.outputs}
+        items: list[Item] = list(groups)
+        items += [op for op in self.ops if id(op) in self.kept and not self._is_made(op, made_by_group)]
+        provider: dict[int, Item] = {id(v): item for item in items if isinstance(item, Op) for v in item.outputs()}
+        provider.update(made_by_group)
+        waits: dict[int, set[int]] = {}
+        followers: dict[int, list[Item]] = {}
+        previous_effect: Item | None = None
+        for item in sorted(items, key=self._time):
+            needs = {id(provider[id(var)]): provider[id(var)] for var in _reads(item) if id(var) in provider}
+            needs.pop(id(item), None)
+            if isinstance(item, Op) and not is_pure(item):
+                if previous_effect is not None:
+                    needs[id(previous_effect)] = previous_effect
+                previous_effect = item
+            waits[id(item)] = set(needs)
+            for need in needs.values():
+                followers.setdefault(id(need), []).append(item)
+        ready = [(self._time(item), number, item) for number, item in enumerate(items) if not waits[id(item)]]
+        heapq.heapify(ready)
+        ordered: list[Item] = []
+        while ready:
+            _, _, item = heapq.heappop(ready)
+            ordered.append(item)
+            for follower in followers.get(id(item), ()):
+                waits[id(follower)].discard(id(item))
+                if not waits[id(follower)]:
+                    heapq.heappush(ready, (self._time(follower), len(items) + len(ordered), follower))
+        assert len(ordered) == len(items), "groups wait for each other"
+        return ordered
+
+    def _is_made(self, op: Op, made_by_group: dict[int, Group]) -> bool:
+        outputs = list(op.outputs())
+        return bool(outputs) and all(id(var) in made_by_group for var in outputs)
+
+    def _time(self, item: Item) -> int:
+        if isinstance(item, Op):
+            return self.position[id(item)]
+        return max(self.position[id(self.maker[id(var)])] for var in item.outputs)
+
+
+def _reads(item: Item) -> Iterable[Var]:
+    return item.inputs() if isinstance(item, Op) else item.inputs.values()
+
+
+class _Merging:
+    """Merges groups, those first that save the most."""
+
+    def __init__(self, owner: _Partition, groups: list[Group]) -> None:
+        self.owner, self.groups = owner, groups
+        self.refused: set[tuple[int, int]] = set()
+        self.keep: list[Group] = []
+
+    def run(self) -> list[Group]:
+        while True:
+            candidates = self._candidates()
+            for _, first, second in candidates:
+                merged = self._merged(first, second)
+                if merged is not None:
+                    self.keep += [first, second]
+                    self.groups = [group for group in self.groups if group not in (first, second)] + [merged]
+                    break
+                self.refused.add((id(first), id(second)))
+            else:
+                return self.groups
+
+    def _candidates(self) -> list[tuple[int, Group, Group]]:
+        found = []
+        for number, first in enumerate(self.groups):
+            for second in self.groups[number + 1 :]:
+                if (id(first), id(second)) in self.refused or (id(second), id(first)) in self.refused:
+                    continue
+                if _have_one_domain(first, second):
+                    saved = self._bytes_saved(first, second)
+                    if saved > 0:
+                        found.append((saved, first, second))
+        found.sort(key=lambda candidate: -candidate[0])
+        return found
+
+    def _bytes_saved(self, first: Group, second: Group) -> int:
+        saved = 0
+        for one, other in ((first, second), (second, first)):
+            for var in one.roots:
+                if id(var) in other.inputs:
+                    saved += 2 * tensor_bytes(var.value)
+        shared = set(first.inputs) & set(second.inputs)
+        return saved + sum(tensor_bytes(first.inputs[key].value) for key in shared)
+
+    def _merged(self, first: Group, second: Group) -> Group | None:
+        owner = self.owner
+        if self._would_wait_for_itself(first, second):
+            return None
+        merged = owner.group([*first.roots, *second.roots])
+        if len(merged.inputs) + len(merged.roots) > _MOST_TENSORS:
+            return None
+        return merged if owner.lowered(merged) is not None else None
+
+    def _would_wait_for_itself(self, first: Group, second: Group) -> bool:
+        """Whether a value of one reaches the other through a third."""
+        owner = self.owner
+        group_of = {id(var): group for group in self.groups for var in group.roots}
+        for start, goal in ((first, second), (second, first)):
+            goals = {id(var) for var in goal.roots}
+            pending: list[Var] = [var for var in goal.inputs.values() if id(var) not in {id(v) for v in start.roots}]
+            targets = {id(var) for var in start.roots}
+            seen: set[int] = set()
+            while pending:
+                var = pending.pop()
+                if id(var) in seen:
+                    continue
+                seen.add(id(var))
+                if id(var) in targets:
+                    return True
+                group = group_of.get(id(var))
+                if group is not None and id(var) not in goals:
+                    if group is start:
+                        return True
+                    pending += group.inputs.values()
+                    continue
+                op = owner.maker.get(id(var))
+                if op is not None:
+                    pending += values_read(op)
+        return False
+
+
+def _domains(group: Group) -> tuple[set[tuple[int, int, bool]], set[int]]:
+    """(rows, columns and whether the first axes are reduced) of reductions; element counts of the other roots."""
+    reductions, counts = set(), set()
+    for op in group.ops:
+        if op.target in REDUCTIONS:
+            shape, axes = op.args[0].value.shape, reduced_axes(op)
+            columns = math.prod(shape[axis] for axis in axes)
+            rows = op.args[0].value.numel() // max(columns, 1)
+            reductions.add((rows, columns, rows > 1 and 0 in axes))
+    made = {id(var) for op in group.ops if op.target in REDUCTIONS for var in op.outputs()}
+    for var in group.roots:
+        if id(var) not in made:
+            counts.add(var.value.numel())
+    return reductions, counts
+
+
+def _have_one_domain(first: Group, second: Group) -> bool:
+    """Whether the two may be one kernel, by the numbers of elements."""
+    reductions, counts = _domains(first)
+    more_reductions, more_counts = _domains(second)
+    reductions, counts = reductions | more_reductions, counts | more_counts
+    if len(reductions) > 1:
+        return False
+    if not reductions:
+        return len(counts) == 1
+    ((rows, columns, _),) = reductions
+    return counts <= {rows, rows * columns}
