@@ -243,7 +243,7 @@ def load_cuda_kernel(path: str, name: str, shared_bytes: int, device: torch.devi
     The C function takes the kernel, three grid sizes, warps, bytes of shared memory, one letter for each argument's
     type ("O" for pointers), the arguments (pointers as ints), the stream.
     """
-    launcher = torch._C._StaticCudaLauncher  # type: ignore[attr-defined]
+    launcher = torch._C._StaticCudaLauncher
     index = torch.cuda.current_device() if device.index is None else device.index
     with torch.cuda.device(index):
         function, _registers, _spills = launcher._load_kernel(path, name, shared_bytes, index)

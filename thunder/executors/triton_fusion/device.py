@@ -9,28 +9,28 @@ import triton.language as tl
 if triton.knobs.runtime.interpret:
     from thunder.executors.triton_fusion import interpreted_math as device_math
 else:
-    from triton.language.extra import libdevice as device_math
+    from triton.language.extra import libdevice as device_math  # type: ignore[no-redef]
 
 __all__ = ["device_math", "row_maximum", "row_minimum"]
 
 
 @triton.jit
-def _larger(left, right):  # type: ignore[no-untyped-def]
+def _larger(left, right):
     return tl.maximum(left, right, propagate_nan=tl.PropagateNan.ALL)
 
 
 @triton.jit
-def _smaller(left, right):  # type: ignore[no-untyped-def]
+def _smaller(left, right):
     return tl.minimum(left, right, propagate_nan=tl.PropagateNan.ALL)
 
 
 @triton.jit
-def row_maximum(values):  # type: ignore[no-untyped-def]
+def row_maximum(values):
     """The largest value of each row; NaN where there is one."""
     return tl.reduce(values, 1, _larger)
 
 
 @triton.jit
-def row_minimum(values):  # type: ignore[no-untyped-def]
+def row_minimum(values):
     """The smallest value of each row; NaN where there is one."""
     return tl.reduce(values, 1, _smaller)

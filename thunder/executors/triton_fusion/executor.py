@@ -128,11 +128,10 @@ class TritonExecutor(Executor):
             for kernel in kernels:
                 kernel.request()
         for region in regions:
-            kernel = region.implementation
-            if not isinstance(kernel, FusedKernel):
+            if not isinstance(region.implementation, FusedKernel):
                 continue
             try:
-                kernel.link()
+                region.implementation.link()
             except Exception as error:  # a boundary: Triton's compiler raises whatever its many parts raise
                 region.implementation, region.executor = None, "eager"
                 message = str(error).strip().splitlines()

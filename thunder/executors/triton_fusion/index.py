@@ -152,7 +152,7 @@ class Index:
 
     def text(self, name_of: Callable[[Atom], str] = lambda atom: atom.name) -> str:
         """As an expression of the kernel's language."""
-        parts = []
+        parts: list[str] = []
         for atom, factor in sorted(self.terms, key=lambda term: -abs(term[1])):
             name = _atom_text(atom, name_of)
             product = name if abs(factor) == 1 else f"{name} * {abs(factor)}"

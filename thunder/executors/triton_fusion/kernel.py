@@ -176,9 +176,11 @@ def _merge(kernel: Kernel, outer: Axis, inner: Axis) -> None:
             return Index.of(whole)
         return Index() if atom == outer else None
 
-    for item in (*kernel.nodes, *kernel.stores):
-        if item.index is not None:
-            item.index = item.index.substitute(replace)
+    for node in kernel.nodes:
+        if node.index is not None:
+            node.index = node.index.substitute(replace)
+    for store in kernel.stores:
+        store.index = store.index.substitute(replace)
     kernel.axes = [axis for axis in kernel.axes if axis not in (outer, inner)] + [whole]
     kernel.axes.sort(key=lambda axis: (axis.base != "x", -axis.stride))
 

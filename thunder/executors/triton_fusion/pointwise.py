@@ -87,7 +87,7 @@ def _clamp(_self: Any, low: Any = None, high: Any = None) -> str | None:
 
 def _power(_base: Any, exponent: Any) -> str:
     if isinstance(exponent, (int, float)):
-        known = {0: "({0} * 0 + 1)", 1: "{0}", 2: "{0} * {0}", 3: "{0} * {0} * {0}", -1: "1.0 / {0}"}
+        known: dict[float, str] = {0: "({0} * 0 + 1)", 1: "{0}", 2: "{0} * {0}", 3: "{0} * {0} * {0}", -1: "1.0 / {0}"}
         known |= {0.5: "tl.sqrt({0})", -0.5: "tl.rsqrt({0})", 4: "({0} * {0}) * ({0} * {0})"}
         if exponent in known:
             return known[exponent]
