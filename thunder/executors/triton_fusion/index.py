@@ -61,6 +61,27 @@ class Remainder(Atom):
 
 
 @dataclass(frozen=True)
+class Bounded(Atom):
+    """`operand`, where a condition keeps it within `low` and `high`."""
+
+    operand: Index
+
+    @staticmethod
+    def of(index: Index, size: int) -> Index:
+        """`index`, known to be from 0 to `size - 1`."""
+        if 0 <= index.low and index.high < size:
+            return index
+        return Index.of(Bounded(f"[{index.text()}]", 0, size - 1, index))
+
+    @staticmethod
+    def removed(index: Index) -> Index:
+        """The index without the knowledge of bounds."""
+        return index.substitute(
+            lambda atom: Bounded.removed(atom.operand) if isinstance(atom, Bounded) else None
+        )
+
+
+@dataclass(frozen=True)
 class Loaded(Atom):
     """An index that the kernel computes or loads; `node` is the value."""
 
@@ -139,14 +160,18 @@ class Index:
         """The atoms, and those within quotients and remainders."""
         for atom, _ in self.terms:
             yield atom
-            if isinstance(atom, (Quotient, Remainder)):
+            if isinstance(atom, (Quotient, Remainder, Bounded)):
                 yield from atom.operand.atoms()
 
     def substitute(self, replace: Callable[[Atom], Index | None]) -> Index:
-        """With atoms replaced where `replace` gives something."""
+        """With atoms replaced where `replace` gives something, also within quotients and remainders."""
         result = Index((), self.constant)
         for atom, factor in self.terms:
             new = replace(atom)
+            if new is None and isinstance(atom, Quotient):
+                new = atom.operand.substitute(replace) // atom.divisor
+            elif new is None and isinstance(atom, Remainder):
+                new = atom.operand.substitute(replace) % atom.divisor
             result = result + (Index.of(atom) if new is None else new) * factor
         return result
 

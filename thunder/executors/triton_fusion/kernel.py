@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from thunder.executors.triton_fusion.index import Atom, Axis, Index, Loaded, Quotient, Remainder
+from thunder.executors.triton_fusion.index import Atom, Axis, Bounded, Index, Loaded, Quotient, Remainder
 from thunder.executors.triton_fusion.pointwise import Reduction
 from thunder.trace import Op, Var
 
@@ -141,6 +141,15 @@ def _stride_along(kernel: Kernel, base: str) -> int:
             steps.append(abs(factors[innermost]))
     steps.sort()
     return steps[len(steps) // 2] if steps else 1
+
+
+def forget_bounds(kernel: Kernel) -> None:
+    """Writes indices as they are computed, once what is known of their ranges has simplified them."""
+    for node in kernel.nodes:
+        if node.index is not None:
+            node.index = Bounded.removed(node.index)
+    for store in kernel.stores:
+        store.index = Bounded.removed(store.index)
 
 
 def merge_axes(kernel: Kernel) -> None:

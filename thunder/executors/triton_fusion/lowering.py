@@ -26,7 +26,7 @@ from thunder.executors.triton_fusion.index import (
     linear,
     unravel,
 )
-from thunder.executors.triton_fusion.kernel import Kernel, Node, NotFusible, Store, merge_axes
+from thunder.executors.triton_fusion.kernel import Kernel, Node, NotFusible, Store, forget_bounds, merge_axes
 from thunder.executors.triton_fusion.pointwise import (
     ALL,
     ANY,
@@ -143,6 +143,7 @@ class _Lowering:
             self.rows, self.columns, self.axes, self.nodes, stores, list(self.inputs.values()), list(self.ops)
         )
         _drop_unused(kernel)
+        forget_bounds(kernel)
         merge_axes(kernel)
         return kernel
 

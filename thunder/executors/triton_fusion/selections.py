@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from thunder.executors.triton_fusion.index import ZERO, Index
+from thunder.executors.triton_fusion.index import ZERO, Bounded, Index
 from thunder.executors.triton_fusion.kernel import Node, NotFusible
 from thunder.executors.triton_fusion.pointwise import compute_dtype
 from thunder.lower.operators import aten
@@ -53,7 +53,7 @@ def _cat(lowering: _Lowering, op: Op, result: Var, element: Element, conditions:
             here = (*here, _condition(lowering, f"{{0}} >= {start}", position, op))
         if position.high >= end:
             here = (*here, _condition(lowering, f"{{0}} < {end}", position, op))
-        node = lowering.cast(lowering.value(part, _replaced(element, dim, position + -start), here), dtype)
+        node = lowering.cast(lowering.value(part, _replaced(element, dim, Bounded.of(position + -start, end - start)), here), dtype)
         if chosen is None:
             chosen = node
         else:
@@ -81,6 +81,7 @@ def _pad(lowering: _Lowering, op: Op, result: Var, element: Element, conditions:
             inside.append(_condition(lowering, f"{{0}} >= {before}", element[dim], op))
         if inner[dim].high >= shape[dim]:
             inside.append(_condition(lowering, f"{{0}} < {before + shape[dim]}", element[dim], op))
+        inner[dim] = Bounded.of(inner[dim], shape[dim])
     node = lowering.cast(lowering.value(source, tuple(inner), (*here, *inside)), dtype)
     fill = lowering.constant(number or 0, dtype, kind="constant")
     for condition in inside:
@@ -133,7 +134,7 @@ def _scattered(
         inside.append(_condition(lowering, f"{{0}} >= {start}", position, op))
     if position.high >= end:
         inside.append(_condition(lowering, f"{{0}} < {end}", position, op))
-    inner = (*element[:dim], position + -start, *element[dim + 1 :])
+    inner = (*element[:dim], Bounded.of(position + -start, end - start), *element[dim + 1 :])
     if not keeps_axis:
         inner = (*element[:dim], *element[dim + 1 :])
     node = lowering.cast(lowering.value(source, inner, (*conditions, *inside)), dtype)
