@@ -53,7 +53,8 @@ def _cat(lowering: _Lowering, op: Op, result: Var, element: Element, conditions:
             here = (*here, _condition(lowering, f"{{0}} >= {start}", position, op))
         if position.high >= end:
             here = (*here, _condition(lowering, f"{{0}} < {end}", position, op))
-        node = lowering.cast(lowering.value(part, _replaced(element, dim, Bounded.of(position + -start, end - start)), here), dtype)
+        inner = _replaced(element, dim, Bounded.of(position + -start, end - start))
+        node = lowering.cast(lowering.value(part, inner, here), dtype)
         if chosen is None:
             chosen = node
         else:
