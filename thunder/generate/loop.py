@@ -56,7 +56,7 @@ class Decoder:
         model = self._model
         patterns = attention_patterns(model.config)
         key = (
-            batch, capacity, request.mask is not None, request.sampling if request.on_device else None,
+            batch, capacity, request.mask is not None, request.on_device, request.sampling,
             model.device, model.dtype, model.training, model.config.get_text_config()._attn_implementation,
             torch.is_inference_mode_enabled(), repr(patterns),
         )  # fmt: skip

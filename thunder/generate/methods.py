@@ -1,8 +1,8 @@
 """What a compiled Hugging Face model has beside the methods of its class: our decoding loop.
 
 `generate` itself is Hugging Face's: it reads the arguments, makes processors and criteria, and calls `_sample` for
-greedy search and sampling.  That method is replaced here.  Calls that the loop does not serve go to the original,
-with the reason in `compile_stats().notes`.
+greedy search and sampling.  That method is replaced here.  Calls that the loop does not serve go to the original
+model, with the reason in `compile_stats().notes`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from transformers.generation import GenerateDecoderOnlyOutput
 from thunder.frontend import original_module
 from thunder.generate.loop import Decoder
 from thunder.generate.request import Request, read_request, why_unsuitable
+
+# Uncompiled, because a cache that grows would have the forward pass compiled for ever new sizes.
+_OTHER_LOOP = "generate runs Hugging Face's own loop, uncompiled"
 
 _decoders: weakref.WeakKeyDictionary[Any, Decoder | str] = weakref.WeakKeyDictionary()
 
@@ -33,6 +36,16 @@ class GenerationMethods:
         if cache is not None:
             cache._thunder_given = given is not None
         return result
+
+    def _beam_search(self, *args: Any, **kwargs: Any) -> Any:
+        _note(self, f"{_OTHER_LOOP}: it searches with beams")
+        model: Any = original_module(self)
+        return model._beam_search(*args, **kwargs)
+
+    def _assisted_decoding(self, *args: Any, **kwargs: Any) -> Any:
+        _note(self, f"{_OTHER_LOOP}: another model, or the prompt, proposes tokens")
+        model: Any = original_module(self)
+        return model._assisted_decoding(*args, **kwargs)
 
     def _sample(
         self,
@@ -54,8 +67,9 @@ class GenerationMethods:
                 original_module(self), input_ids, logits_processor, stopping_criteria, generation_config, model_kwargs
             )
         if isinstance(reason, str):
-            _note(self, f"generate runs Hugging Face's own loop: {reason}")
-            return super()._sample(  # type: ignore[misc]
+            _note(self, f"{_OTHER_LOOP}: {reason}")
+            model: Any = original_module(self)
+            return model._sample(
                 input_ids,
                 logits_processor=logits_processor,
                 stopping_criteria=stopping_criteria,

@@ -43,7 +43,7 @@ class State:
         step: int64 [1], steps since the prompt.
         unfinished: int64 [batch], 1 for sequences without an end-of-sequence token.
         visible: bool [batch, capacity], false where the prompt is padded; None when it nowhere is.
-        cells: int64 [capacity], 0, 1, 2, ...
+        capacity: tokens that the cache holds.
     """
 
     def __init__(self, batch: int, layers: int, capacity: int, device: torch.device, *, padded: bool) -> None:
@@ -55,7 +55,6 @@ class State:
         self.step = torch.zeros(1, dtype=torch.long, device=device)
         self.unfinished = torch.ones(batch, dtype=torch.long, device=device)
         self.visible = torch.ones(batch, capacity, dtype=torch.bool, device=device) if padded else None
-        self.cells = torch.arange(capacity, device=device)
         self.capacity = capacity
 
 
@@ -142,15 +141,17 @@ def _forward(
 
 def _mask(model: Any, state: State, slots: torch.Tensor, window: int | None) -> torch.Tensor:
     """What each new token sees: [batch or 1, 1, new tokens, capacity], as the model's attention takes it."""
-    seen = state.cells <= slots[:, None]
+    # Made here, not kept: a pass that reads the trace can then tell how far attention has to look.
+    cells = torch.arange(state.capacity, device=slots.device)
+    seen = cells <= slots[:, None]
     if window is not None:
-        seen = seen & (state.cells > slots[:, None] - window)
+        seen = seen & (cells > slots[:, None] - window)
     seen = seen[None, None]
     if state.visible is not None:
         seen = seen & state.visible[:, None, None]
         if slots.shape[0] > 1:
             # Padding sees itself: a row without anything visible has no softmax.
-            seen = seen | (state.cells == slots[:, None])
+            seen = seen | (cells == slots[:, None])
     config = model.config.get_text_config()
     if config._attn_implementation == "eager":
         lowest = torch.finfo(model.dtype).min
