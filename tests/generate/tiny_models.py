@@ -7,7 +7,8 @@ import transformers
 
 _SIZES = {
     "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48, "vocab_size": 99,
-    "max_position_embeddings": 256, "initializer_range": 0.4, "bos_token_id": 1, "eos_token_id": None, "pad_token_id": 0,
+    "max_position_embeddings": 256, "initializer_range": 0.4, "bos_token_id": 1, "eos_token_id": None,
+    "pad_token_id": 0,
 }  # fmt: skip
 _GROUPED = {**_SIZES, "num_key_value_heads": 2}
 
