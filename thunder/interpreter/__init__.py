@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from . import handlers
 from .errors import InterpreterError, UnsupportedInstructionError, UnsupportedPythonError
+from .extensions import extended
 from .frame import NULL, Frame
 from .interpreter import Interpreter
 from .lookup import observed_lookups, type_lookup
@@ -21,6 +22,7 @@ __all__ = [
     "Tracker",
     "UnsupportedInstructionError",
     "UnsupportedPythonError",
+    "extended",
     "handlers",
     "observed_lookups",
     "type_lookup",

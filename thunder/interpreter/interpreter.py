@@ -17,6 +17,7 @@ from typing import Any
 from . import attributes, iteration, operators
 from .calling import call_value
 from .classes import build_class
+from .extensions import with_extensions
 from .frame import NULL, Frame, current_frame, running_frames
 from .lookasides import callback_lookasides, frame_lookasides, import_lookasides
 from .lookup import bind_special, type_lookup
@@ -46,7 +47,7 @@ class Interpreter:
 
     `tracker` is told of reads and writes.  `lookasides` maps callables to replacements, called as
     `replacement(interpreter, *arguments, **keywords)`.  A Python function for which `is_opaque` holds runs natively.
-    `log(frame, instruction name, operand)` is called before each instruction.  With `interprets_everything` the
+    `log(frame, instruction name, operand)` is called before each instruction.  `extended` blocks add to these.  With `interprets_everything` the
     functions that interpreted code makes run interpreted whoever calls them, and `import` is interpreted too.
     """
 
@@ -59,6 +60,7 @@ class Interpreter:
         log: Callable[[Frame, str, Any], None] | None = None,
         interprets_everything: bool = False,
     ) -> None:
+        lookasides, is_opaque, log = with_extensions(lookasides, is_opaque, log)
         self.tracker = tracker
         if tracker is not None:
             tracker.interp = self
@@ -71,7 +73,7 @@ class Interpreter:
         self.lookasides: dict[Any, Callable[..., Any]] = dict(frame_lookasides())
         self.lookasides[builtins.__build_class__] = build_class
         self.lookasides.update(import_lookasides() if interprets_everything else callback_lookasides())
-        self.lookasides.update(lookasides or {})
+        self.lookasides.update(lookasides)
         self.method_lookaside_names = frozenset(
             function.__name__
             for function in self.lookasides
