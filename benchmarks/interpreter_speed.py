@@ -3,8 +3,9 @@
     python benchmarks/interpreter_speed.py [--layers 28] [--repeats 5]
 
 The loops are those of `python -m thunder.interpreter.benchmark`, plain and with a tracker, in instructions a second and
-beside CPython; then the same loops acquired, with the provenance that `thunder.jit` keeps.  The model is a Llama of `transformers` at a tiny width, so that what is measured is Python, not
-arithmetic; its time is beside that of one eager call of the model, which is the same Python run by CPython.
+beside CPython; then the same loops acquired, with the provenance that `thunder.jit` keeps.  The model is a Llama of
+`transformers` at a tiny width, so that what is measured is Python, not arithmetic; its time is beside that of one eager
+call of the model, which is the same Python run by CPython.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def loops_of_a_user() -> list[Any]:
 
 
 def measure_provenance(count: int, repeats: int) -> None:
-    """Prints the rate of the loops when they are acquired, as `thunder.jit` does: everything that is read is guarded."""
+    """Prints the rate of the loops when they are acquired, as `thunder.jit` does: what is read is guarded."""
     print(f"\n{'acquired':16} {'instructions/s':>14}")
     for workload in loops_of_a_user():
         instructions = loops.instructions_of(workload, count // 10) * 10

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import _imp
+import _signal  # type: ignore[import-not-found]
 import builtins
 import functools
 import importlib
 import sys
 from collections.abc import Callable
-from types import TracebackType
+from types import FunctionType, MethodType, TracebackType
 from typing import Any
 
+from ..frame import current_frame
 from .frames import warn
 
 _IMPORT_FILES = ("<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>")
@@ -108,6 +110,35 @@ def get_origin_depth(interp: Any) -> int:
     return depth
 
 
+class SignalHandler:
+    """A program's signal handler, called with the interpreted frame that runs instead of the interpreter's own."""
+
+    __slots__ = ("handler", "interp")
+
+    def __init__(self, interp: Any, handler: Any) -> None:
+        self.interp = interp
+        self.handler = handler
+
+    def __call__(self, number: int, native: Any) -> Any:
+        return self.interp.call(self.handler, number, current_frame(native) or native)
+
+
+def _handler_of_program(handler: Any) -> Any:
+    return handler.handler if type(handler) is SignalHandler else handler
+
+
+def set_signal(interp: Any, number: Any, handler: Any, /) -> Any:
+    """`_signal.signal`"""
+    if type(handler) in (FunctionType, MethodType):
+        handler = SignalHandler(interp, handler)
+    return _handler_of_program(_signal.signal(number, handler))
+
+
+def get_signal(interp: Any, number: Any, /) -> Any:
+    """`_signal.getsignal`"""
+    return _handler_of_program(_signal.getsignal(number))
+
+
 _native_create_builtin = _imp.create_builtin
 
 
@@ -149,6 +180,8 @@ def import_lookasides() -> dict[Any, Callable[..., Any]]:
         sys.set_coroutine_origin_tracking_depth: set_origin_depth,
         sys.get_coroutine_origin_tracking_depth: get_origin_depth,
         _imp.create_builtin: create_builtin,
+        _signal.signal: set_signal,
+        _signal.getsignal: get_signal,
     }
     if sys.version_info >= (3, 13):
         table[sys.__excepthook__] = display_exception
