@@ -49,7 +49,8 @@ class Interpreter:
     `replacement(interpreter, *arguments, **keywords)`.  A Python function for which `is_opaque` holds runs natively.
     `log(frame, instruction name, operand)` is called before each instruction.  `extended` blocks add to these.
 
-    With `interprets_everything` the functions that interpreted code makes run interpreted whoever calls them, and `import` is interpreted too.
+    With `interprets_everything` the functions that interpreted code makes run interpreted whoever calls them, and
+    `import` is interpreted too.
     """
 
     def __init__(
