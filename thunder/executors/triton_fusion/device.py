@@ -25,12 +25,12 @@ def _smaller(left, right):
 
 
 @triton.jit
-def row_maximum(values):
+def row_maximum(values, axis: tl.constexpr):
     """The largest value of each row; NaN where there is one."""
-    return tl.reduce(values, 1, _larger)
+    return tl.reduce(values, axis, _larger)
 
 
 @triton.jit
-def row_minimum(values):
+def row_minimum(values, axis: tl.constexpr):
     """The smallest value of each row; NaN where there is one."""
-    return tl.reduce(values, 1, _smaller)
+    return tl.reduce(values, axis, _smaller)

@@ -216,7 +216,7 @@ class Reduction:
     Attributes:
         neutral: what leaves the other elements as they are.
         combine: how two accumulated values become one.
-        finish: Triton's reduction of a block along axis 1.
+        finish: Triton's reduction of a block `{0}` along the axis `{1}`.
     """
 
     neutral: str
@@ -224,11 +224,11 @@ class Reduction:
     finish: str
 
 
-SUM = Reduction("0", "{0} + {1}", "tl.sum({0}, 1)")
-MAXIMUM = Reduction('float("-inf")', f"tl.maximum({{0}}, {{1}}, {_NAN})", "row_maximum({0})")
-MINIMUM = Reduction('float("inf")', f"tl.minimum({{0}}, {{1}}, {_NAN})", "row_minimum({0})")
-ANY = Reduction("0", "{0} | {1}", "tl.max({0}, 1)")
-ALL = Reduction("1", "{0} & {1}", "tl.min({0}, 1)")
+SUM = Reduction("0", "{0} + {1}", "tl.sum({0}, {1})")
+MAXIMUM = Reduction('float("-inf")', f"tl.maximum({{0}}, {{1}}, {_NAN})", "row_maximum({0}, {1})")
+MINIMUM = Reduction('float("inf")', f"tl.minimum({{0}}, {{1}}, {_NAN})", "row_minimum({0}, {1})")
+ANY = Reduction("0", "{0} | {1}", "tl.max({0}, {1})")
+ALL = Reduction("1", "{0} & {1}", "tl.min({0}, {1})")
 
 REDUCTIONS: dict[Any, tuple[Reduction, bool]] = {  # with whether the result is divided by the count
     aten.sum.default: (SUM, False),

@@ -72,7 +72,7 @@ def _columns_together(kernel: Kernel, wide: bool) -> Schedule:
     """Each row is contiguous: threads lie along the row."""
     columns, rows = power_of_two(kernel.columns), kernel.rows
     if columns > LONGEST_ROW_HELD:
-        return Schedule(1, 4096, True, 16, wide)
+        return Schedule(1, 8192, True, 16, wide)
     row_block = 1
     while row_block * columns < 1024 and row_block < 64 and rows / (row_block * 2) >= enough_programs():
         row_block *= 2

@@ -20,6 +20,7 @@ from thunder.executors.triton_fusion.pointwise import (
     MINIMUM,
     POINTWISE,
     REDUCTIONS,
+    SUM,
     TRITON_NAMES,
     triton_name,
 )
@@ -91,6 +92,7 @@ class _Writer:
     def __init__(self, kernel: Kernel, schedule: Schedule) -> None:
         self.kernel, self.schedule = kernel, schedule
         self.is_flat = not kernel.reduces
+        self.is_one_row = kernel.reduces and schedule.row_block == 1
         self.lines: list[str] = []
         self.indent = 1
         self.names: dict[int, str] = {}
@@ -100,7 +102,7 @@ class _Writer:
         self.parameters = {id(var): f"in{number}" for number, var in enumerate(kernel.inputs)}
         self.row_mask = "" if kernel.rows % schedule.row_block == 0 else "in_rows"
         self.column_mask = "" if kernel.columns % schedule.column_block == 0 else "in_columns"
-        self.by_index: dict[int, tuple[bool, bool]] = {}
+        self.online: dict[int, Node] = {}
 
     # Layout -------------------------------------------------------------------------------------------------------
     def source(self) -> KernelSource:
@@ -124,17 +126,31 @@ class _Writer:
 
     def _rows(self) -> None:
         kernel, schedule = self.kernel, self.schedule
-        self._line(f"XBLOCK: tl.constexpr = {schedule.row_block}")
         program = "tl.program_id(0).to(tl.int64)" if schedule.wide_indices else "tl.program_id(0)"
-        across = "" if self.is_flat else "[:, None]"
-        self._line(f"x = {program} * XBLOCK + tl.arange(0, XBLOCK){across}  # of {kernel.rows}")
+        if self.is_one_row:
+            self._line(f"x = {program}  # of {kernel.rows}")
+        else:
+            self._line(f"XBLOCK: tl.constexpr = {schedule.row_block}")
+            across = "" if self.is_flat else "[:, None]"
+            self._line(f"x = {program} * XBLOCK + tl.arange(0, XBLOCK){across}  # of {kernel.rows}")
         if self.row_mask:
             self._line(f"in_rows = x < {kernel.rows}")
         self._parts("x")
         if not self.is_flat:
             self._line(f"RBLOCK: tl.constexpr = {schedule.column_block}")
             if not schedule.is_looped:
-                self._columns("tl.arange(0, RBLOCK)[None, :]")
+                self._columns(self._column_numbers())
+
+    def _column_numbers(self) -> str:
+        return "tl.arange(0, RBLOCK)" if self.is_one_row else "tl.arange(0, RBLOCK)[None, :]"
+
+    def _block(self) -> str:
+        """The shape of a value at every row and column of a program."""
+        return "[RBLOCK]" if self.is_one_row else "[XBLOCK, RBLOCK]"
+
+    def _of_one(self) -> str:
+        """The shape of a value that is the same everywhere."""
+        return "[]" if self.is_one_row else "[1]" if self.is_flat else "[1, 1]"
 
     def _columns(self, text: str) -> None:
         wide = ".to(tl.int64)" if self.schedule.wide_indices else ""
@@ -177,6 +193,7 @@ class _Writer:
         for node in kernel.nodes:
             if not node.by_column and node.depth == 0:
                 self._node(node)
+        self.online = _running_softmax(kernel) if self.is_one_row else {}
         for depth in range(1, kernel.depth + 2):
             reductions = [node for node in kernel.nodes if node.kind == "reduce" and node.depth == depth]
             last = depth == kernel.depth + 1
@@ -189,7 +206,7 @@ class _Writer:
             if not last:
                 for node in kernel.nodes:
                     if node.kind == "reduce" and node.depth == depth:
-                        self._finish(node, f"sum{self.numbers[id(node)]}")
+                        self._finish_sum(node)
                     elif not node.by_column and node.depth == depth:
                         self._node(node)
         for number, store in enumerate(kernel.stores):
@@ -198,21 +215,34 @@ class _Writer:
 
     def _loop(self, depth: int, reductions: list[Node], stores: list[tuple[int, Store]]) -> None:
         for node in reductions:
+            if id(node) in self.online:
+                number = self.numbers[id(node)]
+                self._line(f'top{number} = tl.full([RBLOCK // 8], float("-inf"), tl.float32)')
+                self._line(f"sum{number} = tl.zeros([RBLOCK // 8], tl.float32)")
+                continue
+            if self._is_running(node):
+                continue
             self._line(
-                f"sum{self.numbers[id(node)]} = tl.full([XBLOCK, RBLOCK], {self._neutral(node)}, "
+                f"sum{self.numbers[id(node)]} = tl.full({self._block()}, {self._neutral(node)}, "
                 f"{triton_name(node.dtype)})"
             )
         self._line(f"for start in range(0, {self.kernel.columns}, RBLOCK):")
         self.indent += 1
         self.suffix, self.location = (f"_{depth}" if depth > 1 else ""), None
-        self._columns("start + tl.arange(0, RBLOCK)[None, :]")
-        wanted = self._needed([*reductions, *(store.node for _, store in stores)])
+        self._columns(f"start + {self._column_numbers()}")
+        own = [node for node in reductions if not self._is_running(node)]
+        wanted = self._needed([*own, *(store.node for _, store in stores)])
         first = [node for node in self.kernel.nodes if node.kind == "load" and not node.parents]
         ordered = [*first, *(node for node in self.kernel.nodes if node.kind != "load" or node.parents)]
         for node in ordered:
             if id(node) in wanted and node.by_column:
                 self._node(node)
         for node in reductions:
+            if id(node) in self.online:
+                self._step_of_softmax(node)
+                continue
+            if self._is_running(node):
+                continue
             total = f"sum{self.numbers[id(node)]}"
             assert node.reduction is not None
             self._line(f"{total} = {node.reduction.combine.format(total, self._masked(node))}")
@@ -220,6 +250,34 @@ class _Writer:
             self._store(number, store)
         self.indent -= 1
         self.suffix, self.location = "", None
+
+    def _is_running(self, node: Node) -> bool:
+        """Whether the reduction is found together with a maximum."""
+        return any(total is node for total in self.online.values())
+
+    def _step_of_softmax(self, node: Node) -> None:
+        """The running maximum of eight neighbouring columns each, and the sum of the exponentials below it."""
+        number = self.numbers[id(node)]
+        total = self.online[id(node)]
+        self._line("# the maximum so far and, in the same pass, the sum of exp(value - maximum)")
+        self._line(f"eights = tl.reshape({self._masked(node)}, [RBLOCK // 8, 8])")
+        self._line(f"larger = tl.maximum(top{number}, tl.max(eights, 1))")
+        self._line('finite = tl.where(larger == float("-inf"), 0.0, larger)')
+        self._line(
+            f"sum{number} = sum{number} * tl.exp(top{number} - finite) + tl.sum(tl.exp(eights - finite[:, None]), 1)"
+            f"{self._comment(total.op)}"
+        )
+        self._line(f"top{number} = larger")
+
+    def _finish_sum(self, node: Node) -> None:
+        number = self.numbers[id(node)]
+        if id(node) in self.online:
+            maximum, total = self._name(node), self._name(self.online[id(node)])
+            self._line(f"{maximum} = row_maximum(top{number}, 0){self._comment(node.op)}")
+            self._line(f'finite = tl.where({maximum} == float("-inf"), 0.0, {maximum})')
+            self._line(f"{total} = tl.sum(sum{number} * tl.exp(top{number} - finite), 0)")
+        elif not self._is_running(node):
+            self._finish(node, f"sum{number}")
 
     def _needed(self, nodes: list[Node]) -> set[int]:
         found: set[int] = set()
@@ -254,8 +312,7 @@ class _Writer:
         if node.kind == "load":
             text, comment = self._load(node), ""
         elif node.kind == "fill":
-            shape = "[1]" if self.is_flat else "[1, 1]"
-            text, comment = f"tl.full({shape}, {node.text}, {triton_name(node.dtype)})", ""
+            text, comment = f"tl.full({self._of_one()}, {node.text}, {triton_name(node.dtype)})", ""
         elif node.kind == "index":
             assert node.index is not None
             text, comment = self._index_value(node.index, node.dtype), ""
@@ -275,7 +332,7 @@ class _Writer:
     def _index_value(self, index: Index, dtype: torch.dtype) -> str:
         text = index.text(self._atom)
         if not index.terms:
-            return f"tl.full({'[1]' if self.is_flat else '[1, 1]'}, {text}, {triton_name(dtype)})"
+            return f"tl.full({self._of_one()}, {text}, {triton_name(dtype)})"
         return text if dtype is torch.int32 else f"({text}).to({triton_name(dtype)})"
 
     def _load(self, node: Node) -> str:
@@ -302,8 +359,10 @@ class _Writer:
     def _masked(self, node: Node) -> str:
         """What a reduction combines, with neutral numbers beyond the last column."""
         name = self._name(node.args[0])
-        if node.args[0].kind == "constant" or not node.args[0].by_column:
-            name = f"tl.broadcast_to({name}, [XBLOCK, RBLOCK])"
+        if node.args[0].kind == "constant":
+            name = f"tl.full({self._block()}, {name}, {triton_name(node.dtype)})"
+        elif not node.args[0].by_column:
+            name = f"tl.broadcast_to({name}, {self._block()})"
         return f"tl.where({self.column_mask}, {name}, {self._neutral(node)})" if self.column_mask else name
 
     def _neutral(self, node: Node) -> str:
@@ -316,18 +375,50 @@ class _Writer:
     def _finish(self, node: Node, values: str) -> None:
         assert node.reduction is not None
         comment = self._comment(node.op)
-        self._line(f"{self._name(node)} = {node.reduction.finish.format(values)}[:, None]{comment}")
+        axis, across = (0, "") if self.is_one_row else (1, "[:, None]")
+        self._line(f"{self._name(node)} = {node.reduction.finish.format(values, axis)}{across}{comment}")
 
     def _store(self, number: int, store: Store) -> None:
         shape = _Shape.of(store.index)
         text = store.index.text(self._atom)
-        if not shape.by_row and not shape.by_column:
+        if not shape.by_row and not shape.by_column and not self.is_one_row:
             zeros = "tl.zeros([1], tl.int32)" if self.is_flat else "tl.zeros([1, 1], tl.int32)"
             text = zeros if text == "0" else f"{text} + {zeros}"
         masks = self._masks(shape)
         mask = f", {' & '.join(masks)}" if masks else ""
         address = f"out{number} + ({text})" if " " in text else f"out{number} + {text}"
         self._line(f"tl.store({address}, {self._name(store.node)}{mask})  # {store.var.name}")
+
+
+def _running_softmax(kernel: Kernel) -> dict[int, Node]:
+    """Sums of `exp(value - maximum)`, by the maximum: they are found in the pass that finds the maximum.
+
+    The depth of what follows is set accordingly.
+    """
+    found: dict[int, Node] = {}
+    for node in kernel.nodes:
+        node.depth = max((parent.depth for parent in node.parents), default=0)
+        if node.kind != "reduce":
+            continue
+        maximum = _maximum_below(node)
+        if maximum is not None and id(maximum) not in found:
+            found[id(maximum)] = node
+            node.depth = maximum.depth
+        else:
+            node.depth += 1
+    return found
+
+
+def _maximum_below(node: Node) -> Node | None:
+    """The maximum in `sum(exp(value - maximum(value)))`."""
+    power = node.args[0]
+    if node.reduction is not SUM or power.text != "tl.exp({0})" or power.dtype is not torch.float32:
+        return None
+    difference = power.args[0]
+    if difference.text != "{0} - {1}" or difference.args[1].kind != "reduce":
+        return None
+    value, maximum = difference.args
+    return maximum if maximum.reduction is MAXIMUM and maximum.args[0] is value else None
 
 
 @dataclass(frozen=True)
