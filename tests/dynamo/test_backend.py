@@ -1,5 +1,7 @@
 """`torch.compile(backend="thunder")` and the recipe that chooses Dynamo's front end."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -87,3 +89,91 @@ def test_grad():
     torch.testing.assert_close(gradient(x, y), (y.sin(), x * y.cos()))
     with pytest.raises(OptionError, match="scalar"):
         thunder.grad(lambda x: x * 2, executors=["eager"])(x)
+
+
+@pytest.mark.parametrize("executors", [["eager"], None], ids=["eager", "default"])
+def test_training_across_a_break_with_sizes_that_vary(executors):
+    torch._dynamo.reset()
+    before = len(compiled_graphs())
+    eager = model()
+
+    def step(x):
+        hidden = eager[1](eager[0](x))
+        if hidden.sum() > 1e6:  # a break: two graphs, gradients flow through both
+            hidden = hidden * 0
+        return eager[2](hidden * hidden.shape[0]).pow(2).mean()
+
+    compiled = torch.compile(step, backend=backend, options={"executors": executors})
+    for rows in (3, 5, 6, 9):
+        x, found = torch.randn(rows, 4), []
+        for function in (step, compiled):
+            eager.zero_grad()
+            loss = function(x)
+            loss.backward()
+            found.append([loss.detach(), *(p.grad.clone() for p in eager.parameters())])
+        torch.testing.assert_close(*found)
+    graphs = compiled_graphs()[before:]
+    assert 2 <= len(graphs) <= 4  # each part for the first size, and once for all others
+    for graph in graphs:
+        assert thunder.last_traces(graph) and thunder.compile_stats(graph).plain_calls == 0
+
+
+def test_marked_dimensions_give_one_graph():
+    torch._dynamo.reset()
+    before = len(compiled_graphs())
+    compiled = torch.compile(lambda x: (x * x.shape[0]).sum(0), backend=backend)
+    for rows in (4, 7, 11):
+        x = torch.randn(rows, 3)
+        torch._dynamo.mark_dynamic(x, 0)
+        with torch.no_grad():
+            torch.testing.assert_close(compiled(x), (x * rows).sum(0))
+    assert len(compiled_graphs()) - before == 1
+
+
+def test_transforms_and_executors_apply_to_each_graph():
+    torch._dynamo.reset()
+    before, seen = len(compiled_graphs()), []
+
+    def note(trace):
+        seen.append([op.name for op in trace.ops])
+        return trace
+
+    @torch.compile(backend=backend, options={"transforms": [note], "executors": ["eager"]})
+    def program(x):
+        y = x.sin()
+        torch._dynamo.graph_break()
+        return y.cos()
+
+    x = torch.randn(3)
+    torch.testing.assert_close(program(x), x.sin().cos())
+    assert any("sin" in name for name in seen[0]) and any("cos" in name for name in seen[1])
+    for graph in compiled_graphs()[before:]:
+        assert "def prologue" in thunder.last_prologue(graph) and len(thunder.last_traces(graph)) >= 2
+
+
+def test_the_backend_is_registered_by_name():
+    text = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    assert '[project.entry-points.torch_dynamo_backends]\nthunder = "thunder.dynamo:backend"' in text
+
+
+def test_the_recipe_compiles_models_with_breaks_for_training():
+    torch._dynamo.reset()
+
+    class Branching(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.up, self.down = nn.Linear(4, 8), nn.Linear(8, 2)
+
+        def forward(self, x):
+            x = self.up(x)
+            return self.down(x.relu() if x.sum() > 0 else x.tanh())
+
+    eager = Branching()
+    compiled = thunder.compile(eager, recipe="dynamo")
+    for x in (torch.ones(3, 4), -torch.ones(3, 4)):
+        found = []
+        for function in (eager, compiled):
+            eager.zero_grad()
+            function(x).sum().backward()
+            found.append([p.grad.clone() for p in eager.parameters()])
+        torch.testing.assert_close(*found)
