@@ -12,7 +12,7 @@ import pytest
 
 from thunder.coverage.outcomes import Status
 from thunder.coverage.recorder import NotRunnableInEager, Recorder, WrongResult
-from thunder.coverage.server import run_row
+from thunder.coverage.server import Rows
 from thunder.coverage.subjects import Eager, Subject
 from thunder.coverage.suite import Suite
 
@@ -52,7 +52,7 @@ def act(action: str) -> None:
 def run(row: str, **limits: Any) -> list[tuple[str, Status]]:
     """The cases that are not ok."""
     job = {"row": row, "row_timeout": 20.0, "case_timeout": 5.0, "memory": 0, "phases": [], **limits}
-    result = run_row(Behaviours(), Eager(), job)
+    result = Rows(Behaviours(), Eager()).run(job)
     counts = result.phases["act"].counts
     found = [(failure.case, failure.status) for failure in result.phases["act"].failures]
     assert sum(counts.values()) == len(found) + counts.get(Status.OK, 0)
@@ -85,13 +85,31 @@ def test_a_row_ends_at_its_limit():
 
 def test_the_first_line_and_the_users_line_are_kept():
     job = {"row": "error", "row_timeout": 20.0, "case_timeout": None, "memory": 0, "phases": []}
-    (failure,) = run_row(Behaviours(), Eager(), job).phases["act"].failures
+    (failure,) = Rows(Behaviours(), Eager()).run(job).phases["act"].failures
     assert failure.summary == "TypeError: first line"
     assert "test_server.py" in failure.location and failure.location.endswith(" act")
 
 
 def test_a_crash_names_its_signal():
     job = {"row": "crash", "row_timeout": 20.0, "case_timeout": None, "memory": 0, "phases": []}
-    (failure,) = run_row(Behaviours(), Eager(), job).phases["act"].failures
+    (failure,) = Rows(Behaviours(), Eager()).run(job).phases["act"].failures
     assert failure.error_class == "SIGSEGV"
     assert "Segmentation fault" in failure.message
+
+
+def test_rows_of_one_process_and_a_new_one_after_a_crash():
+    class Few(Behaviours):
+        rows_of_a_process = 2
+
+        def run_row(self, row: str, subject: Subject, recorder: Recorder) -> None:
+            recorder.note(process=os.getpid())
+            super().run_row(row, subject, recorder)
+
+    rows = Rows(Few(), Eager())
+    job = {"row_timeout": 20.0, "case_timeout": None, "memory": 0, "phases": []}
+    results = [rows.run({**job, "row": row}) for row in ("ok", "error ok", "ok", "crash ok", "ok")]
+    rows.end()
+    processes = [result.notes["process"] for result in results]
+    assert processes[0] == processes[1] != processes[2] == processes[3] != processes[4]
+    statuses = [result.phases["act"].status for result in results]
+    assert statuses == [Status.OK, Status.ERROR, Status.OK, Status.CRASH, Status.OK]

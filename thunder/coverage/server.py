@@ -4,8 +4,9 @@ Importing PyTorch and a model library takes seconds; a fork takes milliseconds. 
 object a line, naming a row and its time limits. Output, on standard output: one JSON object a line: first the
 suite's rows, limits and versions, then each finished row.
 
-Invariants: a row's crash or hang ends only its own process; every case of a row that was running then is in the
-result; a row with several cases goes on after the one that died.
+Invariants: a row's crash or hang ends only its own process, and the next row gets a new one; every case of a row that
+was running then is in the result; a row with several cases goes on after the one that died.  Rows that follow each
+other in one process (`Suite.rows_of_a_process`) share nothing but what PyTorch and the subject keep.
 """
 
 from __future__ import annotations
@@ -36,23 +37,35 @@ MAX_RESTARTS = 20
 LOG_TAIL = 1 << 16
 
 
-class Attempt:
-    """One forked process of a row, watched until it ends."""
+class Process:
+    """A forked process that runs rows, one after another, and is watched meanwhile."""
 
-    def __init__(self, suite: Suite, subject: Subject, job: dict[str, Any], first_case: int) -> None:
+    def __init__(self, suite: Suite, subject: Subject, memory: int) -> None:
         self.case: dict[str, Any] | None = None
         self.case_began = time.monotonic()
         self.finished = False
+        self.rows = 0
         self.buffer = b""
         self.log: IO[bytes] = tempfile.TemporaryFile()
         reader, writer = os.pipe()
+        jobs, self.orders = os.pipe()
         self.process = os.fork()
         if self.process == 0:
             os.close(reader)
-            recorder = Recorder(writer, first_case, job["phases"])
-            run_forked(suite, job["row"], subject, recorder, self.log, job["memory"])
+            os.close(self.orders)
+            run_forked(suite, subject, jobs, writer, self.log, memory)
         os.close(writer)
+        os.close(jobs)
         self.reader = reader
+
+    def begin(self, job: dict[str, Any], first_case: int) -> None:
+        """Have the process run a row, from a case on."""
+        self.case, self.case_began, self.finished = None, time.monotonic(), False
+        self.rows += 1
+        try:
+            os.write(self.orders, (json.dumps({**job, "first_case": first_case}) + "\n").encode())
+        except BrokenPipeError:
+            pass  # it is dead, which whoever reads its events finds out
 
     def events(self, deadline: float, case_timeout: float | None) -> list[dict[str, Any]] | None:
         """The next events; an empty list at the end of the process, None when a limit has passed."""
@@ -72,6 +85,7 @@ class Attempt:
 
     def end(self) -> int:
         """Kill what is left of the process and its children; the wait status."""
+        os.close(self.orders)
         if not self.finished:
             try:
                 os.killpg(self.process, signal.SIGKILL)
@@ -88,8 +102,8 @@ class Attempt:
         return self.log.read().decode(errors="replace")
 
 
-def run_forked(suite: Suite, row: str, subject: Subject, recorder: Recorder, log: IO[bytes], memory: int) -> None:
-    """Run a row in the forked process, and end it."""
+def run_forked(suite: Suite, subject: Subject, jobs: int, events: int, log: IO[bytes], memory: int) -> None:
+    """Run rows in the forked process as long as there are orders, and end it."""
     os.setpgid(0, 0)
     os.dup2(log.fileno(), 1)
     os.dup2(log.fileno(), 2)
@@ -99,9 +113,13 @@ def run_forked(suite: Suite, row: str, subject: Subject, recorder: Recorder, log
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     code = 1
     try:
-        torch.manual_seed(0)
-        suite.run_row(row, subject, recorder)
-        recorder.send({"event": "done"})
+        with os.fdopen(jobs) as orders:
+            for line in orders:
+                job = json.loads(line)
+                torch.manual_seed(0)
+                recorder = Recorder(events, job["first_case"], job["phases"])
+                suite.run_row(job["row"], subject, recorder)
+                recorder.send({"event": "done"})
         code = 0
     except BaseException:  # the process ends here: its parent counts the row as crashed and keeps this message
         sys.excepthook(*sys.exc_info())
@@ -111,58 +129,78 @@ def run_forked(suite: Suite, row: str, subject: Subject, recorder: Recorder, log
         os._exit(code)
 
 
-def run_row(suite: Suite, subject: Subject, job: dict[str, Any]) -> RowResult:
-    """Run a row to its end, in as many processes as it takes."""
-    result = RowResult(suite.name, job["row"], subject.name)
-    started = time.monotonic()
-    deadline = started + job["row_timeout"]
-    first_case, restarts = 0, 0
-    while True:
-        attempt = Attempt(suite, subject, job, first_case)
-        timed_out = not follow(attempt, result, deadline, job["case_timeout"])
-        status = attempt.end()
-        if attempt.finished:
-            attempt.log.close()
-            break
-        index = record_death(attempt, result, timed_out, status)
-        attempt.log.close()
-        restarts += 1
-        out_of_time = time.monotonic() >= deadline
-        if index is None or job["case_timeout"] is None or out_of_time or restarts > MAX_RESTARTS:
-            break
-        first_case = index + 1
-    result.seconds = time.monotonic() - started
-    return result
+class Rows:
+    """Runs rows to their ends, in as many processes as it takes; a process that has done well may run several."""
+
+    def __init__(self, suite: Suite, subject: Subject) -> None:
+        self.suite, self.subject = suite, subject
+        self.process: Process | None = None
+
+    def run(self, job: dict[str, Any]) -> RowResult:
+        """The result of one row."""
+        result = RowResult(self.suite.name, job["row"], self.subject.name)
+        started = time.monotonic()
+        deadline = started + job["row_timeout"]
+        first_case, restarts = 0, 0
+        while True:
+            process = self.process or Process(self.suite, self.subject, job["memory"])
+            self.process = None
+            process.begin(job, first_case)
+            timed_out = not follow(process, result, deadline, job["case_timeout"])
+            if process.finished and process.rows < self.suite.rows_of_a_process:
+                self.process = process
+                break
+            status = process.end()
+            if process.finished:
+                process.log.close()
+                break
+            index = record_death(process, result, timed_out, status)
+            process.log.close()
+            restarts += 1
+            out_of_time = time.monotonic() >= deadline
+            if index is None or job["case_timeout"] is None or out_of_time or restarts > MAX_RESTARTS:
+                break
+            first_case = index + 1
+        result.seconds = time.monotonic() - started
+        return result
+
+    def end(self) -> None:
+        """End the process that waits for another row."""
+        if self.process is not None:
+            self.process.end()
+            self.process.log.close()
+            self.process = None
 
 
-def follow(attempt: Attempt, result: RowResult, deadline: float, case_timeout: float | None) -> bool:
+def follow(process: Process, result: RowResult, deadline: float, case_timeout: float | None) -> bool:
     """Read a process's events into the result until it ends (True) or passes a limit (False)."""
     while True:
-        events = attempt.events(deadline, case_timeout)
+        events = process.events(deadline, case_timeout)
         if not events:
             return events is not None
         for event in events:
             kind = event.pop("event")
             if kind == "begin":
-                attempt.case, attempt.case_began = event, time.monotonic()
+                process.case, process.case_began = event, time.monotonic()
             elif kind == "end":
-                attempt.case, attempt.case_began = None, time.monotonic()
+                process.case, process.case_began = None, time.monotonic()
                 result.add(Outcome.from_json(event))
             elif kind == "note":
                 result.notes.update(event["notes"])
             elif kind == "done":
-                attempt.finished = True
+                process.finished = True
+                return True
 
 
-def record_death(attempt: Attempt, result: RowResult, timed_out: bool, status: int) -> int | None:
+def record_death(process: Process, result: RowResult, timed_out: bool, status: int) -> int | None:
     """Count the case that was running when a process died; its index, or None when there was none."""
-    seconds = time.monotonic() - attempt.case_began
-    running = attempt.case or {"phase": "build", "case": "(between cases)", "index": None}
+    seconds = time.monotonic() - process.case_began
+    running = process.case or {"phase": "build", "case": "(between cases)", "index": None}
     if timed_out:
         outcome = Outcome(running["phase"], running["case"], Status.TIMEOUT, seconds, message=f"after {seconds:.0f} s")
     else:
         outcome = Outcome(running["phase"], running["case"], Status.CRASH, seconds)
-        outcome.error_class, outcome.message = cause_of_death(attempt.log_tail(), status)
+        outcome.error_class, outcome.message = cause_of_death(process.log_tail(), status)
     result.add(outcome)
     return running["index"]
 
@@ -184,10 +222,12 @@ def cause_of_death(log: str, status: int) -> tuple[str, str]:
 
 def serve(suite: Suite, subject: Subject, requests: IO[str], answers: IO[str]) -> None:
     """Answer requests until there are no more."""
+    rows = Rows(suite, subject)
     for line in requests:
-        result = run_row(suite, subject, json.loads(line))
+        result = rows.run(json.loads(line))
         answers.write(json.dumps(result.to_json()) + "\n")
         answers.flush()
+    rows.end()
 
 
 def versions_of(packages: tuple[str, ...]) -> dict[str, str]:

@@ -26,6 +26,9 @@ class Suite(ABC):
     case_timeout: float | None = None
     """Seconds for one case, for suites whose rows have many; after a timeout the row goes on with the next case."""
 
+    rows_of_a_process: int = 1
+    """Rows that one process may run, for suites whose rows are so small that making a process costs as much."""
+
     @abstractmethod
     def row_names(self) -> Sequence[str]:
         """All rows, in a fixed order."""

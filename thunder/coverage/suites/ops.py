@@ -46,6 +46,7 @@ class OpsSuite(Suite):
     name = "ops"
     row_timeout = 1200.0
     case_timeout = 60.0
+    rows_of_a_process = 100
 
     def row_names(self) -> Sequence[str]:
         names = [f"{full_name(op)}:{name}" for op in op_db for name, dtype in DTYPES.items() if dtype in op.dtypes]

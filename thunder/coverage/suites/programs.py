@@ -35,6 +35,7 @@ class ProgramsSuite(Suite):
     name = "programs"
     row_timeout = 1200.0
     case_timeout = 60.0
+    rows_of_a_process = 10
 
     def row_names(self) -> Sequence[str]:
         return [f"{first:05d}-{first + BLOCK - 1:05d}" for first in range(0, PROGRAMS, BLOCK)]
