@@ -39,18 +39,23 @@ def context_statements() -> dict[Callable[..., Any], Callable[[Any], Any]]:
 def level_statements() -> dict[Callable[..., Any], Callable[..., Any]]:
     """Functions that enter a level of `torch.func` or of forward-mode gradients and return its number, with the
     function that leaves it.  Tested: 2.11, 2.13."""
-    levels, inner = torch._functorch.predispatch, torch._C._functorch
     return {
-        levels._vmap_increment_nesting: levels._vmap_decrement_nesting,
-        levels._jvp_increment_nesting: levels._jvp_decrement_nesting,
-        inner._grad_increment_nesting: inner._grad_decrement_nesting,
-        levels._enter_dual_level: levels._exit_dual_level,
+        _level("_vmap_increment_nesting"): _level("_vmap_decrement_nesting"),
+        _level("_jvp_increment_nesting"): _level("_jvp_decrement_nesting"),
+        _level("_grad_increment_nesting"): _level("_grad_decrement_nesting"),
+        _level("_enter_dual_level"): _level("_exit_dual_level"),
     }
+
+
+def _level(name: str) -> Callable[..., Any]:
+    """A function of `torch.func`'s levels, from where the transforms of this version take it."""
+    places = (torch._functorch.predispatch, torch._C._functorch, torch._C, torch._VF)
+    return next(getattr(place, name) for place in places if hasattr(place, name))
 
 
 def enter_dual_level() -> Callable[..., Any]:
     """The one of `level_statements` whose counterpart takes the level as a keyword.  Tested: 2.11, 2.13."""
-    return torch._functorch.predispatch._enter_dual_level
+    return _level("_enter_dual_level")
 
 
 def level_operations() -> list[Callable[..., Any]]:
@@ -58,16 +63,18 @@ def level_operations() -> list[Callable[..., Any]]:
 
     Tested: 2.11, 2.13.
     """
-    levels, inner = torch._functorch.predispatch, torch._C._functorch
     return [
-        levels._add_batch_dim,
-        levels._remove_batch_dim,
-        levels._make_dual,
-        levels._unpack_dual,
-        levels._unwrap_for_grad,
-        inner._wrap_for_grad,
-        inner.set_inplace_requires_grad_allowed,
-        torch._C._set_fwd_grad_enabled,
+        _level(name)
+        for name in (
+            "_add_batch_dim",
+            "_remove_batch_dim",
+            "_make_dual",
+            "_unpack_dual",
+            "_unwrap_for_grad",
+            "_wrap_for_grad",
+            "set_inplace_requires_grad_allowed",
+            "_set_fwd_grad_enabled",
+        )
     ]
 
 

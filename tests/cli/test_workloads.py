@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from thunder.cli.double_precision import InDoublePrecision
+from thunder.cli.large_workloads import SMALL, large_workloads, region
 from thunder.cli.measurement import allowed_error, relative_error
+from thunder.cli.roofline import count_work
 from thunder.cli.workloads import (
     DEMONSTRATION,
     FIGURES,
@@ -53,7 +55,7 @@ def test_a_step_repeats(name):
 @pytest.mark.parametrize("name", [w.name for w in WORKLOADS.values() if w.kind != "generation"])
 def test_float64_is_near_and_exact(name):
     workload = WORKLOADS[name]
-    exact = truth(workload.build(), workload.kind)
+    exact = truth(workload.build(), workload)
     assert all(array.dtype == numpy.float64 for array in exact.values())
     assert 0 < relative_error(run(workload), exact) < 1e-4
 
@@ -92,7 +94,7 @@ def test_double_precision_overrides_requests_for_float32():
 
 
 def test_double_precision_reaches_casts_inside_models():
-    task = causal_language_model("Llama").in_double_precision()
+    task = causal_language_model("Llama").in_precision(torch.float64)
     with torch.no_grad():
         partly = task.select(task.model(*task.args, **task.kwargs))
         with InDoublePrecision():
@@ -110,3 +112,15 @@ def test_unknown_workload_lists_the_known():
 
 def test_allowed_error_has_room_above_eager():
     assert allowed_error(1e-6) > 1e-6
+
+
+@pytest.mark.parametrize("workload", large_workloads(SMALL), ids=lambda workload: workload.name)
+def test_small_versions_of_the_large_workloads_run(workload):
+    assert set(run(workload)) == EXPECTED[workload.kind]
+
+
+def test_work_is_counted():
+    task = region(SMALL, "swiglu")
+    workload = next(w for w in large_workloads(SMALL) if w.name == "region-swiglu")
+    gate = next(task.model.parameters())
+    assert count_work(task, workload, step(task, "training", task.model)).bytes == 2 * 3 * gate.numel() * 4

@@ -26,24 +26,33 @@ from rich.progress import track
 from rich.table import Table
 
 from thunder.cli.contenders import CONTENDERS, EAGER, TORCH_COMPILE, select_contenders
+from thunder.cli.large_workloads import FULL, SMALL, large_workloads
 from thunder.cli.machine import describe_machine, describe_versions
 from thunder.cli.measurement import Timing, relative_error, time_in_turns
-from thunder.cli.texts import format_error, format_ratio, format_seconds
+from thunder.cli.plot import check_plotting, draw
+from thunder.cli.texts import format_bytes, format_error, format_ratio, format_seconds
 from thunder.cli.worker import ContenderError, Worker
 from thunder.cli.workloads import FIGURES, Results, Workload, select_workloads
+from thunder.errors import unknown_name
 
 ROUNDS = 25
 
 
 @dataclass
 class Measurement:
-    """One contender on one workload; times in seconds, the error relative to float64."""
+    """One contender on one workload; times in seconds, memory in bytes.
+
+    The error is relative to the workload's truth (`Workload.truth`); the floor is the time that the step's work takes
+    at the device's measured bandwidth and rate, the same for all contenders.
+    """
 
     workload: str
     contender: str
     first_call: float | None = None
     call: Timing | None = None
     error: float | None = None
+    peak_memory: int | None = None
+    floor: float | None = None
     failure: str | None = None
 
 
@@ -52,6 +61,7 @@ def measure(workload: Workload, contenders: list[str], device: str, rounds: int)
     measurements = {name: Measurement(workload.name, name) for name in contenders}
     running: dict[str, Worker] = {}
     expected: Results | None = None
+    floor: float | None = None
     with ExitStack() as stack:
         directory = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
         for number, name in enumerate(contenders):
@@ -61,25 +71,31 @@ def measure(workload: Workload, contenders: list[str], device: str, rounds: int)
                 if expected is None:
                     expected = worker.ask("truth")
                 first = worker.ask("first_call")
+                if floor is None and name == EAGER.name:
+                    floor = worker.ask("ceilings").floor(worker.ask("work"))
+                measurements[name].peak_memory = worker.ask("peak_memory")
+                worker.ask("rest")
             except ContenderError as error:
                 measurements[name].failure = str(error)
                 continue
             measurements[name].first_call = first.seconds
-            measurements[name].error = relative_error(first.results, expected)
+            measurements[name].error = relative_error(first.results, expected) if expected else None
             running[name] = worker
         for name, timing in time_in_turns(running, rounds).items():
             if isinstance(timing, ContenderError):
                 measurements[name].failure = str(timing)
             else:
                 measurements[name].call = timing
+    for measurement in measurements.values():
+        measurement.floor = floor
     return list(measurements.values())
 
 
 def result_table(workloads: list[Workload], measurements: list[Measurement]) -> Table:
     """A block a workload, headed by its title; a line a contender."""
     table = Table(box=SIMPLE, pad_edge=False, collapse_padding=True)
-    table.add_column("work, run by", ratio=1)
-    for heading in ("first call", "per call", "x eager", "x compile", "error"):
+    table.add_column("work, run by", ratio=1, min_width=22)
+    for heading in ("first call", "per call", "x eager", "x compile", "x floor", "memory", "error"):
         table.add_column(heading, justify="right", no_wrap=True)
     for workload in workloads:
         block = [measurement for measurement in measurements if measurement.workload == workload.name]
@@ -93,6 +109,8 @@ def result_table(workloads: list[Workload], measurements: list[Measurement]) -> 
                 format_seconds(call),
                 format_ratio(call, medians.get(EAGER.name)),
                 format_ratio(call, medians.get(TORCH_COMPILE.name)),
+                format_ratio(call, entry.floor),
+                format_bytes(entry.peak_memory),
                 format_error(entry.error),
             )
             if entry.failure:
@@ -121,19 +139,38 @@ def command(
         list[str] | None, typer.Option(help="Measure only this contender (beside eager); may be repeated.")
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="How often each contender is timed, in turns.")] = ROUNDS,
+    suite: Annotated[
+        list[str] | None,
+        typer.Option(help="figures: the README's table; models: large models and single regions. Both by default."),
+    ] = None,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the times into this file (.svg or .png).")] = None,
 ) -> None:
     """Measure first calls and later calls beside eager PyTorch and torch.compile."""
     console = Console()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    workloads = select_workloads(FIGURES, only)
+    workloads = select_workloads(suites(device, suite), only)
     contenders = select_contenders(CONTENDERS.values(), by)
+    if plot is not None:
+        check_plotting()
     measurements: list[Measurement] = []
     for workload in track(workloads, "measuring", console=console):
-        measurements += measure(workload, contenders, device, rounds)
+        names = [name for name in contenders if CONTENDERS[name].applies(device, workload.kind)]
+        measurements += measure(workload, names, device, rounds)
+        if json_path is not None:  # after each workload: an interrupted run keeps what it has
+            json_path.write_text(json.dumps(as_json(device, measurements), indent=2) + "\n")
     console.print(result_table(workloads, measurements))
     console.print(f"{describe_machine()}; {', '.join(f'{k} {v}' for k, v in describe_versions().items())}")
-    if json_path is not None:
-        json_path.write_text(json.dumps(as_json(device, measurements), indent=2) + "\n")
+    if plot is not None:
+        draw(plot, workloads, measurements)
     if any(measurement.failure for measurement in measurements):
         raise typer.Exit(1)
+
+
+def suites(device: str, names: list[str] | None) -> tuple[Workload, ...]:
+    """The workloads of the named suites; those of `models` are small on the CPU."""
+    known = {"figures": FIGURES, "models": large_workloads(SMALL if device == "cpu" else FULL)}
+    for name in names or []:
+        if name not in known:
+            raise unknown_name("suite", name, list(known))
+    return tuple(workload for name in names or known for workload in known[name])

@@ -29,3 +29,10 @@ def format_error(error: float | None) -> str:
     if error is None:
         return "-"
     return "0" if error == 0 else f"{error:.1e}"
+
+
+def format_bytes(count: int | None) -> str:
+    """Bytes in GiB or MiB."""
+    if count is None:
+        return "-"
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"

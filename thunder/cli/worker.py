@@ -15,7 +15,8 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +28,8 @@ from torch import nn
 
 from thunder.cli.contenders import CONTENDERS
 from thunder.cli.inspection import Listing, listings
+from thunder.cli.large_workloads import FULL, SMALL, large_workloads
+from thunder.cli.roofline import Ceilings, Work, count_work, measure_ceilings
 from thunder.cli.workloads import (
     DEMONSTRATION,
     FIGURES,
@@ -39,7 +42,11 @@ from thunder.cli.workloads import (
     truth,
 )
 
-WORKLOADS = {workload.name: workload for workload in (*DEMONSTRATION, *FIGURES)}
+
+def find_workload(name: str, device: str) -> Workload:
+    """The workload of this name, at the size that suits the device."""
+    scale = SMALL if torch.device(device).type == "cpu" else FULL
+    return {workload.name: workload for workload in (*DEMONSTRATION, *FIGURES, *large_workloads(scale))}[name]
 
 
 class ContenderError(Exception):
@@ -81,11 +88,15 @@ class Session:
         model stays, compiled as it is.
         """
         before = getattr(self, "workload", None)
-        self.workload = WORKLOADS[workload]
+        self.workload = find_workload(workload, device)
         if before is None or before.build is not self.workload.build:
-            self.task = self.workload.build().to(device)
+            on_device = nullcontext() if device == "cpu" else torch.device(device)
+            with on_device:  # random weights are drawn where they will be: copying billions of them takes long
+                task = self.workload.build().to(device)
+            self.task = replace(task, generate={**task.generate, **dict(self.contender.generate)})
             self.compiled = None
             self.wait = nothing if device == "cpu" else torch.accelerator.synchronize
+            self.device = torch.device(device)
 
     def first_call(self) -> FirstCall:
         """Compiles, unless the model is compiled already, and runs the first step; the time of both.
@@ -120,11 +131,39 @@ class Session:
             for _ in range(count):
                 step()
             self.wait()
-            return (time.perf_counter() - start) / count
+            seconds = (time.perf_counter() - start) / count
+        self.rest()
+        return seconds
 
     def truth(self) -> Results:
-        """The results of a step in float64."""
-        return truth(self.task, self.workload.kind)
+        """The results of a step in a higher precision; see `Workload.truth`."""
+        found = truth(self.task, self.workload)
+        self.rest()
+        return found
+
+    def peak_memory(self) -> int | None:
+        """The most bytes of the device's memory that are held at one time in a step; None on the CPU."""
+        if self.device.type == "cpu":
+            return None
+        torch.accelerator.reset_peak_memory_stats()
+        with surroundings(self.workload.kind):
+            self.step()
+        self.wait()
+        return int(torch.accelerator.max_memory_allocated())
+
+    def rest(self) -> None:
+        """Gives back what a step leaves behind, so that contenders which take turns fit on one device."""
+        if self.device.type != "cpu":
+            self.task.model.zero_grad(set_to_none=True)
+            torch.accelerator.empty_cache()
+
+    def work(self) -> Work:
+        """What a step has to do, whoever does it."""
+        return count_work(self.task, self.workload, self.step)
+
+    def ceilings(self) -> Ceilings:
+        """What the device can do, measured."""
+        return measure_ceilings(self.device)
 
     def listings(self) -> list[Listing]:
         """The programs that thunder made of the model, stage by stage."""

@@ -35,6 +35,8 @@ Results = dict[str, "numpy.ndarray[Any, Any]"]
 
 OPTIMISER_STEPS = 10
 GENERATED_TOKENS = 20
+OUTPUT_VALUES = 2**22
+GRADIENT_VALUES = 2**18  # of each parameter
 
 
 @dataclass
@@ -56,10 +58,10 @@ class Task:
     loss: Callable[[Tensor], Tensor] = field(default=lambda selected: selected)
     generate: dict[str, Any] = field(default_factory=dict)
 
-    def in_double_precision(self) -> Task:
-        """A copy with weights and floating-point inputs in float64."""
-        model = copy.deepcopy(self.model).double()
-        return self._mapped(model, lambda tensor: tensor.to(_widened(tensor.dtype)))
+    def in_precision(self, dtype: torch.dtype) -> Task:
+        """A copy with weights and floating-point inputs in another type."""
+        model = copy.deepcopy(self.model).to(dtype)
+        return self._mapped(model, lambda tensor: tensor.to(dtype) if tensor.dtype.is_floating_point else tensor)
 
     def to(self, device: str) -> Task:
         """The same model, moved to a device with its inputs."""
@@ -70,15 +72,13 @@ class Task:
         return replace(self, model=model, args=args, kwargs=kwargs)
 
 
-def _widened(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype.is_floating_point else dtype
-
-
 @dataclass(frozen=True)
 class Workload:
     """A row of the tables: `build` makes the task, `kind` says what one step does.
 
-    `describe` makes a few words for the table of what a step computed.
+    `describe` makes a few words for the table of what a step computed.  `truth` is what results are compared with:
+    eager in float64, in float32 (models for which float64 is too large), or nothing ("tokens": greedy choices
+    between random logits in low precision).
     """
 
     name: str
@@ -86,6 +86,7 @@ class Workload:
     kind: Kind
     build: Callable[[], Task]
     describe: Callable[[Results], str] = field(default=lambda results: "")
+    truth: Literal["float64", "float32", "tokens"] = "float64"
 
 
 def step(task: Task, kind: Kind, compiled: Any) -> Callable[[], Any]:
@@ -132,35 +133,47 @@ def optimise(task: Task, compiled: Any) -> Tensor:
 def generate(task: Task, compiled: Any) -> Tensor:
     """The tokens that greedy decoding appends to the prompt."""
     prompt = task.kwargs["input_ids"]
-    tokens = compiled.generate(
-        **task.kwargs, **task.generate, max_new_tokens=GENERATED_TOKENS, do_sample=False, pad_token_id=0
-    )
+    options = {"max_new_tokens": GENERATED_TOKENS, "do_sample": False, "pad_token_id": 0, **task.generate}
+    tokens = compiled.generate(**task.kwargs, **options)
     return tokens[:, prompt.shape[1] :]
 
 
 def results(task: Task, kind: Kind, returned: Any) -> Results:
-    """What a step computed, as named arrays that share no memory with the task."""
-    return {name: tensor.cpu().numpy() for name, tensor in result_tensors(task, kind, returned).items()}
+    """What a step computed, as named arrays that share no memory with the task.
+
+    Of large tensors it is evenly spaced values, so that a comparison costs no more than the step.
+    """
+    tensors = result_tensors(task, kind, returned)
+    return {name: (t.float() if t.dtype is torch.bfloat16 else t).cpu().numpy() for name, t in tensors.items()}
+
+
+def _evenly_spaced(tensor: Tensor, limit: int) -> Tensor:
+    values = tensor.detach().flatten()
+    return values[:: max(1, values.numel() // limit)].clone()
 
 
 def result_tensors(task: Task, kind: Kind, returned: Any) -> dict[str, Tensor]:
     if kind == "inference":
-        return {"output": task.select(returned).detach().clone()}
+        output = task.select(returned).detach()
+        return {"output": output.clone() if output.numel() <= OUTPUT_VALUES else _evenly_spaced(output, OUTPUT_VALUES)}
     if kind == "training":
         gradients = [
             torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
             for parameter in task.model.parameters()
         ]
-        joined = torch.cat([gradient.detach().flatten() for gradient in gradients])
+        joined = torch.cat([_evenly_spaced(gradient, GRADIENT_VALUES) for gradient in gradients])
         return {"loss": returned.detach().clone(), "gradients": joined}
     return {"losses" if kind == "optimisation" else "tokens": returned.detach().clone()}
 
 
-def truth(task: Task, kind: Kind) -> Results:
-    """The results of a step computed by eager PyTorch in float64 throughout."""
-    exact = task.in_double_precision()
-    with InDoublePrecision(), surroundings(kind):
-        return results(exact, kind, step(exact, kind, exact.model)())
+def truth(task: Task, workload: Workload) -> Results:
+    """The results of a step computed by eager PyTorch in the workload's precision throughout; empty for tokens."""
+    if workload.truth == "tokens":
+        return {}
+    wide = workload.truth == "float64"
+    exact = task.in_precision(torch.float64 if wide else torch.float32)
+    with InDoublePrecision() if wide else nullcontext(), surroundings(workload.kind):
+        return results(exact, workload.kind, step(exact, workload.kind, exact.model)())
 
 
 # --- the workloads -----------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from thunder.errors import ExecutorWarning
 from thunder.executors.cpp_kernels import CppCompileError, CppKernel, KernelLibrary, precompiled_header
 from thunder.executors.executor import Executor, register_executor
 from thunder.executors.graph_module import to_graph_module
-from thunder.lower.operators import is_aten
+from thunder.lower.operators import is_aten, is_random
 from thunder.trace import Op, Region
 
 _OPTIONS = {
@@ -70,7 +70,8 @@ class InductorExecutor(Executor):
         return _torch_compat.inductor_decompositions()
 
     def can_execute(self, op: Op) -> bool:
-        return is_aten(op.target)
+        # Inductor orders random operations as it likes, and then they draw other numbers than in eager.
+        return is_aten(op.target) and not is_random(op)
 
     def fuse(self, regions: list[Region]) -> None:
         reason = self.unavailable_reason()
