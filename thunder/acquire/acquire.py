@@ -57,6 +57,7 @@ def acquire(
     unstable: frozenset[str] = frozenset(),
     dynamic: frozenset[tuple[str, int | None]] = frozenset(),
     all_dynamic: bool = False,
+    varying: frozenset[str] = frozenset(),
     lookasides: dict[Any, Callable[..., Any]] | None = None,
 ) -> Program:
     """Runs `function(*args, **kwargs)` under the interpreter and writes down what it did.
@@ -68,6 +69,7 @@ def acquire(
         dynamic: places that vary and become symbols: (tensor, dimension) or (number, None), by description.
         unstable: places whose containers are another object at every call.
         all_dynamic: every size of every tensor that is reached from the arguments is a symbol.
+        varying: places of tensors whose values differ from call to call, so that no guard on them would hold.
         lookasides: further callables to replace, `{callable: replacement(interp, *args, **kwargs)}`.
 
     Returns:
@@ -80,7 +82,7 @@ def acquire(
 
     def run(has_unknown: bool) -> Program:
         return _Acquisition(
-            function, args, kwargs, sharp_edges, unstable, dynamic, all_dynamic, lookasides or {}, has_unknown
+            function, args, kwargs, sharp_edges, unstable, dynamic, all_dynamic, varying, lookasides or {}, has_unknown
         ).run()
 
     with acquisition.lock:
@@ -105,6 +107,7 @@ class _Acquisition:
         unstable: frozenset[str],
         dynamic: frozenset[tuple[str, int | None]],
         all_dynamic: bool,
+        varying: frozenset[str],
         lookasides: dict[Any, Callable[..., Any]],
         has_unknown: bool,
     ) -> None:
@@ -117,9 +120,8 @@ class _Acquisition:
             self.symbols = Symbols(
                 self.prologue, dynamic, all_dynamic, has_unknown=has_unknown, refuse=self._decision_on_unknown
             )
-        self.recorder = Recorder(
-            self.tracker.shadow_of, self.location, self.symbols, Values(self.prologue, self.tracker.input_of)
-        )
+        self.values = Values(self.prologue, self.tracker.input_of, varying)
+        self.recorder = Recorder(self.tracker.shadow_of, self.location, self.symbols, self.values)
         self.tracker.symbols = self.symbols
         self.tracker.recorder = self.recorder
         names: dict[int, str] = {}
@@ -285,6 +287,7 @@ class _Acquisition:
             shares_storage=shares_storage,
             changed_inputs=[len(sizes) + index for index in changed],
             identity_checks=tracker.identity_checks,
+            value_checks=self.values.checks,
             symbolic=self.symbols is not None,
         )
 

@@ -35,6 +35,7 @@ class Program:
         changed_inputs: positions of the inputs that the computation changes in place.
         symbolic: sizes or numbers are symbols.
         identity_checks: for guards on identity, by number, the place that they are about.
+        value_checks: the same for guards on the values of tensors.
     """
 
     prologue: Prologue
@@ -46,6 +47,7 @@ class Program:
     shares_storage: bool
     changed_inputs: list[int]
     identity_checks: dict[int, Source] = field(default_factory=dict)
+    value_checks: dict[int, Source] = field(default_factory=dict)
     symbolic: bool = False
 
     def prologue_source(self) -> str:

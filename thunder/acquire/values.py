@@ -38,13 +38,22 @@ class Values:
     Args:
         prologue: receives the guards.
         input_of: (source, real tensor) of an input's shadow, or None.
+        varying: places whose values differ from call to call: they are not guarded, and unknown.
+
+    Attributes:
+        checks: the place that each guard is about, by the guard's number.
     """
 
     def __init__(
-        self, prologue: Prologue, input_of: Callable[[torch.Tensor], tuple[Source, torch.Tensor] | None]
+        self,
+        prologue: Prologue,
+        input_of: Callable[[torch.Tensor], tuple[Source, torch.Tensor] | None],
+        varying: frozenset[str] = frozenset(),
     ) -> None:
         self.prologue = prologue
         self.input_of = input_of
+        self.varying = varying
+        self.checks: dict[int, Source] = {}
         self._guarded: set[int] = set()
 
     def of(
@@ -108,7 +117,7 @@ class Values:
         for key in needed - made:
             shadow = shadows.get(key)
             found = None if shadow is None else self.input_of(shadow)
-            if found is None or not _may_be_guarded(*found):
+            if found is None or not _may_be_guarded(*found) or found[0].describe() in self.varying:
                 return None
             inputs[key] = found
         return chosen[::-1], inputs
@@ -133,6 +142,7 @@ class Values:
         name, bind = self.prologue.expression(source), self.prologue.bind
         with torch._C.DisableTorchFunction():
             expected = real.detach().clone()
+        self.checks[len(self.prologue.checks)] = source
         self.prologue.check(
             f"{bind(holds_values)}({name}, {bind(expected)})", lambda: f"values of {source.describe()} are unchanged"
         )

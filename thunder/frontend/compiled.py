@@ -134,6 +134,8 @@ class CompiledFunction:
         self.statistics = Statistics()
         self._unstable: frozenset[str] = frozenset()
         self._dynamic: frozenset[tuple[str, int | None]] = frozenset()
+        self._varying: frozenset[str] = frozenset()
+        self._deciding: frozenset[str] = frozenset()
         self._gave_up: str | None = None
         self._breaks = 0
         self._warned: set[tuple[str, Location | None]] = set()
@@ -275,16 +277,7 @@ class CompiledFunction:
     def _compile(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Entry:
         options = self.options
         start = time.perf_counter()
-        program = acquire(
-            self.function,
-            args,
-            kwargs,
-            sharp_edges=options.sharp_edges,
-            unstable=self._unstable,
-            dynamic=self._dynamic,
-            all_dynamic=options.all_dynamic,
-            lookasides=module_lookasides,
-        )
+        program = self._acquire(args, kwargs)
         acquired = time.perf_counter()
         executors = options.executors or tuple(default_executors(program.computation))
         if program.shares_storage or program.symbolic or enables_grad(program.computation):
@@ -310,12 +303,36 @@ class CompiledFunction:
         self.last = Entry(call, program, computation)
         return self.last
 
+    def _acquire(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Program:
+        """Acquires the program; values that have varied are taken for unknown, unless they decide what it is."""
+        acquire_with = functools.partial(
+            acquire,
+            self.function,
+            args,
+            kwargs,
+            sharp_edges=self.options.sharp_edges,
+            unstable=self._unstable,
+            dynamic=self._dynamic,
+            all_dynamic=self.options.all_dynamic,
+            lookasides=module_lookasides,
+        )
+        if self._varying:
+            try:
+                return acquire_with(varying=self._varying)
+            except DataDependentError:
+                self._deciding |= self._varying
+                self._varying = frozenset()
+        return acquire_with()
+
     def _note_failure(self, entry: Entry, number: int) -> None:
         self.statistics.failed_guards.append(entry.program.describe_guard(number))
         place = entry.program.identity_checks.get(number)
         if place is not None:
             # The object at this place is another one now: from here on it is followed by path.
             self._unstable |= {place.describe()}
+        place = entry.program.value_checks.get(number)
+        if place is not None and place.describe() not in self._deciding:
+            self._varying |= {place.describe()}
 
     def _give_up(self) -> str:
         """Says, once, that calls that fit no program run in plain Python from now on; the reason."""
