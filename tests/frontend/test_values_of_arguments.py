@@ -56,6 +56,23 @@ def test_values_that_vary_are_unknown_numbers():
     assert (statistics.cache_misses, statistics.plain_calls) == (2, 0)
 
 
+def test_decisions_on_values_that_vary_are_guarded_as_decisions():
+    def program(x, position, mask):
+        last = position.max().item()
+        if last < 16:
+            x = x[: last + 1]
+        return x.sum() + last * 2 if mask.all() else x.sum() * 2
+
+    compiled, x = jit(program), torch.randn(64)
+    for number in range(2, 40):
+        position, mask = torch.tensor([number]), torch.ones(8, dtype=torch.bool)
+        mask[number % 8] = number % 4 > 0
+        torch.testing.assert_close(compiled(x, position, mask), program(x, position, mask))
+    statistics = thunder.compile_stats(compiled)
+    assert statistics.plain_calls == 0 and statistics.cache_misses <= 6
+    assert "a number made from position" in thunder.last_prologue(compiled)
+
+
 class Annealed(nn.Module):
     def __init__(self):
         super().__init__()

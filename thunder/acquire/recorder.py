@@ -70,8 +70,9 @@ class Recorder(ResultInference):
                 raise TypeError("only integer tensors of a single element can be converted to an index")
             if VALUE_READS[name][0]:
                 value = self._value(run_args[0])
-                if value is None and len(shadows) == 1 and self._reads_unknown_numbers(name, shadows[0]):
-                    return self._unknown_numbers(shadows[0]) if name == "tolist" else self._unknown_number(shadows[0])
+                answer = self._read_number(name, shadows[0]) if value is None and len(shadows) == 1 else None
+                if answer is not None:
+                    return answer[0]
                 if value is None or len(shadows) > 1:
                     raise self.data_dependent(func)
                 return real_call(func, (value, *run_args[1:]), run_kwargs)

@@ -57,6 +57,7 @@ class ShadowTable(TorchFunctionMode):
         self._constants: dict[int, torch.Tensor] = {}
         self._metadata: dict[int, tuple[Any, ...]] = {}
         self._keep: list[Any] = []
+        self._measured: dict[tuple[int, int], Any] = {}
 
     # Values -----------------------------------------------------------------------------------------------------
     def new_var(self, shadow: torch.Tensor, device: torch.device, stem: str = "t", *, numbered: bool = True) -> Var:

@@ -118,6 +118,17 @@ class Symbols:
         self._define(made, name, source.describe())
         return made
 
+    def measured(self, value: int, reading: str, place: str) -> Any:
+        """The symbol for a number that the prologue computes by `reading`."""
+        made: Any = self.environment.create_unspecified_symint_and_symbol(
+            value, ConstantSource(f"measured_{len(self.prologue.lines)}"), DimDynamic.DYNAMIC
+        )
+        if isinstance(made, torch.SymInt):
+            self._define(made, reading, place)
+        else:
+            self.prologue.check(f"{reading} == {made}", f"{place} == {made}")
+        return made
+
     def tensor(self, source: Source, real: torch.Tensor) -> FakeTensor:
         """The fake tensor for a real one, symbolic where its sizes vary; checks what the symbols do not leave open."""
         place = source.describe()

@@ -51,6 +51,15 @@ class UnknownNumbers(ShadowTable):
             and not all(self.symbols.is_known(value) for value in values if isinstance(value, numbers[2:]))
         )
 
+    def _read_number(self, name: str, shadow: torch.Tensor) -> tuple[Any] | None:
+        """The answer to a call that reads values, in symbols; None where a value is needed."""
+        if name in ("__bool__", "is_nonzero"):
+            measured = self._measured_number(shadow)
+            return None if measured is None else (bool(measured != 0),)
+        if not self._reads_unknown_numbers(name, shadow):
+            return None
+        return (self._unknown_numbers(shadow) if name == "tolist" else self._unknown_number(shadow),)
+
     def _unknown_numbers(self, shadow: torch.Tensor) -> Any:
         """The numbers in a tensor, as `tolist` gives them."""
         if shadow.dim() == 0:
@@ -60,6 +69,9 @@ class UnknownNumbers(ShadowTable):
     def _unknown_number(self, shadow: torch.Tensor) -> Any:
         """The only number in a tensor."""
         assert self.symbols is not None
+        measured = self._measured_number(shadow)
+        if measured is not None:
+            return measured == 1 if shadow.dtype is torch.bool else measured
         with self.fake_mode:
             number = torch.Tensor.item(shadow)
         fresh = self.symbols.fresh_symbols()
@@ -68,6 +80,16 @@ class UnknownNumbers(ShadowTable):
             self.symbols.define(fresh[0], var)
             self._write(Op(torch.Tensor.item, (self._vars[id(shadow)],), {}, var))
         return number
+
+    def _measured_number(self, shadow: torch.Tensor) -> Any:
+        """The only number in a tensor that is made from small arguments: the prologue can compute it as well."""
+        if not self.has_unknown_numbers() or self.values is None or self.symbols is None:
+            return None
+        key = (id(shadow), shadow._version)
+        if key not in self._measured:
+            found = self.values.measure(shadow, self._vars, self._keep, self.ops)
+            self._measured[key] = None if found is None else self.symbols.measured(*found)
+        return self._measured[key]
 
     def _find_unknown_sizes(self, result: Any) -> None:
         """Remembers of which tensor each new symbol is a size."""

@@ -11,6 +11,7 @@ floating-point argument.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -30,6 +31,37 @@ _NOT_REPEATABLE = (
     "set_data", "checkpoint", "apply", "backward",
 )  # fmt: skip
 """Names, or parts of them, of calls whose results depend on more than the values of their arguments."""
+
+
+@dataclass
+class _Recipe:
+    """How a value is computed from inputs.
+
+    Attributes:
+        ops: the operations, in order.
+        result: the Var of the value.
+        keys: ids of the Vars of the inputs.
+        inputs: (source, real tensor) of each.
+    """
+
+    ops: list[Op]
+    result: Var
+    keys: list[int]
+    inputs: list[tuple[Source, torch.Tensor]]
+
+    def compute(self, *tensors: torch.Tensor) -> Any:
+        """The value, from values of the inputs, which stay as they are."""
+        with torch._C.DisableTorchFunction(), torch.no_grad():
+            known: dict[int, Any] = {key: real.detach().clone() for key, real in zip(self.keys, tensors)}
+            for op in self.ops:
+                args = map_vars(lambda var: known[id(var)], op.args)
+                kwargs = map_vars(lambda var: known[id(var)], op.kwargs)
+                _bind(op.result, op.target(*args, **kwargs), known)
+        return known[id(self.result)]
+
+    def number(self, *tensors: torch.Tensor) -> int:
+        """The only number in the value."""
+        return int(self.compute(*tensors))
 
 
 class Values:
@@ -66,6 +98,34 @@ class Values:
             kept: the shadows.
             ops: what has been recorded so far.
         """
+        recipe = self._recipe(shadow, variables, kept, ops)
+        if recipe is None or any(source.describe() in self.varying for source, _ in recipe.inputs):
+            return None
+        value = recipe.compute(*(real for _, real in recipe.inputs))
+        if not isinstance(value, torch.Tensor) or value.shape != shadow.shape:
+            return None
+        for source, real in recipe.inputs:
+            self._guard(source, real)
+        return value
+
+    def measure(
+        self, shadow: torch.Tensor, variables: dict[int, Var], kept: Sequence[Any], ops: Sequence[Op]
+    ) -> tuple[int, str, str] | None:
+        """(number in `shadow`, expression by which the prologue computes it anew, what it is made from), or None.
+
+        This is for arguments whose values vary: not they are guarded, but what the program makes of the number.
+        """
+        recipe = self._recipe(shadow, variables, kept, ops)
+        if recipe is None or shadow.numel() != 1 or not _is_discrete(shadow):
+            return None
+        number = recipe.number(*(real for _, real in recipe.inputs))
+        names = ", ".join(self.prologue.expression(source) for source, _ in recipe.inputs)
+        places = ", ".join(source.describe() for source, _ in recipe.inputs)
+        return number, f"{self.prologue.bind(recipe.number, 'number')}({names})", f"a number made from {places}"
+
+    def _recipe(
+        self, shadow: torch.Tensor, variables: dict[int, Var], kept: Sequence[Any], ops: Sequence[Op]
+    ) -> _Recipe | None:
         variable = variables.get(id(shadow))
         if variable is None:
             return None
@@ -76,19 +136,7 @@ class Values:
         chosen, inputs = found
         if any("changes" in op.tags for op in chosen) and _share_storage([real for _, real in inputs.values()]):
             return None
-        with torch._C.DisableTorchFunction(), torch.no_grad():
-            known: dict[int, Any] = {key: real.detach().clone() for key, (_, real) in inputs.items()}
-            for op in chosen:
-                results = op.target(
-                    *map_vars(lambda var: known[id(var)], op.args), **map_vars(lambda var: known[id(var)], op.kwargs)
-                )
-                _bind(op.result, results, known)
-        value = known[id(variable)]
-        if not isinstance(value, torch.Tensor) or value.shape != shadow.shape:
-            return None
-        for source, real in inputs.values():
-            self._guard(source, real)
-        return value
+        return _Recipe(chosen, variable, list(inputs), list(inputs.values()))
 
     def _needed(
         self, wanted: Var, shadows: dict[int, torch.Tensor], ops: Sequence[Op]
@@ -117,7 +165,7 @@ class Values:
         for key in needed - made:
             shadow = shadows.get(key)
             found = None if shadow is None else self.input_of(shadow)
-            if found is None or not _may_be_guarded(*found) or found[0].describe() in self.varying:
+            if found is None or not _may_be_guarded(*found):
                 return None
             inputs[key] = found
         return chosen[::-1], inputs
@@ -155,9 +203,13 @@ def _may_be_guarded(source: Source, real: torch.Tensor) -> bool:
     """
     if real.is_meta:
         return False
-    if not real.is_floating_point() and not real.is_complex():
+    if _is_discrete(real):
         return real.numel() <= LARGEST
     return source.stable and real.numel() <= LARGEST_SETTING
+
+
+def _is_discrete(tensor: torch.Tensor) -> bool:
+    return not tensor.is_floating_point() and not tensor.is_complex()
 
 
 def _share_storage(tensors: Sequence[torch.Tensor]) -> bool:
