@@ -537,3 +537,8 @@ def shape_environment(on_unknown: Callable[[], None], *, has_unknown: bool) -> A
             return super()._make_data_dependent_error(*args, **kwargs)
 
     return Environment(allow_scalar_outputs=has_unknown, allow_dynamic_output_shape_ops=has_unknown)
+
+
+def functionalized_call() -> Any:
+    """What functionalisation makes of a custom operator that changes its arguments.  Tested: 2.11, 2.13."""
+    return torch.ops.higher_order.auto_functionalized_v2

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from thunder.executors.claim import fusible_regions
 from thunder.executors.cuda_graphs import GraphedFunction, GraphPolicy
 from thunder.executors.executor import Executor
+from thunder.executors.in_place import write_in_place
 from thunder.executors.runtime import TrainingProgram, make_inference_run, make_training_run
 from thunder.lower import (
     BlockRegions,
@@ -94,6 +95,9 @@ class LinkedProgram:
     def make_run(self, *, grad_enabled: bool) -> Callable[..., tuple[Any, ...]]:
         """Compiles the program and makes it callable."""
         lowered = self._lowered
+        if not lowered.trainable and self._executors[0].name != "inductor":
+            # Inductor compiles whole regions, which operations in place would cut into pieces.
+            self._forward.trace = write_in_place(self._forward.trace)
         regions = self._forward.trace.regions()
         if lowered.trainable:
             regions = [*regions, *self._backward_trace(_likely_gradients(lowered)).regions()]
