@@ -480,7 +480,7 @@ def test_values_of_small_arguments_are_guarded():
 
     compiled = thunder.jit(program, executors=["eager"])
     x, mask = torch.randn(6), torch.tensor([True, False, True, True, False, True])
-    for grid, misses in (((2, 3), 1), ((2, 3), 1), ((3, 2), 2), ((6, 1), 3)):
+    for grid, misses in (((2, 3), 1), ((2, 3), 1), ((3, 2), 2), ((6, 1), 2)):  # from the second on symbols
         arguments = (x, torch.tensor(grid), mask)
         same(compiled(*arguments), program(*arguments))
         assert thunder.cache_misses(compiled) == misses

@@ -177,7 +177,7 @@ class Values:
             return False
         for var in iterate_vars(op.result):
             shadow = shadows.get(id(var))
-            if shadow is None or not all(type(size) is int for size in shadow.shape):
+            if shadow is None or _is_wrapped(shadow) or not all(type(size) is int for size in shadow.shape):
                 return False
             if shadow.numel() > LARGEST_INTERMEDIATE:
                 return False
@@ -217,7 +217,15 @@ def _share_storage(tensors: Sequence[torch.Tensor]) -> bool:
 
 
 def _storage(tensor: torch.Tensor | None) -> int:
-    return 0 if tensor is None else tensor.untyped_storage()._cdata
+    """What tells the storage of a tensor from others; tensors within function transforms count as one."""
+    if tensor is None:
+        return 0
+    return -1 if _is_wrapped(tensor) else tensor.untyped_storage()._cdata
+
+
+def _is_wrapped(tensor: torch.Tensor) -> bool:
+    """Whether a tensor belongs to a function transform, outside of which it has no value."""
+    return bool(torch._C._functorch.is_functorch_wrapped_tensor(tensor))
 
 
 def holds_values(tensor: torch.Tensor, expected: torch.Tensor) -> bool:
