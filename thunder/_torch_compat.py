@@ -542,3 +542,14 @@ def shape_environment(on_unknown: Callable[[], None], *, has_unknown: bool) -> A
 def functionalized_call() -> Any:
     """What functionalisation makes of a custom operator that changes its arguments.  Tested: 2.11, 2.13."""
     return torch.ops.higher_order.auto_functionalized_v2
+
+
+def innermost_function_mode() -> Any:
+    """The `TorchFunctionMode` that was entered last, or None.  Tested: 2.11, 2.13."""
+    stack = torch.overrides._get_current_function_mode_stack()
+    return stack[-1] if stack else None
+
+
+def without_innermost_function_mode() -> Any:
+    """A context without the `TorchFunctionMode` that was entered last.  Tested: 2.11, 2.13."""
+    return torch.overrides._pop_mode_temporarily()

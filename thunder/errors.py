@@ -80,11 +80,15 @@ class DataDependentError(RefusalError):
 
 
 class SharpEdgeError(RefusalError):
-    """Python that the compiled program cannot replay, met with `sharp_edges="error"`."""
+    """Python that reaches outside of the program, met with `sharp_edges="error"`."""
+
+
+class ImpureCallError(RefusalError):
+    """A call with another answer every time; calls of the user's function that get there run in plain Python."""
 
 
 class SharpEdgeWarning(UserWarning):
-    """Python that the compiled program cannot replay, met with `sharp_edges="warn"`."""
+    """Python that reaches outside of the program, met with `sharp_edges="warn"`, or a call that ran in plain Python."""
 
 
 class UnsupportedError(RefusalError):

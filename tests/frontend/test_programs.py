@@ -310,7 +310,7 @@ def test_acquisition_leaves_no_trace_when_it_fails(executors):
         lambda x: list(range(x.sum().long())),
         lambda x: x.numpy(),
         lambda x: x * (x.sum().item() > 0),
-        lambda x: print(x),
+        lambda x: print([x]),
     ],
 )
 def test_value_reads_name_the_line_and_the_remedy(read):

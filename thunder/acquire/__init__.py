@@ -1,6 +1,6 @@
 """Acquisition: the user's Python, run once under the interpreter, becomes a program."""
 
 from thunder.acquire.acquire import acquire, acquisition
-from thunder.acquire.program import Program
+from thunder.acquire.program import PlainCall, Program
 
-__all__ = ["Program", "acquire", "acquisition"]
+__all__ = ["PlainCall", "Program", "acquire", "acquisition"]

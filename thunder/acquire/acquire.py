@@ -27,7 +27,7 @@ from thunder.acquire.sources import INSTANCE_DICT, ITEM, ROOT, Source
 from thunder.acquire.symbols import Symbols
 from thunder.acquire.tracker import AcquisitionTracker
 from thunder.acquire.values import Values
-from thunder.errors import DataDependentError, Location, RefusalError, noted_refusals
+from thunder.errors import DataDependentError, ImpureCallError, Location, RefusalError, noted_refusals
 from thunder.interpreter import Interpreter, observed_lookups
 from thunder.trace import Trace, Var
 
@@ -65,7 +65,7 @@ def acquire(
     Args:
         function: a function, method or module.
         args, kwargs: real arguments; their tensors are only asked for their metadata.
-        sharp_edges: what Python that cannot be replayed leads to: "allow", "warn" or "error".
+        sharp_edges: how Python that reaches outside of the program is reported: "allow" (not at all), "warn", "error".
         dynamic: places that vary and become symbols: (tensor, dimension) or (number, None), by description.
         unstable: places whose containers are another object at every call.
         all_dynamic: every size of every tensor that is reached from the arguments is a symbol.
@@ -129,7 +129,9 @@ class _Acquisition:
             names = {id(module): name for name, module in function.named_modules()}
             for name, tensor in [*function.named_parameters(), *function.named_buffers()]:
                 self.tracker.input_names[id(tensor)] = name
-        table = Lookasides(self.tracker, self.recorder, names, sharp_edges).table()
+        replaced = Lookasides(self.tracker, self.recorder, names, sharp_edges)
+        self.sharp_edges = replaced.sharp_edges
+        table = replaced.table()
         self.interpreter = Interpreter(tracker=self.tracker, lookasides={**table, **lookasides}, is_opaque=is_opaque)
 
     def location(self) -> Location | None:
@@ -152,6 +154,23 @@ class _Acquisition:
         )
 
     def run(self) -> Program:
+        try:
+            return self._run()
+        except ImpureCallError as error:
+            return Program(
+                prologue=self.prologue,
+                computation=Trace("computation", [], [], ()),
+                arguments=[],
+                epilogue=[],
+                returned="None",
+                output_count=0,
+                shares_storage=False,
+                changed_inputs=[],
+                identity_checks=self.tracker.identity_checks,
+                plain_reason=str(error),
+            )
+
+    def _run(self) -> Program:
         guard_torch_state(self.prologue)
         refusals: list[RefusalError] = []
         flags = (torch.is_grad_enabled(), torch.get_default_dtype(), torch.compiler._is_compiling_flag)
@@ -230,7 +249,10 @@ class _Acquisition:
                 return output_expression(self.symbols.written(value, recorder.ops.append, recorder.namer.fresh))
             return repr(bool(value)) if isinstance(value, torch.SymBool) else self.symbols.text(value)
 
-        epilogue = Epilogue(prologue, tracker.known, tensor_expression, number_expression, _definition(self.function))
+        epilogue = Epilogue(
+            prologue, tracker.known, tensor_expression, number_expression, _definition(self.function),
+            tracker.made_classes,
+        )  # fmt: skip
         changes = self.heap.changes()
         epilogue.count_uses(result)
         for container, _, after in changes:
@@ -249,6 +271,7 @@ class _Acquisition:
             for container, _, _ in changes
             if id(container) in tracker.known
         }
+        self.sharp_edges.check_printed()
         returned = epilogue.expression(result)
         epilogue.replay(self.heap, owners)
         for obj, name, before, after in slots:

@@ -7,12 +7,13 @@ An item that is read by its index or key is guarded alone; a container that is w
 from __future__ import annotations
 
 import collections
+import enum
 import types
 from typing import Any
 
 import torch
 
-from thunder.acquire.guards import Prologue, is_plain, items_of, type_lookup
+from thunder.acquire.guards import VALUE_TYPES, Prologue, is_plain, items_of, type_lookup
 from thunder.acquire.heap import Heap, is_container
 from thunder.acquire.objects import CONTAINER_BASES, CONTAINERS, ObjectTracker
 from thunder.acquire.sources import ITEM, KEY, Source, constant
@@ -28,6 +29,9 @@ class ContainerTracker(ObjectTracker):
         self._touched: set[int] = set()
 
     def load_item(self, obj: Any, key: Any) -> Any:
+        if isinstance(obj, dict) and type(key) not in VALUE_TYPES:
+            key = self.key_for(obj, key)
+            self.compare_with(obj, key)
         source = self.known.get(id(obj))
         if source is None:
             value = self.interp.getitem(obj, key)
@@ -81,11 +85,17 @@ class ContainerTracker(ObjectTracker):
         return value
 
     def store_item(self, obj: Any, key: Any, value: Any) -> None:
+        if isinstance(obj, dict) and type(key) not in VALUE_TYPES:
+            key = self.key_for(obj, key)
+            self.compare_with(obj, key)
         if id(obj) in self.known and is_container(obj):
             self._change_item(obj, key)
         self.interp.setitem(obj, key, value)
 
     def delete_item(self, obj: Any, key: Any) -> None:
+        if isinstance(obj, dict) and type(key) not in VALUE_TYPES:
+            key = self.key_for(obj, key)
+            self.compare_with(obj, key)
         if id(obj) in self.known and is_container(obj):
             self.load_item(obj, key)
             self._delete_item(obj, key)
@@ -169,6 +179,54 @@ class ContainerTracker(ObjectTracker):
             if isinstance(container, dict):
                 pending += dict.values(container)
 
+    # Searches ---------------------------------------------------------------------------------------------------
+    def search(self, container: Any, item: Any) -> Any:
+        self.touch_deeply(container)
+        if isinstance(container, (dict, set, frozenset)):
+            item = self.key_for(container, item)
+        if isinstance(container, (dict, list, tuple, set, frozenset, collections.deque)):
+            self.compare_with(container, item)
+        return item
+
+    def insert(self, container: Any, key: Any) -> None:
+        self.compare_with(container, key)
+
+    def key_for(self, container: Any, key: Any) -> Any:
+        """A tensor is found in a dict or set that existed before the call as itself, not as its shadow."""
+        if isinstance(key, torch.Tensor) and id(container) in self.known:
+            found = self.input_of(key)
+            if found is not None:
+                return found[1]
+        return key
+
+    def compare_with(self, container: Any, item: Any) -> None:
+        """C code looks for `item`, and calls `__hash__` and `__eq__` natively where classes have their own.
+
+        The same methods are interpreted here first, in the same order, so that what they read is guarded.
+        """
+        kind = type(item)
+        by_hash = isinstance(container, (dict, set, frozenset))
+        if by_hash and _python_method(kind, "__hash__") is None:
+            return
+        for element in items_of(container):
+            if element is item:
+                return
+            methods = [_python_method(type(element), "__eq__"), _python_method(kind, "__eq__")]
+            if methods == [None, None]:
+                continue
+            if by_hash and self._hash(element) != self._hash(item):
+                continue
+            for method, operands in zip(methods, ((element, item), (item, element))):
+                answer = NotImplemented if method is None else self.interp.call(method, *operands)
+                if answer is not NotImplemented:
+                    if self.interp.truth(answer):
+                        return
+                    break
+
+    def _hash(self, obj: Any) -> int:
+        method = _python_method(type(obj), "__hash__")
+        return hash(obj) if method is None else int(self.interp.call(method, obj))
+
     def change(self, obj: Any) -> None:
         """An in-place operator is about to change a container."""
         if id(obj) in self.known and is_container(obj):
@@ -234,3 +292,11 @@ class ContainerTracker(ObjectTracker):
         if isinstance(obj, torch.Tensor):
             return bool(obj)
         return self.interp.truth(obj)
+
+
+def _python_method(kind: type, name: str) -> types.FunctionType | None:
+    """A method of a class of the user's that C code would call natively."""
+    if kind in VALUE_TYPES or issubclass(kind, (torch.Tensor, enum.Enum)):
+        return None
+    found = type_lookup(kind, name)
+    return found if isinstance(found, types.FunctionType) else None

@@ -11,7 +11,8 @@ from __future__ import annotations
 import collections
 import functools
 import types
-from collections.abc import Callable, Iterable, Iterator
+import weakref
+from collections.abc import Callable, Container, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -46,6 +47,7 @@ class Epilogue:
         tensors: expression for a shadow, or None when the object is no tensor of the program.
         numbers: expression for a symbolic number.
         location: the line of the call, for errors.
+        made_classes: classes that the program makes, by id.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Epilogue:
         tensors: Any,
         numbers: Any,
         location: Location | None = None,
+        made_classes: Container[int] = (),
     ) -> None:
         self.prologue = prologue
         self.lines: list[str] = []
@@ -62,6 +65,7 @@ class Epilogue:
         self._tensor = tensors
         self._number = numbers
         self._location = location
+        self._made_classes = made_classes
         self._made: dict[int, str] = {}
         self._keep: list[Any] = []
         self._unfinished = 0
@@ -150,6 +154,12 @@ class Epilogue:
     def _make(self, value: Any, kind: type) -> str:
         """Makes a new object in statements; a container is named before it is filled, so cycles are no trouble."""
         const = self.prologue.bind
+        if id(kind) in self._made_classes or id(value) in self._made_classes:
+            name = (value if isinstance(value, type) else kind).__qualname__
+            raise UnsupportedError(
+                f"{name}, a class that the program makes at every call, leaves it, or an instance does", self._location,
+                "define the class outside of the compiled function",
+            )  # fmt: skip
         if kind is tuple:
             return self._finish(value, lambda: self._tuple(value))
         if kind.__module__ == "torch.return_types" or kind is torch.Size:
@@ -164,6 +174,11 @@ class Epilogue:
             raise UnsupportedError(
                 f"the program returns or stores a {kind.__qualname__} that it made", self._location,
                 "return a list or tuple instead",
+            )  # fmt: skip
+        if isinstance(value, weakref.ReferenceType) and id(value()) not in self._known:
+            raise UnsupportedError(
+                "a weak reference leaves the program, to an object that the program made", self._location,
+                "make it outside of the compiled function",
             )  # fmt: skip
         if isinstance(value, types.FunctionType):
             return self._make_function(value)
@@ -303,8 +318,10 @@ class Epilogue:
                 self.lines.append(f"{owner}[:] = {bytes(after)!r}")
             else:
                 self.lines.append(f"{owner}.clear(); {owner}.extend({self._listed(after)})")
-        for function, arguments in heap.deferred:
-            self.lines.append(f"{self.prologue.bind(function)}({', '.join(map(self.expression, arguments))})")
+        for function, arguments, keywords in heap.deferred:
+            listed = [self.expression(argument) for argument in arguments]
+            listed += [f"{name}={self.expression(argument)}" for name, argument in keywords.items()]
+            self.lines.append(f"{self.prologue.bind(function)}({', '.join(listed)})")
 
     def _listed(self, items: list[Any]) -> str:
         return "[" + ", ".join([self.expression(item) for item in items]) + "]"

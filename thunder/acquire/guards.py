@@ -2,8 +2,9 @@
 
 Input: reads of the user's state, reported during acquisition as (source, value).  Output: the source text of a
 function body that reaches every source again, checks it, and binds the tensors that the computation takes.
-Invariants: a guard never runs user code; comparing never changes state; a failed or impossible read (missing key,
-shorter list) is a failed guard, not an error.
+Invariants: a guard never runs user code, but for a function under
+`functools.lru_cache` whose cache was emptied; comparing never changes state; a failed or impossible read (missing
+key, shorter list) is a failed guard, not an error.
 
 Guards are emitted in the order of discovery, so a container is checked before its items are read.
 """
@@ -21,6 +22,7 @@ import torch
 
 from thunder.acquire.sources import (
     ATTRIBUTE,
+    CALL,
     CELL,
     CLOSURE,
     CONSTANT,
@@ -246,6 +248,8 @@ class Prologue:
             return f"{owner}.__closure__[{source.key}]"
         if source.kind == GRAD:
             return f"{owner}.grad"
+        if source.kind == CALL:
+            return f"{owner}({source.key})"
         assert source.kind == ATTRIBUTE
         return f"{owner}.{source.key}"
 

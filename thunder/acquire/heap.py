@@ -95,15 +95,20 @@ class Heap:
     """Remembers contents before they change.
 
     Attributes:
-        deferred: calls for an effect outside of Python's objects; they are made by the epilogue only.
+        deferred: calls for an effect outside of Python's objects, (function, arguments, keywords); they are made by
+            the epilogue only.
     """
 
     def __init__(self) -> None:
         self._before: dict[int, tuple[Any, Any]] = {}
         self._assigned: dict[int, dict[Any, bool]] = {}
         self._deleted: dict[int, list[Any]] = {}
-        self.deferred: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
+        self.deferred: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]] = []
         self._slots: dict[tuple[int, str], tuple[Any, str, Callable[[], None], Any]] = {}
+
+    def defer(self, function: Callable[..., Any], *arguments: Any, **keywords: Any) -> None:
+        """`function(*arguments, **keywords)` is called by the epilogue, and not now."""
+        self.deferred.append((function, arguments, keywords))
 
     def before_change(self, container: Any) -> None:
         """Called before `container`, which existed before the call, is changed."""

@@ -2,7 +2,7 @@
 
 A look-aside replaces a callable: `replacement(interp, *args, **kwargs)`.  Four groups: attribute builtins (so that
 guards see them), module calls (which carry the scope), torch's functions of functions (checkpoint, autograd
-Functions, functorch), and impure functions, whose results cannot be replayed (`sharp_edges`).
+Functions, functorch), and what reaches outside of the program (`sharp_edges.py`).
 """
 
 from __future__ import annotations
@@ -11,10 +11,7 @@ import builtins
 import functools
 import logging
 import os
-import random
-import sys
 import sysconfig
-import time
 import types
 import warnings
 from collections.abc import Callable
@@ -30,10 +27,11 @@ from thunder.acquire.flex_attention import flex_attention_lookaside
 from thunder.acquire.guards import type_lookup
 from thunder.acquire.heap import instance_dict
 from thunder.acquire.recorder import Recorder
+from thunder.acquire.sharp_edges import SharpEdges
 from thunder.acquire.sources import INSTANCE_DICT, ITEM
 from thunder.acquire.texts import is_tensor_text
 from thunder.acquire.tracker import AcquisitionTracker
-from thunder.errors import SharpEdgeError, SharpEdgeWarning, UnsupportedError
+from thunder.errors import UnsupportedError
 from thunder.interpreter.lookasides import callback_lookasides
 from thunder.trace import Op
 
@@ -63,9 +61,9 @@ _INTERPRETED_TORCH = tuple(
 _STDLIB = sysconfig.get_paths()["stdlib"] + os.sep
 _OPAQUE_STDLIB = frozenset(
     """logging warnings re sre_compile sre_parse inspect importlib typing threading traceback linecache tokenize json
-    pprint string textwrap ast dis types random statistics decimal fractions numbers asyncio concurrent unittest
+    pprint string textwrap ast dis types statistics decimal fractions numbers asyncio concurrent unittest
     multiprocessing subprocess socket ssl http urllib email xml pickle copyreg struct tempfile shutil pathlib
-    ctypes weakref queue selectors signal platform locale gettext""".split()
+    ctypes queue selectors signal platform locale gettext""".split()
 )
 _THUNDER = os.path.dirname(os.path.dirname(__file__)) + os.sep
 _PROGRAMS_OF_THUNDER = _THUNDER + "coverage" + os.sep  # its suites define functions that are to be compiled
@@ -90,7 +88,9 @@ def is_opaque(function: types.FunctionType) -> bool:
 
 def is_user_file(filename: str) -> bool:
     """Whether errors and traces should point into this file."""
-    return not filename.startswith((_TORCH, _THUNDER, _STDLIB + "contextlib", _STDLIB + "functools", "<frozen"))
+    if filename.startswith(_STDLIB):
+        return filename.startswith(_STDLIB + "site-packages") and not filename.startswith((_TORCH, _THUNDER))
+    return not filename.startswith((_TORCH, _THUNDER, "<frozen"))
 
 
 class Lookasides:
@@ -99,7 +99,7 @@ class Lookasides:
     Args:
         tracker, recorder: of that acquisition.
         module_names: names of the root's submodules, by id, for scopes.
-        sharp_edges: what an impure call leads to: "allow", "warn" or "error".
+        sharp_edges: how calls that reach outside of the program are reported: "allow" (not at all), "warn" or "error".
     """
 
     def __init__(
@@ -112,7 +112,9 @@ class Lookasides:
         self.tracker = tracker
         self.recorder = recorder
         self.module_names = module_names
-        self.sharp_edges = sharp_edges
+        self.sharp_edges = SharpEdges(
+            tracker, recorder.location, sharp_edges, lambda filename: not is_user_file(filename)
+        )
         self._regions = 0
         self._inference_modes = [torch.is_inference_mode_enabled()]
         self._autocasts: dict[int, list[Any]] = {}
@@ -145,8 +147,8 @@ class Lookasides:
             torch.is_inference_mode_enabled: lambda interp: self._inference_modes[-1],
             torch.inference_mode.__enter__: self.enter_inference_mode,
             torch.inference_mode.__exit__: self.exit_inference_mode,
-            os.putenv: lambda interp, *arguments: self.tracker.heap.deferred.append((os.putenv, arguments)),
-            os.unsetenv: lambda interp, *arguments: self.tracker.heap.deferred.append((os.unsetenv, arguments)),
+            os.putenv: lambda interp, *arguments: self.tracker.heap.defer(os.putenv, *arguments),
+            os.unsetenv: lambda interp, *arguments: self.tracker.heap.defer(os.unsetenv, *arguments),
             torch.manual_seed: lambda interp, seed: self.statement(torch.manual_seed, seed),
             torch.cuda.manual_seed: lambda interp, seed: self.statement(torch.cuda.manual_seed, seed),
             torch.cuda.manual_seed_all: lambda interp, seed: self.statement(torch.cuda.manual_seed_all, seed),
@@ -173,11 +175,9 @@ class Lookasides:
         scan = _torch_compat.associative_scan()
         if scan is not None:
             table[scan] = lambda interp, *args, **kwargs: self._one_operation(scan, args, kwargs)
-        for function in _impure_functions():
-            table[function] = self.impure(function)
         for function in _MESSAGES:
             table[function] = self.message(function)
-        return table
+        return {**table, **self.sharp_edges.table()}
 
     # Builtins ---------------------------------------------------------------------------------------------------
     def getattr(self, interp: Any, obj: Any, name: str, default: Any = _MISSING) -> Any:
@@ -464,19 +464,7 @@ class Lookasides:
         with torch._C.DisableTorchFunction():
             torch._C._set_grad_enabled(before)
 
-    # Impure functions -------------------------------------------------------------------------------------------
-    def impure(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """A call whose effect or result cannot be replayed."""
-
-        def replacement(interp: Any, *args: Any, **kwargs: Any) -> Any:
-            self.sharp_edge(f"{function.__name__}() runs once, while the program is acquired, and not at later calls")
-            for argument in args:
-                if isinstance(argument, torch.Tensor) or is_tensor_text(argument):
-                    raise self.recorder.data_dependent(function)
-            return function(*args, **kwargs)
-
-        return replacement
-
+    # Messages ---------------------------------------------------------------------------------------------------
     def message(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """A warning or a line of a log, given while the program is acquired: it cannot tell a tensor's values."""
 
@@ -488,15 +476,6 @@ class Lookasides:
 
         return replacement
 
-    def sharp_edge(self, what: str) -> None:
-        """Reports Python that cannot be replayed, as `sharp_edges` says."""
-        if self.sharp_edges == "allow":
-            return
-        location = self.recorder.location()
-        if self.sharp_edges == "error":
-            raise SharpEdgeError(what, location, "move it out of the compiled function, or use sharp_edges='allow'")
-        warnings.warn(f"{what}\n  at {location}", SharpEdgeWarning, stacklevel=2)
-
 
 _MESSAGES: tuple[Callable[..., Any], ...] = (
     warnings.warn, warnings.warn_explicit, logging.Logger.debug, logging.Logger.info, logging.Logger.warning,
@@ -507,12 +486,3 @@ _MESSAGES: tuple[Callable[..., Any], ...] = (
 def _plain_function(method: Any) -> Any:
     """The function of a method of an extension class; PyTorch's own test utilities put plain functions there."""
     return getattr(method, "__func__", method)
-
-
-def _impure_functions() -> list[Callable[..., Any]]:
-    """Functions with effects outside of the program, or whose results differ from call to call."""
-    names: list[Any] = [print, input, open, sys.stdout.write, time.time, time.perf_counter, time.monotonic,
-                        time.time_ns, time.perf_counter_ns, time.sleep, os.urandom, os.getpid]  # fmt: skip
-    for name in ("random", "randint", "uniform", "choice", "shuffle", "gauss", "seed", "sample", "randrange"):
-        names.append(getattr(random, name))
-    return names

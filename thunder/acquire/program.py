@@ -1,7 +1,8 @@
 """A program: what acquisition makes of one call, ready to be compiled and linked.
 
 `Program.link(run)` joins prologue, compiled computation and epilogue to one Python function
-`call(args, kwargs)`: it answers `(result,)`, or -1 when a guard failed, or the exception that the computation raised.
+`call(args, kwargs)`: it answers `(result,)`, or -1 when a guard failed, or the exception that the computation raised,
+or a `PlainCall`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,13 @@ _GUARD_ERRORS = (LookupError, AttributeError, TypeError, ValueError)
 _JOINED_CHECKS = 40
 
 
+@dataclass(frozen=True)
+class PlainCall:
+    """What a program without a computation answers: the call has to be made in plain Python."""
+
+    reason: str
+
+
 @dataclass
 class Program:
     """The three parts of an acquired call.
@@ -36,6 +44,7 @@ class Program:
         symbolic: sizes or numbers are symbols.
         identity_checks: for guards on identity, by number, the place that they are about.
         value_checks: the same for guards on the values of tensors.
+        plain_reason: for a program that is no more than guards: why calls that pass them run in plain Python.
     """
 
     prologue: Prologue
@@ -49,6 +58,7 @@ class Program:
     identity_checks: dict[int, Source] = field(default_factory=dict)
     value_checks: dict[int, Source] = field(default_factory=dict)
     symbolic: bool = False
+    plain_reason: str = ""
 
     def prologue_source(self) -> str:
         """The prologue as readable Python."""
@@ -76,6 +86,9 @@ class Program:
         lines = ["def call(args, kwargs):", "    try:"]
         lines += [f"        {line}" for line in self._prologue_lines(namespace, check)]
         lines += ["        pass", "    except _guard_errors:", "        return -1"]
+        if self.plain_reason:
+            namespace["_plain_call"] = PlainCall(self.plain_reason)
+            return compile_source("\n".join([*lines, "    return _plain_call"]) + "\n", "call", namespace)
         outputs = "".join(f"o{index}, " for index in range(self.output_count))
         call = f"_run({', '.join(self.arguments)})"
         lines += ["    try:", f"        {outputs}= {call}" if outputs else f"        {call}"]

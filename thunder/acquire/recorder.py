@@ -10,7 +10,8 @@ here, or is exchanged for one (`shadow_of`); a result that nothing recorded has 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -193,6 +194,22 @@ class Recorder(ResultInference):
             structure = None
         self.ops.append(Op(func, written_args, written_kwargs, structure, self.location(), self.scope))
         return result
+
+    # Pauses -----------------------------------------------------------------------------------------------------
+    def is_innermost(self) -> bool:
+        """Whether no other mode (a default device) has been entered since."""
+        return _torch_compat.innermost_function_mode() is self
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Within the block torch calls are made for real, as if nothing were being acquired."""
+        compiling = torch.compiler._is_compiling_flag
+        torch.compiler._is_compiling_flag = False
+        try:
+            with _torch_compat.without_innermost_function_mode():
+                yield
+        finally:
+            torch.compiler._is_compiling_flag = compiling
 
     # Statements -------------------------------------------------------------------------------------------------
     def write_statement(self, function: Callable[..., Any], *args: Any) -> None:

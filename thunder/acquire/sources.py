@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from typing import Any
 
-ROOT, CONSTANT, ITEM, INSTANCE_DICT, ATTRIBUTE, CELL, CLOSURE, KEY, GRAD = (
-    "root", "constant", "item", "__dict__", "attribute", "cell", "closure", "key", "grad",
+ROOT, CONSTANT, ITEM, INSTANCE_DICT, ATTRIBUTE, CELL, CLOSURE, KEY, GRAD, CALL = (
+    "root", "constant", "item", "__dict__", "attribute", "cell", "closure", "key", "grad", "call",
 )  # fmt: skip
 
 
@@ -19,7 +19,8 @@ class Source:
     """One place that the prologue can read.
 
     Attributes:
-        kind: how it is read from `parent`: item, instance dict, attribute, cell contents, closure, dict key.
+        kind: how it is read from `parent`: item, instance dict, attribute, cell contents, closure, dict key,
+            or what a call of it answers (`key` are the arguments' texts).
         key: subscript, attribute name or index.
         constant: for constants, the object itself.
         seen: whether a guard for the value at this place exists.
@@ -86,6 +87,8 @@ class Source:
             return f"the variable {self.key!r} of the enclosing function" if self.key else owner
         if self.kind == CLOSURE:
             return f"{owner}.__closure__[{self.key}]"
+        if self.kind == CALL:
+            return f"{owner}({self.key})"
         return f"{owner}.{self.key}"
 
     def __repr__(self) -> str:

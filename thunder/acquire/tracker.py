@@ -7,18 +7,22 @@ in layers, each with one kind of state: `objects.py` (what is known, and tensors
 
 from __future__ import annotations
 
+import functools
+import io
 import itertools
 import types
+import weakref
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from thunder.acquire.attributes import AttributeTracker
-from thunder.acquire.guards import Prologue, is_plain, items_of
+from thunder.acquire.guards import VALUE_TYPES, Prologue, is_plain, items_of
 from thunder.acquire.heap import Heap, instance_dict, is_container, slot_names
 from thunder.acquire.objects import CONTAINER_BASES
-from thunder.acquire.sources import ITEM
-from thunder.errors import UnsupportedError
+from thunder.acquire.sources import CALL, ITEM
+from thunder.errors import ImpureCallError, UnsupportedError
 
 
 class AcquisitionTracker(AttributeTracker):
@@ -31,22 +35,39 @@ class AcquisitionTracker(AttributeTracker):
             "__setattr__": self.store_generic,
             "__delattr__": self.delete_generic,
         }
+        self.foreign_method: Callable[[Any, str, tuple[Any, ...]], bool] = lambda owner, name, arguments: False
+        self._foreign_types: dict[type, bool] = {}
+        self.made_classes: dict[int, type] = {}
 
     def call_opaque(self, function: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
         known = self.known
-        if type(function) is types.MethodWrapperType:
+        kind = type(function)
+        if kind in _CACHES:
+            return self._call_cached(function, arguments, keywords)
+        if isinstance(function, weakref.ReferenceType):
+            return self._dereference(function)
+        if kind is types.MethodWrapperType:
             # `super().__setattr__(name, value)` and its like, bound to the object.
             generic: Any = self._generic_access.get(function.__name__)
             if generic is not None and not isinstance(function.__self__, (type, torch.Tensor)):
                 return generic(function.__self__, *arguments)
         owner = getattr(function, "__self__", None)
-        if owner is None and arguments and type(function) in _UNBOUND:
+        if owner is None and arguments and kind in _UNBOUND:
             owner, arguments_of_method = arguments[0], arguments[1:]
         else:
             arguments_of_method = arguments
+        if (owner is not None and self._is_foreign(type(owner))) or _is_of_numpy_random(function):
+            if self.foreign_method(owner, function.__name__, arguments_of_method):
+                return None
         depth = _DEPTHS.get(id(function), 2)
         if isinstance(owner, CONTAINER_BASES):
             depth = _METHOD_DEPTHS.get(function.__name__, 2)
+            if (
+                arguments_of_method
+                and function.__name__ in _SEARCHES
+                and type(arguments_of_method[0]) not in VALUE_TYPES
+            ):
+                arguments, arguments_of_method = self._search(function, owner, arguments, arguments_of_method)
         for argument in (*arguments_of_method, *keywords.values()):
             self._before_opaque(argument, depth)
         if owner is not None and id(owner) in known and is_container(owner):
@@ -59,7 +80,69 @@ class AcquisitionTracker(AttributeTracker):
                 self.recorder.location(),
                 "register it on the tensor (tensor.register_hook) or on the module (register_full_backward_hook)",
             )
-        return self._wrap_all(function(*arguments, **keywords))
+        result = function(*arguments, **keywords)
+        if isinstance(result, type) and len(arguments_of_method) >= 3:
+            # `type(name, bases, namespace)`, or a metaclass or its `__new__` with the same.
+            if isinstance(function, type) or function.__name__ == "__new__":
+                self.made_classes[id(result)] = result
+        return self._wrap_all(result)
+
+    def _search(
+        self, function: Any, owner: Any, arguments: tuple[Any, ...], of_method: tuple[Any, ...]
+    ) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """Guards what a container's method compares; the arguments of the call, with and without the container."""
+        item = of_method[0]
+        if isinstance(owner, (dict, set, frozenset)):
+            item = self.key_for(owner, item)
+        elif function.__name__ in ("pop", "add"):
+            return arguments, of_method
+        self.compare_with(owner, item)
+        changed = (item, *of_method[1:])
+        return (changed if len(arguments) == len(of_method) else (owner, *changed)), changed
+
+    def _is_foreign(self, kind: type) -> bool:
+        """Whether methods of such objects reach outside of the program."""
+        found = self._foreign_types.get(kind)
+        if found is None:
+            found = self._foreign_types[kind] = issubclass(kind, io.IOBase) or kind.__module__.startswith(_NUMPY_RANDOM)
+        return found
+
+    def _dereference(self, reference: weakref.ReferenceType[Any]) -> Any:
+        """A weak reference is followed: by the prologue, too, where it existed before the call."""
+        target = reference()
+        source = self.known.get(id(reference))
+        if source is None:
+            return target
+        return self.read(source.child(CALL, ""), target)
+
+    def _call_cached(self, function: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+        """A function under `functools.lru_cache` answers from its cache, or for real, as in plain Python.
+
+        The prologue makes the same call: a hit, unless the cache has been emptied.  What the function itself reads
+        needs no guards therefore.  With arguments that the prologue cannot name the function under the cache is called.
+        """
+        source = self.known.get(id(function))
+        places = [self._place_of(argument) for argument in (*arguments, *keywords.values())]
+        if source is None or None in places or not self.recorder.is_innermost():
+            return self.interp.call(function.__wrapped__, *arguments, **keywords)
+        names = [""] * len(arguments) + [f"{name}=" for name in keywords]
+        texts = [f"{name}{place}" for name, place in zip(names, places)]
+        try:
+            with self.recorder.paused():
+                value = function(*arguments, **keywords)
+        except Exception as error:  # whatever the function raises: it does so every time that it is called
+            what = f"{function.__qualname__}, a function under functools.lru_cache, raises {type(error).__name__}"
+            raise ImpureCallError(what, self.recorder.location()) from None
+        return self.read(source.child(CALL, ", ".join(texts)), value)
+
+    def _place_of(self, argument: Any) -> str | None:
+        """How the prologue names an argument, or None."""
+        if isinstance(argument, (torch.Tensor, torch.SymInt, torch.SymFloat, torch.SymBool)):
+            return None
+        if is_plain(argument):
+            return self.prologue.literal(argument)
+        source = self.known.get(id(argument))
+        return None if source is None else self.prologue.expression(source)
 
     def _before_opaque(self, argument: Any, depth: int) -> None:
         """Code that is not interpreted gets a container.
@@ -129,6 +212,14 @@ class AcquisitionTracker(AttributeTracker):
             self._delete_item(owner, key)
 
 
+def _is_of_numpy_random(function: Any) -> bool:
+    """Whether a function, compiled by Cython, is one of NumPy's random numbers."""
+    if type(function) in _C_CALLABLES:
+        return False
+    module = getattr(function, "__module__", None)
+    return isinstance(module, str) and module.startswith(_NUMPY_RANDOM)
+
+
 def _assigned_keys(name: str, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> list[Any] | None:
     """The keys that a dict's method assigns without reading any, in order; None for other methods."""
     if name == "__setitem__":
@@ -140,6 +231,18 @@ def _assigned_keys(name: str, arguments: tuple[Any, ...], keywords: dict[str, An
 
 _NODE_HOOKS = frozenset({"register_hook", "register_prehook"})
 _UNBOUND = (types.MethodDescriptorType, types.WrapperDescriptorType)
+_C_CALLABLES = frozenset(
+    {
+        types.BuiltinFunctionType,
+        types.FunctionType,
+        types.MethodWrapperType,
+        type,
+        *_UNBOUND,
+        types.ClassMethodDescriptorType,
+    }
+)
+_NUMPY_RANDOM = "numpy.random"
+_CACHES = frozenset({functools._lru_cache_wrapper})
 _DEPTHS: dict[int, int] = {
     **{id(function): 0 for function in (isinstance, issubclass, type, id, callable)},
     **{id(function): 1 for function in (iter, next, reversed, list, tuple, dict, enumerate, zip, map, filter)},
@@ -150,6 +253,10 @@ _METHOD_DEPTHS = {
     **dict.fromkeys(("extend", "extendleft", "update", "__ior__", "__iadd__", "__add__", "__or__", "__init__"), 1),
 }
 """The same for the methods of containers."""
+_SEARCHES = frozenset(
+    {"get", "__getitem__", "__setitem__", "__delitem__", "__contains__", "pop", "setdefault", "add", "discard",
+     "remove", "index", "count"}
+)  # fmt: skip
 _DEEP_READERS = frozenset(
     {"index", "count", "remove", "sort", "__contains__", "__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__",
      "__repr__", "__str__", "__format__"}

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from thunder.acquire import Program, acquire, acquisition
+from thunder.acquire import PlainCall, Program, acquire, acquisition
 from thunder.errors import (
     CompilationError,
     DataDependentError,
@@ -54,7 +54,7 @@ class Options:
         cache: "constant values" guards everything that was read; "symbolic values" makes symbols of the sizes and
             ints that have varied; "same input" takes the first program for every
             call; "no caching" acquires every call anew.
-        sharp_edges: what Python that cannot be replayed leads to.
+        sharp_edges: whether Python that reaches outside of the program is reported.
         on_break: what a program that cannot be acquired leads to: its error, or a call in plain Python.
         all_dynamic: with "symbolic values": every size of the arguments' tensors is a symbol from the first call on.
         recompile_limit: specialisations of one callable before further calls run in plain Python.
@@ -161,7 +161,7 @@ class CompiledFunction:
                     self._to_front(entry)
                 return answer[0]
             if answer != -1:
-                return self._raise(answer, args, kwargs)
+                return self._otherwise(answer, args, kwargs)
         return self._compile_and_call(args, kwargs)
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
@@ -185,7 +185,7 @@ class CompiledFunction:
                     self.statistics.cache_hits += 1
                     return answer[0]
                 if answer != -1:
-                    return self._raise(answer, args, kwargs)
+                    return self._otherwise(answer, args, kwargs)
                 self._note_failure(entry, entry.program.failed_guard(args, kwargs))
                 if self.options.cache == "symbolic values":
                     self._dynamic |= entry.program.varied(args, kwargs)
@@ -209,7 +209,7 @@ class CompiledFunction:
         if type(answer) is tuple:
             return answer[0]
         if answer != -1:
-            return self._raise(answer, args, kwargs)
+            return self._otherwise(answer, args, kwargs)
         # The program changed what it depends on between acquisition and this call (another thread did).
         guard = entry.program.describe_guard(entry.program.failed_guard(args, kwargs))
         return self._call_plain(f"a new program's guard fails: {guard}", args, kwargs)
@@ -220,11 +220,13 @@ class CompiledFunction:
         self.statistics.plain_reason = reason
         return self.function(*args, **kwargs)
 
-    def _raise(self, error: Exception, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The computation raised: plain Python does too, with the program's changes up to there, or handles the error.
+    def _otherwise(self, error: Exception | PlainCall, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The program cannot make the call, or its computation raised: plain Python makes it, and raises as well.
 
         A call that has changed tensors in place cannot be begun again.
         """
+        if isinstance(error, PlainCall):
+            return self._call_plain(error.reason, args, kwargs)
         if isinstance(error, InputsChangedError):
             raise error.error
         return self._call_plain(f"the computation raised {type(error).__name__}: {error}", args, kwargs)

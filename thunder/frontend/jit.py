@@ -37,7 +37,8 @@ def jit(
         cache: "constant values": guards decide which program fits; "symbolic values": as well, but sizes and ints
             that have varied once become symbols, so that one program fits all of them; "same input": no guards,
             every call is like the first; "no caching": every call is acquired anew.
-        sharp_edges: "allow", "warn" or "error" for Python that cannot be replayed (printing, random numbers, time).
+        sharp_edges: "warn" or "error" report, with the line, Python that reaches outside of the program (printing,
+            Python's random numbers, time, files, addresses); whatever it is, the answer is plain Python's.
         on_break: "error" raises when a program cannot be acquired; "eager" runs such calls in plain Python, with one
             warning that names the line.
         all_dynamic: with `cache="symbolic values"`: every size of the arguments' tensors is a symbol from the first

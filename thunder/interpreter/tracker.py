@@ -103,6 +103,14 @@ class Tracker:
         """The whole content of a container is read, and that of its items: it is compared, shown or searched."""
         self.touch(obj)
 
+    def search(self, container: Any, item: Any) -> Any:
+        """`item` is looked for in a container; the answer is what to look for."""
+        self.touch_deeply(container)
+        return item
+
+    def insert(self, container: Any, key: Any) -> None:
+        """A key that is no int and no text is put into a dict or a set that is being made."""
+
     def change(self, obj: Any) -> None:
         """A container is about to be changed by an in-place operator."""
 

@@ -26,6 +26,8 @@ WORLD = "fuzz_world"
 """The name of the modules that programs are executed as."""
 
 _VALUE_TYPES = frozenset(_VALUES)
+_DICTS = frozenset({dict, collections.OrderedDict})
+_LEAST_ADDRESS = 1 << 40
 _ADDRESS = re.compile(r"0x[0-9a-f]+")
 _IGNORED_GLOBALS = frozenset({"__builtins__", "__spec__", "__loader__", "__cached__", "__warningregistry__"})
 _IGNORED_CLASS_ATTRIBUTES = frozenset(
@@ -90,7 +92,8 @@ class _Comparison:
         self.partner[id(a)] = b
         self.partner_of[id(b)] = id(a)
         self.keep.append((a, b))
-        self.objects(a, b, path)
+        if not (kind in _DICTS and type(b) is kind and not a and not b):  # modules hold many empty ones
+            self.objects(a, b, path)
 
     def objects(self, a: Any, b: Any, path: str) -> None:
         kind = type(a)
@@ -230,7 +233,7 @@ class _Comparison:
         key, other = a.untyped_storage()._cdata, b.untyped_storage()._cdata
         if self.storage.setdefault(key, other) != other or self.storage_of.setdefault(other, key) != key:
             raise Difference(path, "a tensor that shares its storage as given", "one that shares another storage")
-        if not torch.equal(a, b) and not torch.allclose(a, b, rtol=0.0, atol=0.0, equal_nan=True):
+        if not a.is_meta and not torch.equal(a, b) and not torch.allclose(a, b, rtol=0.0, atol=0.0, equal_nan=True):
             raise Difference(path, f"{a.detach()!r}", f"{b.detach()!r}")
         if a.is_leaf:
             self.pending.append((a.grad, b.grad, f"{path}.grad"))
@@ -242,6 +245,8 @@ def same_value(a: Any, b: Any) -> bool:
     """Equality of immutable values that tells types, signs of zero and NaN apart."""
     if type(a) is not type(b):
         return False
+    if type(a) is int and a > _LEAST_ADDRESS and b > _LEAST_ADDRESS:
+        return True  # `id(obj)`: the two worlds have objects of their own
     if type(a) is float:
         return (a != a and b != b) or (a == b and math.copysign(1.0, a) == math.copysign(1.0, b))
     return bool(a == b)

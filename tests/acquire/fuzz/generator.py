@@ -10,9 +10,11 @@ import random
 from collections.abc import Sequence as SequenceOf
 
 from tests.acquire.fuzz.classes import HOOK_DECLARATION, MODULE, ORDINARY, make_class
+from tests.acquire.fuzz.library_scenarios import LIBRARY_SCENARIOS
 from tests.acquire.fuzz.program import GeneratedProgram, Round
 from tests.acquire.fuzz.reading import protected, read
-from tests.acquire.fuzz.scenarios import SCENARIOS, Scenario, numbered
+from tests.acquire.fuzz.scenario import Scenario, numbered
+from tests.acquire.fuzz.scenarios import SCENARIOS
 from tests.acquire.fuzz.state import (
     TENSORS,
     Function,
@@ -40,6 +42,7 @@ HELPERS = (
     "RATE# = $n\ndef helper#(value):\n    return value * RATE#",
     "def helper#(value, *values, **options):\n    return value + len(values) + len(options)",
 )
+ALL_SCENARIOS = SCENARIOS + LIBRARY_SCENARIOS
 CONTEXTS = ("torch.no_grad()", "torch.autocast('cpu', dtype=torch.bfloat16)", "default_dtype(torch.float64)")
 RETURNS = (
     "return x, log", "return x, log", "return [x, log]", "return {'x': x, 'log': log}", "return log",
@@ -85,7 +88,7 @@ class _Generator:
         if dice.random() < 0.25:
             self.declare_module()
         for _ in range(dice.choice((0, 1, 1, 2))):
-            self.declare_scenario(dice.choice(SCENARIOS))
+            self.declare_scenario(dice.choice(ALL_SCENARIOS))
 
     def declare_global(self, kind: Kind, name: str | None = None) -> str:
         name = name or f"G{self.number()}"

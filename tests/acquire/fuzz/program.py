@@ -24,8 +24,11 @@ import itertools
 import math
 import operator
 import os
+import random
+import time
 import types
 import typing
+import weakref
 
 import torch
 import torch.nn.functional as F

@@ -39,6 +39,18 @@ class Summary:
         if outcome.status == DIFFERENT:
             self.failures.append((seed, outcome.explanation))
 
+    def plus(self, other: Summary) -> Summary:
+        """The sums of both."""
+        return Summary(
+            self.programs + other.programs,
+            self.calls + other.calls,
+            self.exceptions + other.exceptions,
+            self.refused + other.refused,
+            self.seconds + other.seconds,
+            self.failures + other.failures,
+            self.refusals + other.refusals,
+        )
+
     def __str__(self) -> str:
         each = self.seconds / max(self.programs, 1) * 1000
         return (
@@ -65,7 +77,7 @@ def run_seeds(
     compile_subject: Compile = with_thunder,
     *,
     stop_at: int | None = None,
-    report: Callable[[Summary], None] = lambda summary: None,
+    report: Callable[[Summary], bool] = lambda summary: True,
 ) -> Summary:
     """Runs the programs of many seeds.
 
@@ -73,7 +85,7 @@ def run_seeds(
         seeds: which.
         compile_subject: what the second world calls.
         stop_at: number of failures after which to stop.
-        report: called after every program.
+        report: called after every program; answers whether to go on.
     """
     summary = Summary()
     start = time.perf_counter()
@@ -81,7 +93,8 @@ def run_seeds(
         _, outcome = check_seed(seed, compile_subject)
         summary.add(seed, outcome)
         summary.seconds = time.perf_counter() - start
-        report(summary)
+        if not report(summary):
+            break
         if stop_at is not None and len(summary.failures) >= stop_at:
             break
     return summary

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import linecache
 import os
+import random
 import sys
 import types
 from collections.abc import Callable
@@ -64,6 +65,7 @@ class ProcessState:
     default_dtype: torch.dtype
     next_hook: int
     random: torch.Tensor
+    python_random: Any
     grad_enabled: bool
 
     @staticmethod
@@ -74,6 +76,7 @@ class ProcessState:
             torch.get_default_dtype(),
             RemovableHandle.next_id,
             torch.get_rng_state(),
+            random.getstate(),
             torch.is_grad_enabled(),
         )
 
@@ -86,12 +89,13 @@ class ProcessState:
         torch.set_default_dtype(self.default_dtype)
         RemovableHandle.next_id = self.next_hook
         torch.set_rng_state(self.random)
+        random.setstate(self.python_random)
         torch.set_grad_enabled(self.grad_enabled)
 
     def observed(self) -> tuple[Any, ...]:
         """The part that two worlds must agree on."""
-        random = self.random.sum().item()
-        return self.environment, self.native_environment, self.default_dtype, self.grad_enabled, random
+        numbers = (self.random.sum().item(), hash(self.python_random))
+        return self.environment, self.native_environment, self.default_dtype, self.grad_enabled, numbers
 
 
 def make_world(code: types.CodeType) -> types.ModuleType:
@@ -151,6 +155,7 @@ class _Run:
         count = sum(name.startswith("round_") for name in vars(self.plain))
         for outcome.round in range(count):
             torch.default_generator.manual_seed(outcome.round)
+            random.seed(outcome.round)
             start = ProcessState.now()
             expected, expected_error = self.call(self.plain, self.plain.subject)
             expected_state = ProcessState.now()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..frame import NULL, Frame
-from ..instructions import instruction
+from ..instructions import instruction, tracked
 from ..iteration import get_iterator, list_of, native_iterable, next_value
 from ..lookup import PLAIN_TYPES, type_lookup
 from .calls import called_name
@@ -51,10 +51,35 @@ def build_set(frame: Frame, stack: list[Any], count: int) -> None:
     stack.append(result)
 
 
+@tracked("BUILD_SET")
+def build_set_tracked(frame: Frame, stack: list[Any], count: int) -> None:
+    result: set[Any] = set()
+    for item in take(stack, count):
+        _before_insertion(frame, result, item)
+        result.add(item)
+    stack.append(result)
+
+
+def _before_insertion(frame: Frame, container: Any, key: Any) -> None:
+    """Keys of classes with methods of their own are compared: the tracker is told of all but the most common."""
+    if type(key) not in (str, int):
+        frame.tracker.insert(container, key)
+
+
 @instruction("BUILD_MAP")
 def build_map(frame: Frame, stack: list[Any], count: int) -> None:
     items = take(stack, 2 * count)
     stack.append(dict(zip(items[::2], items[1::2])))
+
+
+@tracked("BUILD_MAP")
+def build_map_tracked(frame: Frame, stack: list[Any], count: int) -> None:
+    items = take(stack, 2 * count)
+    result: dict[Any, Any] = {}
+    for key, value in zip(items[::2], items[1::2]):
+        _before_insertion(frame, result, key)
+        result[key] = value
+    stack.append(result)
 
 
 @instruction("BUILD_CONST_KEY_MAP")
@@ -85,11 +110,23 @@ def set_add(frame: Frame, stack: list[Any], depth: int) -> None:
     stack[-depth].add(value)
 
 
+@tracked("SET_ADD")
+def set_add_tracked(frame: Frame, stack: list[Any], depth: int) -> None:
+    _before_insertion(frame, stack[-1 - depth], stack[-1])
+    set_add(frame, stack, depth)
+
+
 @instruction("MAP_ADD")
 def map_add(frame: Frame, stack: list[Any], depth: int) -> None:
     value = stack.pop()
     key = stack.pop()
     stack[-depth][key] = value
+
+
+@tracked("MAP_ADD")
+def map_add_tracked(frame: Frame, stack: list[Any], depth: int) -> None:
+    _before_insertion(frame, stack[-2 - depth], stack[-2])
+    map_add(frame, stack, depth)
 
 
 @instruction("LIST_EXTEND")

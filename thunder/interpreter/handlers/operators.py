@@ -259,7 +259,7 @@ def contains_op(frame: Frame, stack: list[Any], inverted: int) -> None:
 def contains_op_tracked(frame: Frame, stack: list[Any], inverted: int) -> None:
     container = stack.pop()
     if type(container) in frame.tracker.container_types:
-        frame.tracker.touch_deeply(container)
+        stack[-1] = frame.tracker.search(container, stack[-1])
     found = operators.contains(frame.interpreter, container, stack[-1])
     stack[-1] = not found if inverted else found
 
