@@ -212,11 +212,14 @@ def test_the_process_is_guarded(tmp_path, monkeypatch):
     assert first != second == (str(tmp_path), os.getpid())
 
 
-def test_allow_does_not_warn():
+def test_plain_python_is_never_silent():
     def subject(x):
         print("hello")
         return x * random.random()
 
+    compiled = thunder.jit(subject, executors=["eager"])
+    with pytest.warns(SharpEdgeWarning, match="(?s)plain Python.*random.*test_sharp_edges.py:"):
+        compiled(torch.ones(2))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        thunder.jit(subject, executors=["eager"])(torch.ones(2))
+        compiled(torch.ones(2))  # once for each place

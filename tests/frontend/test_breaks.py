@@ -16,7 +16,7 @@ def same(a, b):
 
 def _prints(x, log):
     log.append("ran")
-    print(x)
+    print([x])
     return x * 2
 
 

@@ -167,7 +167,7 @@ class _Acquisition:
                 shares_storage=False,
                 changed_inputs=[],
                 identity_checks=self.tracker.identity_checks,
-                plain_reason=str(error),
+                plain_error=error,
             )
 
     def _run(self) -> Program:

@@ -16,6 +16,7 @@ import torch
 from thunder._torch_compat import tensor_guards
 from thunder.acquire.guards import Check, Prologue
 from thunder.acquire.sources import Source
+from thunder.errors import ImpureCallError
 from thunder.trace import Trace, compile_source
 
 _GUARD_ERRORS = (LookupError, AttributeError, TypeError, ValueError)
@@ -26,7 +27,7 @@ _JOINED_CHECKS = 40
 class PlainCall:
     """What a program without a computation answers: the call has to be made in plain Python."""
 
-    reason: str
+    error: ImpureCallError
 
 
 @dataclass
@@ -44,7 +45,7 @@ class Program:
         symbolic: sizes or numbers are symbols.
         identity_checks: for guards on identity, by number, the place that they are about.
         value_checks: the same for guards on the values of tensors.
-        plain_reason: for a program that is no more than guards: why calls that pass them run in plain Python.
+        plain_error: for a program that is no more than guards: why calls that pass them run in plain Python.
     """
 
     prologue: Prologue
@@ -58,7 +59,7 @@ class Program:
     identity_checks: dict[int, Source] = field(default_factory=dict)
     value_checks: dict[int, Source] = field(default_factory=dict)
     symbolic: bool = False
-    plain_reason: str = ""
+    plain_error: ImpureCallError | None = None
 
     def prologue_source(self) -> str:
         """The prologue as readable Python."""
@@ -86,8 +87,8 @@ class Program:
         lines = ["def call(args, kwargs):", "    try:"]
         lines += [f"        {line}" for line in self._prologue_lines(namespace, check)]
         lines += ["        pass", "    except _guard_errors:", "        return -1"]
-        if self.plain_reason:
-            namespace["_plain_call"] = PlainCall(self.plain_reason)
+        if self.plain_error is not None:
+            namespace["_plain_call"] = PlainCall(self.plain_error)
             return compile_source("\n".join([*lines, "    return _plain_call"]) + "\n", "call", namespace)
         outputs = "".join(f"o{index}, " for index in range(self.output_count))
         call = f"_run({', '.join(self.arguments)})"

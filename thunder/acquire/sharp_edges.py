@@ -7,7 +7,7 @@ Three things can be done with such a call, and the answer is never what it was w
 - an *answer that differs from call to call* (`random.random()`, `time.time()`, `open()`) decides that calls that get
   to it run in plain Python: `ImpureCallError` ends the acquisition, and what was read until then becomes their guards.
 
-With `sharp_edges="warn"` or `"error"` each is reported with the user's line besides.
+With `sharp_edges="warn"` or `"error"` each is reported with the user's line; the third is always.
 """
 
 from __future__ import annotations
@@ -96,19 +96,20 @@ class SharpEdges:
         return table
 
     # Reports ----------------------------------------------------------------------------------------------------
-    def report(self, what: str, remedy: str = "move it out of the compiled function") -> None:
+    def report(self, what: str) -> None:
         """Says so, as `sharp_edges` wants it."""
         if self.mode == "allow":
             return
         if self.mode == "error":
-            raise SharpEdgeError(what, self.location(), f"{remedy}, or use sharp_edges='allow'")
+            remedy = "move it out of the compiled function, or use sharp_edges='allow'"
+            raise SharpEdgeError(what, self.location(), remedy)
         warnings.warn(f"{what}\n  at {self.location()}", SharpEdgeWarning, stacklevel=2)
 
     def refuse(self, call: str, remedy: str) -> None:
         """The answer of a call is another one every time: calls that get here run in plain Python."""
         what = f"{call} has another answer at every call"
-        self.report(f"{what}; calls that get there run in plain Python", remedy)
-        raise ImpureCallError(what, self.location(), remedy)
+        kind = SharpEdgeError if self.mode == "error" else ImpureCallError
+        raise kind(what, self.location(), remedy)
 
     # Answers ----------------------------------------------------------------------------------------------------
     def other_every_time(self, function: Callable[..., Any]) -> Callable[..., Any]:

@@ -226,7 +226,8 @@ class CompiledFunction:
         A call that has changed tensors in place cannot be begun again.
         """
         if isinstance(error, PlainCall):
-            return self._call_plain(error.reason, args, kwargs)
+            self._warn_of_break(error.error)
+            return self._call_plain(str(error.error), args, kwargs)
         if isinstance(error, InputsChangedError):
             raise error.error
         return self._call_plain(f"the computation raised {type(error).__name__}: {error}", args, kwargs)
@@ -254,10 +255,14 @@ class CompiledFunction:
         return result
 
     def _note_break(self, error: ThunderError) -> None:
-        """Warns, once for each place, that calls run in plain Python there."""
+        """Counts calls that had to be acquired in vain, and warns."""
         self._breaks += 1
         if self._breaks >= BREAKS_BEFORE_GIVING_UP:
             self._gave_up = str(error)
+        self._warn_of_break(error)
+
+    def _warn_of_break(self, error: ThunderError) -> None:
+        """Warns, once for each place, that calls run in plain Python there."""
         if (error.what, error.where) not in self._warned:
             self._warned.add((error.what, error.where))
             warnings.warn(f"{self!r} runs in plain Python: {error}", SharpEdgeWarning, stacklevel=5)

@@ -6,6 +6,7 @@ The wrong ones show that the comparison notices: a run against each must find a 
 from __future__ import annotations
 
 import copy
+import re
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +18,10 @@ from thunder.errors import SharpEdgeWarning, ThunderError
 
 REFUSALS: tuple[type[BaseException], ...] = (ThunderError,)
 """Errors with which thunder says that it cannot compile something."""
+
+
+EXPECTED = re.compile("has another answer at every call|under functools.lru_cache, raises")
+"""Calls that rightly run in plain Python."""
 
 
 def with_thunder(subject: Callable[..., Any]) -> Callable[..., Any]:
@@ -31,7 +36,7 @@ def with_thunder(subject: Callable[..., Any]) -> Callable[..., Any]:
             warnings.simplefilter("always")
             result = compiled(*args, **kwargs)
         for warning in caught:
-            if issubclass(warning.category, SharpEdgeWarning):
+            if issubclass(warning.category, SharpEdgeWarning) and not EXPECTED.search(str(warning.message)):
                 raise RanInPlainPython(str(warning.message))
         return result
 
