@@ -38,7 +38,7 @@ class FusedKernel:
         self.name = self.__name__ = source.name
         self.source = source.text
         self.kernel, self.schedule = kernel, schedule
-        self._kernel_source = source
+        self.kernel_source = source
         self._inputs, self._outputs = list(inputs), list(outputs)
         self._link_lock = threading.Lock()
         self._launch: Launch | None = None
@@ -48,7 +48,7 @@ class FusedKernel:
 
     def request(self) -> None:
         """Begins to compile the kernel, in the background."""
-        binaries.request(self._kernel_source, _torch_compat.cuda_architecture(self._outputs[0].value.device))
+        binaries.request(self.kernel_source, _torch_compat.cuda_architecture(self._outputs[0].value.device))
 
     def link(self) -> Launch:
         """Loads the machine code, once."""
@@ -63,7 +63,7 @@ class FusedKernel:
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
     def _interpreted(self) -> Launch:
-        function, programs = load_function(self._kernel_source), self.schedule.programs(self.kernel)
+        function, programs = load_function(self.kernel_source), self.schedule.programs(self.kernel)
 
         def call(*tensors: torch.Tensor) -> None:
             function[(programs,)](*tensors)
@@ -74,7 +74,7 @@ class FusedKernel:
     def _compiled(self) -> Launch:
         device = self._outputs[0].value.device
         architecture = _torch_compat.cuda_architecture(device)
-        binary = binaries.request(self._kernel_source, architecture).result()
+        binary = binaries.request(self.kernel_source, architecture).result()
         body, read = [], self._read()
         for name in read:
             body.append(f"    {name}_p = {name}.data_ptr()")
@@ -92,7 +92,7 @@ class FusedKernel:
         """For arguments that do not begin at a multiple of 16 bytes: the kernel compiled for such."""
         device = self._outputs[0].value.device
         architecture = _torch_compat.cuda_architecture(device)
-        binary = binaries.request(self._kernel_source, architecture, aligned=False).result()
+        binary = binaries.request(self.kernel_source, architecture, aligned=False).result()
         pointers = [f"{name}.data_ptr()" for name in self._read()]
         launch = self._function(
             self._launch_statement(binary, device, pointers), self._launch_names(binary, device)
