@@ -177,14 +177,15 @@ def wall_microseconds(run: Callable[[], Any]) -> float:
 
 
 def copy_bandwidth() -> float:
-    """Bytes a second, read and written, of a device copy."""
-    source = torch.randn(512 * 1024 * 1024, device="cuda").view(torch.int32)
+    """Bytes a second, read and written, of the faster of PyTorch's two ways to copy."""
+    source = torch.randn(256 * 1024 * 1024, device="cuda")
     target = torch.empty_like(source)
-    milliseconds = graph_milliseconds(lambda _: target.copy_(source))
-    return 2 * bytes_of([source]) / milliseconds * 1e3
+    ways = (lambda _: target.copy_(source), lambda _: torch.neg(source, out=target))
+    return 2 * bytes_of([source]) / min(graph_milliseconds(way) for way in ways) * 1e3
 
 
 def relative_error(value: torch.Tensor, reference: torch.Tensor) -> float:
+    value, reference = value.detach(), reference.detach()
     return float((value.double() - reference.double()).norm() / reference.double().norm().clamp_min(1e-30))
 
 
@@ -231,6 +232,7 @@ def measure(region: Region, bandwidth: float, contenders: list[str]) -> list[dic
             row.update(timed(function, sets, tangents, expected))
             if contender == "thunder":
                 row["kernels"] = kernels_of(function)
+                row["notes"] = thunder.compile_stats(function).notes
         except Exception as error:  # one contender's failure must not hide the other figures
             row["error"] = f"{type(error).__name__}: {error}"[:2000]
             row["traceback"] = traceback.format_exc()[-3000:]
@@ -346,6 +348,8 @@ def show(row: dict[str, Any]) -> None:
         f"{number('first_call_seconds', 1, '8.2f')}  {errors:.1e} {row.get('error', '')[:200]}",
         flush=True,
     )
+    for note in row.get("notes", ()):
+        print(f"    note: {note}")
     for kernel in row.get("kernels", []):
         print(
             f"    {kernel['name']:45s} {kernel.get('milliseconds', 0) * 1e3:9.1f} us "

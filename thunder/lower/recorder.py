@@ -7,6 +7,7 @@ Output: `ops`, in order of execution, over Vars whose values are fake tensors.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -18,6 +19,15 @@ from thunder.lower.operators import IDENTITIES, aten, is_composite, is_random_op
 from thunder.trace import Namer, Op, Var
 
 Decompositions = Mapping[Callable[..., Any], Callable[..., Any]]
+
+
+class _NoProxies:
+    """Where functionalisation looks for the FX node of a tensor, to note it: there are none."""
+
+    _entry = SimpleNamespace(proxy=SimpleNamespace(node=None))
+
+    def __getitem__(self, tensor: object) -> SimpleNamespace:
+        return self._entry
 
 
 class AtenRecorder(TorchDispatchMode):
@@ -35,7 +45,7 @@ class AtenRecorder(TorchDispatchMode):
     def __init__(self, decompositions: Decompositions | None = None) -> None:
         super().__init__()
         self._mode_key = _torch_compat.recorder_mode_key()
-        self.tensor_tracker: dict[Any, Any] = {}  # functionalisation looks here for proxies; there are none
+        self.tensor_tracker = _NoProxies()
         self.tracer = self
         self.decompositions = decompositions or {}
         self.ops: list[Op] = []
