@@ -21,13 +21,13 @@ from typing import Any
 os.environ["TRITON_INTERPRET"] = "1"
 sys.path.insert(0, str(Path(__file__).parent))
 
-import torch  # noqa: E402
-from programs import Program, programs, random_program  # noqa: E402
+import torch
+from programs import Program, programs, random_program
 
-from thunder.acquire import acquire  # noqa: E402
-from thunder.errors import ExecutorWarning  # noqa: E402
-from thunder.executors import compile_computation, resolve_executors  # noqa: E402
-from thunder.executors.triton_fusion import FusedKernel, TritonExecutor  # noqa: E402
+from thunder.acquire import acquire
+from thunder.errors import ExecutorWarning
+from thunder.executors import compile_computation, resolve_executors
+from thunder.executors.triton_fusion import FusedKernel, TritonExecutor
 
 warnings.simplefilter("error", ExecutorWarning)
 
