@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from thunder.interpreter import Frame, Interpreter
+from thunder.interpreter import Frame, Interpreter, extended
 
 
 def helper(x: int, y: int = 1) -> int:
@@ -112,6 +112,54 @@ def test_log() -> None:
 
     assert Interpreter(log=log).call(helper, 1) == 2
     assert names[-2:] == ["BINARY_ADD", "RETURN_VALUE"]
+
+
+def test_log_of_code_that_delegates() -> None:
+    def inner() -> Any:
+        yield 1
+        return 2
+
+    def outer() -> Any:
+        return (yield from inner())
+
+    def collect() -> Any:
+        generator = outer()
+        first = next(generator)
+        try:
+            next(generator)
+        except StopIteration as stop:
+            return first, stop.value
+
+    names: set[str] = set()
+    interp = Interpreter(log=lambda frame, name, operand: names.add(frame.code.co_name))
+    assert interp.call(collect) == (1, 2)
+    assert names == {"collect", "outer", "inner"}
+
+
+def test_extended_blocks() -> None:
+    seen: list[str] = []
+
+    def log(frame: Frame, name: str, operand: Any) -> None:
+        seen.append(frame.code.co_name)
+
+    def calls_helper() -> Any:
+        return helper(1)
+
+    with extended(lookasides={helper: lambda interp, x: ("outer", x)}, log=log):
+        with extended(lookasides={helper: lambda interp, x: ("inner", x)}):
+            nested = Interpreter()
+        within = Interpreter(lookasides={helper: lambda interp, x: ("own", x)})
+    after = Interpreter()
+    assert nested.call(calls_helper) == ("inner", 1)
+    assert within.call(calls_helper) == ("outer", 1)
+    assert set(seen) == {"calls_helper"}
+    seen.clear()
+    assert after.call(calls_helper) == 2
+    assert not seen
+    with extended(is_opaque=lambda function: function is helper):
+        opaque = Interpreter(log=log)
+    assert opaque.call(calls_helper) == 2
+    assert set(seen) == {"calls_helper"}
 
 
 def test_no_frame_outside() -> None:

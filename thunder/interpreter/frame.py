@@ -66,7 +66,7 @@ _DEFAULTS = {
     "kept_locals": None,
     "origin": None,
     "outcome": NULL,
-    "shown_line": None,
+    "shown_place": None,
     "tracing": None,
 }
 
@@ -100,7 +100,7 @@ class Frame:
         "raised_at",
         "reraising",
         "result",
-        "shown_line",
+        "shown_place",
         "stack",
         "tracing",
         "tracker",
@@ -124,7 +124,7 @@ class Frame:
     outcome: Any  # what a nested driver of code that suspends has returned
     raised_at: int | None
     result: Any
-    shown_line: int | None
+    shown_place: tuple[int | None, int] | None  # (line, offset) during an event that lies beside an instruction
     tracing: Any  # what `tracing` knows about the frame
 
     def __init__(
@@ -220,12 +220,14 @@ class Frame:
 
     @property
     def f_lineno(self) -> int | None:
-        if self.shown_line is not None:
-            return self.shown_line
+        if self.shown_place is not None:
+            return self.shown_place[0]
         return self.program.line_or_none(self.shown_index())
 
     @property
     def f_lasti(self) -> int:
+        if self.shown_place is not None:
+            return self.shown_place[1]
         return self.program.offsets[self.index()] if hasattr(self, "iterator") else -1
 
     @property

@@ -118,7 +118,8 @@ def generator_driver(frame: Frame) -> Any:
                     if reason is YIELD:
                         stack.append((yield stack.pop()))
                         continue
-                    # The handler of SEND left the receiver and the value to send, None, on the stack.
+                    # The handler of SEND left the receiver and the value to send, None, on the stack, and where to go
+                    # on in `position` (the operand here may be that of a log or of tracing).
                     result = yield from (
                         stack[-2] if type(stack[-2]) in _NATIVE_DELEGATES else Delegation(stack[-2])
                     )
@@ -136,7 +137,7 @@ def generator_driver(frame: Frame) -> Any:
                     stack.pop()
                 stack[-1] = result
                 result = None
-                iterator.__setstate__(operand)
+                iterator.__setstate__(frame.position)
         except BaseException:  # a boundary: everything the program raises is the program's to handle
             action = unwind(frame)
             if action == PROPAGATE:

@@ -13,6 +13,7 @@ import opcode
 import sys
 from _thread import get_ident
 from collections.abc import Callable
+from types import CodeType
 from typing import Any
 
 from .frame import Frame, running_frames
@@ -110,23 +111,24 @@ class Tracing:
     def _call(self, frame: Frame) -> FrameTrace:
         """A frame starts, or goes on after a suspension."""
         state = _state(frame)
-        frame.shown_line = state.line if state.is_suspended else frame.program.code.co_firstlineno
+        code = frame.program.code
+        frame.shown_place = _place(frame, state) if state.is_suspended else (code.co_firstlineno, _start(code))
         state.is_suspended = False
         try:
             function = self.functions.get(get_ident())
             if function is not None:
                 frame.f_trace = self._ask(function, frame, "call", None)
         finally:
-            frame.shown_line = None
+            frame.shown_place = None
         return state
 
     def _return(self, frame: Frame, state: FrameTrace, value: Any) -> None:
         """A frame has executed its return or its `yield`, and still shows the line of it."""
-        frame.shown_line = state.line
+        frame.shown_place = _place(frame, state)
         try:
             self._tell(frame, "return", value)
         finally:
-            frame.shown_line = None
+            frame.shown_place = None
 
     def _tell(self, frame: Frame, event: str, argument: Any) -> None:
         """An event for the frame's own trace function, whose answer replaces it."""
@@ -168,12 +170,23 @@ def _state(frame: Frame) -> FrameTrace:
     return state
 
 
+def _place(frame: Frame, state: FrameTrace) -> tuple[int | None, int]:
+    """The line and the offset of the last instruction that was seen."""
+    program = frame.program
+    return program.line_or_none(state.index), program.offsets[state.index]
+
+
+def _start(code: CodeType) -> int:
+    """The offset of RESUME, where calls are told; -1 in 3.10, which does not have it."""
+    if _RESUME is None:
+        return -1
+    data = code.co_code
+    return next((offset for offset in range(0, len(data), 2) if data[offset] == _RESUME), 0)
+
+
 def _first_traceable(program: Program) -> int:
     """The first instruction after RESUME; what lies before prepares the frame."""
-    data = program.code.co_code
     if _RESUME is None:
         return next((index for index, offset in enumerate(program.offsets) if offset >= 0), 0)
-    for offset in range(0, len(data), 2):
-        if data[offset] == _RESUME:
-            return next((index for index, start in enumerate(program.offsets) if start > offset), 0)
-    return 0
+    start = _start(program.code)
+    return next((index for index, offset in enumerate(program.offsets) if offset > start), 0)

@@ -26,17 +26,20 @@ def return_generator(frame: Frame, stack: list[Any], _: int) -> None:
 
 @instruction("SEND", Operand.JUMP)
 def send(frame: Frame, stack: list[Any], target: int) -> Any:
+    frame.position = target
     return DELEGATE
 
 
 @instruction("SEND_AND_DROP_RECEIVER", Operand.JUMP)
 def send_and_drop_receiver(frame: Frame, stack: list[Any], target: int) -> Any:
+    frame.position = target
     return DELEGATE_AND_DROP_RECEIVER
 
 
 @instruction("YIELD_FROM", Operand.JUMP)
 def yield_from(frame: Frame, stack: list[Any], target: int) -> Any:
     """3.10: one instruction stands for the whole loop of delegation."""
+    frame.position = target
     return DELEGATE_AND_DROP_RECEIVER
 
 
