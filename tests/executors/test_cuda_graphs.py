@@ -176,6 +176,14 @@ def test_sizes_that_vary():
     assert replays(backend) >= 3
 
 
+def test_sizes_that_vary_at_one_place():
+    run, backend = compiled(lambda x: torch.relu(x) * 2, cache="symbolic values")
+    memory = torch.randn(8)
+    for size in (3, 4, 5, 3, 4, 5, 3, 4, 5, 5, 5, 4, 4):
+        torch.testing.assert_close(run(memory[:size]), torch.relu(memory[:size]) * 2)
+    assert replays(backend) >= 3
+
+
 def test_expanded_inputs():
     run, backend = compiled(lambda x: x + 1)
     for number in range(6):

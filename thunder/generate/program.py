@@ -7,6 +7,7 @@ CUDA graph that takes and returns nothing, that callable is the graph's replay.
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -24,10 +25,12 @@ class RepeatedProgram:
         self.compiled = CompiledFunction(function, options)
         self._entries: list[tuple[Entry, Callable[..., Any]]] = []
         self._inputs: tuple[Any, ...] = ()
+        self._current: Entry | None = None
         self.gave_up = False
 
     def start(self) -> Callable[[], Any]:
         """What to call for each of the next calls."""
+        self._current = None
         if self.gave_up:
             return self._function
         for entry, bind in self._entries:
@@ -41,19 +44,19 @@ class RepeatedProgram:
             self.gave_up = True
             return self._function
         self.compiled.entries = [entry, *self.compiled.entries]
-        bind = entry.program.link(self._note_inputs)
-        self._count = entry.program.output_count
-        self._entries.insert(0, (entry, bind))
+        bind = entry.program.link(functools.partial(self._note_inputs, entry.program.output_count))
+        self._entries.append((entry, bind))
         if type(bind((), {})) is not tuple:
             return self._function
         return self._call_of(entry)
 
-    def _note_inputs(self, *inputs: Any) -> tuple[None, ...]:
+    def _note_inputs(self, count: int, *inputs: Any) -> tuple[None, ...]:
         """In the place of the computation: keeps what it would be called with."""
         self._inputs = inputs
-        return (None,) * self._count
+        return (None,) * count
 
     def _call_of(self, entry: Entry) -> Callable[[], Any]:
+        self._current = entry
         if entry.program.epilogue:
             return self.compiled  # it changes Python state as well: whole calls
         run, inputs = entry.computation.run, self._inputs
@@ -63,6 +66,7 @@ class RepeatedProgram:
 
     def replay(self) -> Callable[[], None] | None:
         """The replay of the graph that the last call used, if it takes and returns nothing."""
-        graphed = self._entries[0][0].computation.graphed if self._entries and not self.gave_up else None
+        current = self._current
+        graphed = current.computation.graphed if current is not None and not current.program.epilogue else None
         recording = graphed.last if graphed is not None else None
         return recording.graph.replay if recording is not None and recording.is_closed else None

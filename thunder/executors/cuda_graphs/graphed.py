@@ -253,6 +253,7 @@ class GraphedFunction:
                 pool=self._pools.next(),
                 results_outside=self._pools.shared,
                 cloned=frozenset(range(len(results))) if copying else self._cloned,
+                sizes_vary=self._by_shape,
             )
         except (LayoutError, RuntimeError) as error:  # what CUDA refuses in a capture; this call has its results
             self._block(str(error).splitlines()[0])

@@ -79,6 +79,7 @@ class Recording:
         results_outside: results are copied, within the graph, to memory outside of the pool: needed when other graphs
             use the pool as well.
         cloned: positions of results of which every call gets a copy of its own.
+        sizes_vary: static inputs may have other sizes at another call.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class Recording:
         pool: Any,
         results_outside: bool,
         cloned: frozenset[int],
+        sizes_vary: bool = False,
     ) -> None:
         self.plan = plan
         self._buffers = list(buffers)
@@ -102,7 +104,8 @@ class Recording:
         self._device = device
         self._get_static = _getter(plan.static)
         self._addresses = [inputs[position].data_ptr() for position in plan.static]
-        self._shapes = [inputs[position].shape for position in plan.copied]
+        self._sized = (*plan.copied, *plan.static) if sizes_vary else plan.copied
+        self._shapes = [inputs[position].shape for position in self._sized]
         self._values = [inputs[position] for position in plan.others]
         self._written_back = [(p, b) for p, b in zip(plan.copied, buffers) if p in plan.changed]
         arguments = plan.arguments(inputs, buffers)
@@ -138,7 +141,7 @@ class Recording:
         plan = self.plan
         if plan.others and [inputs[position] for position in plan.others] != self._values:
             return False
-        return not plan.copied or [inputs[position].shape for position in plan.copied] == self._shapes
+        return not self._sized or [inputs[position].shape for position in self._sized] == self._shapes
 
     def is_free(self) -> bool:
         """Whether nobody holds results of the last replay."""
