@@ -113,3 +113,27 @@ def test_a_failure_of_acquisition_alone_is_an_error_and_not_a_silent_detour(monk
     with pytest.warns(SharpEdgeWarning, match="KeyError"):
         same(compiled(torch.ones(2)), torch.ones(2).sin())
     assert log == ["ran", "ran"]
+
+
+def test_generation_with_a_model_that_breaks():
+    transformers = pytest.importorskip("transformers")
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
+    config = transformers.Qwen2Config(num_key_value_heads=2, vocab_size=99, **shape)
+
+    class Branching(transformers.Qwen2ForCausalLM):
+        def forward(self, *args, **kwargs):
+            result = super().forward(*args, **kwargs)
+            if result.logits.sum() > 1e9:
+                result.logits = result.logits * 0
+            return result
+
+    model = Branching(config).eval()
+    prompt = torch.arange(6)[None]
+    options = {"max_new_tokens": 4, "do_sample": False}
+    expected = model.generate(prompt, **options)
+    with pytest.raises(DataDependentError, match="test_breaks.py"):
+        thunder.jit(model, executors=["eager"]).generate(prompt, **options)
+    compiled = thunder.jit(model, executors=["eager"], on_break="eager")
+    with pytest.warns(SharpEdgeWarning, match="test_breaks.py") as caught:
+        assert torch.equal(compiled.generate(prompt, **options), expected)
+    assert len([warning for warning in caught if warning.category is SharpEdgeWarning]) == 1

@@ -23,6 +23,7 @@ class SubjectName(str, Enum):
 
     thunder = "thunder"
     thunder_eager = "thunder-eager"
+    thunder_lowered = "thunder-lowered"
     dynamo = "dynamo"
     eager = "eager"
 

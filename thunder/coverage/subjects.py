@@ -96,6 +96,7 @@ SUBJECTS: dict[str, Subject] = {
         Dynamo(),
         Thunder("thunder", None),
         Thunder("thunder-eager", ["eager"]),
+        Thunder("thunder-lowered", ["aten"]),
     )
 }
 

@@ -49,6 +49,7 @@ class Replay:
         self.fake_mode = fake_mode
         self.values = values
         self.states = states
+        self._entered = {id(value) for value in values.values()}
         self._nodes_seen: set[Any] = set()
 
     def run(self, ops: Sequence[Op]) -> None:
@@ -80,12 +81,24 @@ class Replay:
         first = len(self.recorder.ops)
         self.recorder.source = op
         args, kwargs = self._lifted(args), self._lifted(kwargs)
+        self._refuse_new_leaves((args, kwargs), op)
+        if any(isinstance(out, torch.Tensor) and out.numel() == 0 for out in leaves(kwargs.get("out"))):
+            raise NotLowerable("an empty tensor is given as out=, which gets another shape", op)
         result = op.target(*args, **kwargs)
         op.subops = self.recorder.ops[first:]
         if not op.subops and not any(isinstance(leaf, torch.Tensor) for leaf in leaves(result)):
             raise NotLowerable(f"{name or op.target} does something that is no tensor operation", op)
         self._bind(op.result, result, op)
         self._note_source_of_gradients(result, op)
+
+    def _refuse_new_leaves(self, args: Any, op: Op) -> None:
+        """A view that was made without gradients can be a leaf of its own, whose gradient the input does not get."""
+        if not torch.is_grad_enabled():
+            return
+        for leaf in leaves(args):
+            if isinstance(leaf, torch.Tensor) and leaf.requires_grad and id(leaf) not in self._entered:
+                if leaf.is_leaf:
+                    raise NotLowerable("a leaf that requires grad is made", op)
 
     def _value(self, var: Var) -> Any:
         try:
