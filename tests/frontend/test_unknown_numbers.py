@@ -44,6 +44,12 @@ def sliced(x, weights):
     return x[: last + 1], x[:, width[0] :]
 
 
+def sizes_in_tensors(x, weights):
+    count = (x > 0).sum()
+    first, second = x.flatten().split([count, 24 - count])
+    return first, torch.arange(count) * 2, torch.zeros(count, 2), second.reshape(-1, torch.tensor([1])[0])
+
+
 def repeated(x, weights):
     times = (x > 0).sum(1)
     return torch.repeat_interleave(x, times, dim=0) @ weights[0]
@@ -64,7 +70,9 @@ def smallest(x, weights):
     return chosen, torch.tensor([count, x.argmax(), 7]) * max(count, 2, 5) + longest
 
 
-PROGRAMS = [smallest, sliced, tokens_of_experts, gathered_by_mask, counted, numbers, repeated, checkpointed]
+PROGRAMS = [
+    smallest, sliced, sizes_in_tensors, tokens_of_experts, gathered_by_mask, counted, numbers, repeated, checkpointed
+]  # fmt: skip
 
 
 def same(actual, expected):

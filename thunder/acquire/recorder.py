@@ -21,6 +21,7 @@ from thunder.acquire.queries import DEVICE_QUERIES, QUERIES, VALUE_READS, call_n
 from thunder.acquire.results import ResultInference, holds_unknown, real_call
 from thunder.acquire.shadows import CPU
 from thunder.acquire.texts import tensor_text
+from thunder.acquire.unknown_numbers import may_be_an_index
 from thunder.errors import UnsupportedError
 from thunder.trace import Op, Region, Trace, Var
 
@@ -67,7 +68,7 @@ class Recorder(ResultInference):
                 return known[0]
             if name in _TEXTS:
                 return tensor_text(self.location())
-            if name == "__index__" and not _may_be_an_index(run_args[0]):
+            if name == "__index__" and not may_be_an_index(run_args[0]):
                 raise TypeError("only integer tensors of a single element can be converted to an index")
             if VALUE_READS[name][0]:
                 value = self._value(run_args[0])
@@ -149,16 +150,7 @@ class Recorder(ResultInference):
             return tuple(map(self._with_numbers_in_slices, index)) if slice in map(type, index) else index
         if type(index) is not slice:
             return index
-        return slice(*map(self._number_in_slice, (index.start, index.stop, index.step)))
-
-    def _number_in_slice(self, part: Any) -> Any:
-        if not isinstance(part, torch.Tensor) or not _may_be_an_index(part):
-            return part
-        part = part if id(part) in self._vars else self.shadow_of(part)
-        value = self._value(part)
-        if value is not None:
-            return int(real_call(torch.Tensor.item, (value,), {}))
-        return self._unknown_number(part) if self._reads_unknown_numbers("item", part) else part
+        return slice(*map(self.number_in, (index.start, index.stop, index.step)))
 
     # Constants --------------------------------------------------------------------------------------------------
     def _known_value(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any] | None:
@@ -266,8 +258,3 @@ class Recorder(ResultInference):
         take(trace.output_vars())
         trace.inputs = list(taken.values())
         return Region(name, trace), tuple(taken.values()), result
-
-
-def _may_be_an_index(tensor: torch.Tensor) -> bool:
-    """Whether PyTorch would take the tensor's value for a number of elements or a place."""
-    return tensor.numel() == 1 and not (tensor.is_floating_point() or tensor.is_complex())

@@ -34,6 +34,8 @@ _SIZES_KNOWN = frozenset(
 )  # fmt: skip
 """Calls whose fake kernels want values, are missing, or refuse what kernels accept (empty matrices of other dtypes),
 although the sizes of their results do not depend on them."""
+_NUMBERS_ONLY = frozenset({"arange", "linspace", "logspace", "range", "zeros", "ones", "empty", "full", "eye"})
+"""Factories: all tensors among their arguments stand for numbers."""
 _REPLAY_LIMIT = 1 << 24  # elements; larger arguments are not materialised for the sake of an error message
 
 
@@ -83,7 +85,7 @@ class ResultInference(UnknownNumbers):
             if aliases:
                 result = self._on_shadows(func, args, kwargs, shadows)
         except _NeedsValuesError as error:
-            return self._run_with_values(func, args, kwargs, shadows, error)
+            return self._infer_from_values(func, args, kwargs, shadows, error)
         if aliases:
             if identity is not None:
                 _remember(identity, _ON_SHADOWS)
@@ -125,7 +127,7 @@ class ResultInference(UnknownNumbers):
             try:
                 self._explain(func, args, kwargs, error)
             except _NeedsValuesError:
-                return self._run_with_values(func, args, kwargs, shadows, error)
+                return self._infer_from_values(func, args, kwargs, shadows, error)
         finally:
             torch.set_rng_state(state)
         if self.symbols.has_fresh_symbols() and self._values_are_known(shadows):
@@ -137,14 +139,36 @@ class ResultInference(UnknownNumbers):
         self._find_unknown_sizes(result)
         return result
 
-    def _value(self, shadow: Any) -> torch.Tensor | None:
-        """The value of a shadow that depends on small arguments only; they are guarded by value then."""
-        if self.values is None or not isinstance(shadow, torch.Tensor):
-            return None
-        constant = self._constants.get(id(shadow))
-        if constant is not None:
-            return constant
-        return self.values.of(shadow, self._vars, self._keep, self.ops)
+    def _infer_from_values(
+        self,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        shadows: list[torch.Tensor],
+        error: Exception,
+    ) -> Any:
+        """The result of a call that needs values: of tensors that are given for numbers (`x.split([n, m])`), or all."""
+        found: list[torch.Tensor] = []
+
+        def exchange(value: Any) -> Any:
+            if isinstance(value, torch.Tensor):
+                number = self.number_in(value)
+                if number is not value:
+                    found.append(value)
+                return number
+            if type(value) in (tuple, list):
+                return type(value)(map(exchange, value))
+            return value
+
+        first = 0 if call_name(func) in _NUMBERS_ONLY else 1  # a method's own tensor is no number
+        numbers = (*args[:first], *map(exchange, args[first:]))
+        named = {name: exchange(value) for name, value in kwargs.items()}
+        if not found:
+            return self._run_with_values(func, args, kwargs, shadows, error)
+        shadows, key = [], [func]
+        numbers, _ = self._argument(numbers, shadows, key)
+        named, _ = self._argument(named, shadows, key)
+        return self._infer(func, numbers, named, shadows, key)
 
     def _run_with_values(
         self,

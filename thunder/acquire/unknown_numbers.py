@@ -51,6 +51,23 @@ class UnknownNumbers(ShadowTable):
             and not all(self.symbols.is_known(value) for value in values if isinstance(value, numbers[2:]))
         )
 
+    def number_in(self, value: Any) -> Any:
+        """The number that a tensor of one integer stands for, known or as a symbol; other values as they are."""
+        if not isinstance(value, torch.Tensor) or not may_be_an_index(value):
+            return value
+        shadow = value if id(value) in self._vars else self.shadow_of(value)
+        known = self._value(shadow)
+        if known is not None:
+            return int(known)
+        return self._unknown_number(shadow) if self._reads_unknown_numbers("item", shadow) else value
+
+    def _value(self, shadow: torch.Tensor) -> torch.Tensor | None:
+        """The value of a shadow that depends on small arguments only; they are guarded by value then."""
+        constant = self._constants.get(id(shadow))
+        if constant is not None or self.values is None:
+            return constant
+        return self.values.of(shadow, self._vars, self._keep, self.ops)
+
     def _read_number(self, name: str, shadow: torch.Tensor) -> tuple[Any] | None:
         """The answer to a call that reads values, in symbols; None where a value is needed."""
         if name in ("__bool__", "is_nonzero"):
@@ -120,3 +137,8 @@ class UnknownNumbers(ShadowTable):
     def _write(self, op: Op) -> None:
         op.location, op.scope = self.location(), self.scope
         self.ops.append(op)
+
+
+def may_be_an_index(tensor: torch.Tensor) -> bool:
+    """Whether PyTorch would take the tensor's value for a number of elements or a place."""
+    return tensor.numel() == 1 and not (tensor.is_floating_point() or tensor.is_complex())
