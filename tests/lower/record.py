@@ -112,7 +112,7 @@ def contexts_as_statements(recorder: Recorder) -> Iterator[None]:
     def enter(self):
         if isinstance(self, torch.autocast):
             arguments = (self.device, self.fast_dtype, self._enabled, self._cache_enabled)
-            context = amp._UnmanagedAutocast(*arguments)
+            context = getattr(amp, "_UnmanagedAutocast", torch.autocast)(*arguments)  # 2.11 has one class
             saved[0][1](context)
             target = amp._enter_autocast
         else:

@@ -284,7 +284,12 @@ def _is_too_small(
     transforms: Sequence[Callable[[Trace], Trace]],
     worthwhile_seconds: float,
 ) -> bool:
-    """Whether fusion is all that lowering is for here, and cannot gain what is worth its cost."""
+    """Whether fusion is all that lowering is for here, and cannot gain what is worth its cost.
+
+    What fusion gains is known for the CPU only; on other devices nothing is too small.
+    """
+    if any(isinstance(var.value, torch.Tensor) and var.value.device.type != "cpu" for var in trace.inputs):
+        return False
     if not any(executor.fuses for executor in executors) or any(level_of(t) == "aten" for t in transforms):
         return False
     return estimate_gain(trace, worthwhile_seconds) < worthwhile_seconds

@@ -130,6 +130,10 @@ class Replay:
 
     def _bind(self, result: Any, value: Any, op: Op) -> None:
         if isinstance(result, Var):
+            recorded = result.value
+            if isinstance(value, torch.Tensor) and (value.shape, value.dtype) != (recorded.shape, recorded.dtype):
+                # A decomposition of PyTorch's that does not answer as its operator does.
+                raise NotLowerable(f"lowered, {op.name} answers {value.dtype} {tuple(value.shape)}", op)
             self.values[id(result)] = value
         elif isinstance(result, (list, tuple)):
             if len(result) != len(value):
