@@ -197,7 +197,27 @@ def check_streams() -> dict[str, Any]:
                 found = model(x).clone()
             if not torch.allclose(found, expected, atol=1e-4):
                 wrong.append(call)
-    return {"wrong": wrong}
+    return {"wrong": wrong, "captures": replay_count(model), "notes": thunder.compile_stats(model).notes}
+
+
+def check_failed_capture() -> dict[str, Any]:
+    """A capture that fails is noted, the call is answered, and random numbers go on."""
+    calls = []
+
+    @torch.library.custom_op("gpu_generate::synchronise", mutates_args=())
+    def synchronise(x: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        return x * float(x.sum().item() > -1)
+
+    synchronise.register_fake(lambda x: torch.empty_like(x))
+    run = thunder.compile(lambda x: torch.ops.gpu_generate.synchronise(x) + 1, recipe="auto")
+    x, wrong = torch.ones(4, device=DEVICE), []
+    with torch.no_grad():
+        for call in range(4):
+            if not torch.equal(run(x), x + 1):
+                wrong.append(call)
+    torch.randn(4, device=DEVICE)
+    return {"wrong": wrong, "notes": thunder.compile_stats(run).notes}
 
 
 GRAPH_CHECKS = (
@@ -208,6 +228,7 @@ GRAPH_CHECKS = (
     check_random,
     check_training,
     check_streams,
+    check_failed_capture,
 )
 
 
@@ -383,6 +404,7 @@ def main() -> None:
     if {"generate", "forward", "profile"} & set(parts):
         model = large_model(arguments.layers)
         compiled = thunder.compile(model)
+        torch.cuda.synchronize()
         if "generate" in parts:
             run_part(report, "generate_100_tokens", lambda: time_generate(model, compiled, arguments))
             save()

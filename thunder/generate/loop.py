@@ -217,3 +217,4 @@ class _Loop:
             tokens = torch.where(state.unfinished == 1, tokens, sampling.pad)
             state.unfinished.mul_(~(tokens[:, None] == self._chooser.eos).any(dim=-1))
         state.sequence[:, column] = tokens
+        state.token.copy_(tokens[:, None])

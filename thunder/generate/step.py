@@ -37,6 +37,7 @@ class State:
     Attributes:
         cache: keys and values.
         sequence: int64 [batch, capacity + 1], the tokens.
+        token: int64 [batch, 1], the last of them, which goes through the model next.
         column: int64 [1], column of `sequence` for the first generated token.
         slot: int64 [1], place in the cache of the first generated token.
         position: int64 [batch, 1], position of the first generated token.
@@ -49,6 +50,7 @@ class State:
     def __init__(self, batch: int, layers: int, capacity: int, device: torch.device, *, padded: bool) -> None:
         self.cache = DecodeCache(layers, capacity)
         self.sequence = torch.zeros(batch, capacity + 1, dtype=torch.long, device=device)
+        self.token = torch.zeros(batch, 1, dtype=torch.long, device=device)
         self.column = torch.zeros(1, dtype=torch.long, device=device)
         self.slot = torch.zeros(1, dtype=torch.long, device=device)
         self.position = torch.zeros(batch, 1, dtype=torch.long, device=device)
@@ -68,7 +70,8 @@ class Chooser:
 
     def choose(self, state: State, logits: torch.Tensor, column: torch.Tensor) -> None:
         """Writes the tokens chosen from `logits` [batch, vocabulary] to `column` [1] of the sequences."""
-        scores = logits.to(torch.float32)
+        # The largest of 16-bit numbers is the largest of the same numbers in 32 bits.
+        scores = logits.to(torch.float32) if self.processors or self.sampling.do_sample else logits
         for processor in self.processors:
             scores = processor(state.sequence, scores)
         tokens = draw(scores) if self.sampling.do_sample else torch.argmax(scores, dim=-1)
@@ -76,6 +79,7 @@ class Chooser:
             tokens = torch.where(state.unfinished == 1, tokens, self.sampling.pad)
             ended = (tokens[:, None] == self.eos).any(dim=-1)
             state.unfinished.copy_(state.unfinished * ~ended)
+        state.token.copy_(tokens[:, None])
         state.sequence.index_copy_(1, column, tokens[:, None])
 
 
@@ -105,9 +109,8 @@ def prompt_logits(model: Any, state: State, prompt: Prompt, patterns: Any, *, ke
 
 def next_logits(model: Any, state: State, patterns: Any) -> torch.Tensor:
     """Runs the last token of the sequences; the logits after it, [batch, vocabulary]."""
-    ids = state.sequence.index_select(1, state.column + state.step)
     slots, positions = state.slot + state.step, state.position + state.step
-    return _forward(model, state, ids, slots, positions, patterns, None)[:, -1]
+    return _forward(model, state, state.token, slots, positions, patterns, None)[:, -1]
 
 
 def _forward(

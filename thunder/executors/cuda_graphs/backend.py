@@ -66,6 +66,7 @@ class CudaGraphs:
     def __init__(self) -> None:
         self._streams: dict[torch.device, torch.cuda.Stream] = {}
         self._pools: dict[torch.device, Any] = {}
+        self._keepers: list[torch.cuda.CUDAGraph] = []
         self._last: dict[torch.device, torch.cuda.Stream] = {}
 
     def new_pool(self, device: torch.device) -> Any:
@@ -76,7 +77,19 @@ class CudaGraphs:
         pool = self._pools.get(device)
         if pool is None:
             pool = self._pools[device] = self.new_pool(device)
+            # A pool whose last graph has died cannot be used again: this one lives as long as the process.
+            self._keepers.append(self._small_graph(device, pool))
         return pool
+
+    def _small_graph(self, device: torch.device, pool: Any) -> torch.cuda.CUDAGraph:
+        """A graph that changes one number."""
+        graph, number = torch.cuda.CUDAGraph(), torch.zeros(1, device=device)
+        torch.cuda.synchronize(device)
+        with torch.cuda.device(device), torch.cuda.stream(self._stream(device)):
+            graph.capture_begin(pool=pool, capture_error_mode="thread_local")
+            number.add_(1)
+            graph.capture_end()
+        return graph
 
     def warm_up(self, function: Callable[[], Result], device: torch.device) -> Result:
         stream, current = self._stream(device), torch.cuda.current_stream(device)
@@ -93,15 +106,27 @@ class CudaGraphs:
         graph = torch.cuda.CUDAGraph()
         torch.cuda.synchronize(device)
         with torch.cuda.device(device), torch.cuda.stream(self._stream(device)), _collection_paused():
-            # Other threads may go on allocating memory meanwhile: only what this thread does can spoil the capture.
-            graph.capture_begin(pool=pool, capture_error_mode="thread_local")
             try:
-                results = function()
+                # Other threads may allocate memory meanwhile: only what this thread does can spoil the capture.
+                graph.capture_begin(pool=pool, capture_error_mode="thread_local")
+                try:
+                    results = function()
+                except BaseException:
+                    _abandon(graph)
+                    raise
+                graph.capture_end()
             except BaseException:
-                _abandon(graph)
+                self._end_generators_capture(device)
                 raise
-            graph.capture_end()
         return graph, results
+
+    def _end_generators_capture(self, device: torch.device) -> None:
+        """A capture that fails leaves the random number generator in the state of a capture; one that succeeds does
+        not."""
+        try:
+            self._small_graph(device, self.new_pool(device))
+        except RuntimeError:
+            pass  # the device is beyond help: the error to report is the first one
 
     def order_after_others(self, device: torch.device) -> None:
         current = torch.cuda.current_stream(device)
