@@ -96,6 +96,8 @@ ROWS = {
     "module of the standard library": ["-m", "calendar", "2024", "2"],
     "syntax error": ["-c", "print("],
     "stdin": ["-"],
+    "options": ["-W", "error", "-OBu", "-c", "import sys; print(sys.orig_argv[1:], sys.flags.optimize); assert 0"],
+    "version": ["-V"],
     "attached": ["-mcalendar", "2024", "3"],
     "directory": ["package"],
     "archive": ["package.pyz"],

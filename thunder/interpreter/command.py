@@ -22,8 +22,10 @@ from .interpreter import Interpreter
 from .lookasides.programs import NATIVE_CALLS_PER_CALL
 from .tracebacks import without_internal_frames
 
-_USAGE = "usage: python -m thunder.interpreter [-m MODULE | -c CODE | FILE | -] [ARGS...]"
-_OPTIONS = "Python's own options go before -m: python -W error -m thunder.interpreter ..."
+_USAGE = "usage: python -m thunder.interpreter [OPTIONS] [-m MODULE | -c CODE | FILE | -] [ARGS...]"
+_OPTIONS = "OPTIONS are Python's own: -b -B -d -E -I -O -P -q -s -S -u -v -W ARG -x -X ARG"
+_FLAGS = frozenset("bBdEIOPqsSuvx")
+_OPTIONS_WITH_ARGUMENT = ("-W", "-X")
 STACK_BYTES = 512 * 2**20
 # What Python has imported when a program starts (and `threading`, which must exist once).
 _MODULES_OF_THE_START = {
@@ -104,7 +106,7 @@ def run_program(interp: Interpreter, arguments: list[str]) -> None:
         if len(arguments) < 2:
             raise UsageError(f"Argument expected for the {first} option\n{_USAGE}")
     elif first.startswith("-") and first != "-":
-        raise UsageError(f"Unknown option: {first}\n{_USAGE}\n{_OPTIONS}")
+        raise UsageError(f"Unknown option: {first[:2]}\n{_USAGE}\n{_OPTIONS}")
     if first == "-m":
         sys.argv[:] = ["-m", *arguments[2:]]
         sys.path.insert(0, os.getcwd())
@@ -154,6 +156,20 @@ def _is_archive(path: str) -> bool:
         return False
 
 
+def _split_options(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Python's own options in front, and the rest."""
+    position = 0
+    while position < len(arguments):
+        argument = arguments[position]
+        if argument[:2] in _OPTIONS_WITH_ARGUMENT:
+            position += 2 if len(argument) == 2 else 1
+        elif argument[:1] == "-" and len(argument) > 1 and _FLAGS.issuperset(argument[1:]):
+            position += 1
+        else:
+            break
+    return arguments[:position], arguments[position:]
+
+
 def _die_of_interrupt() -> None:
     """Ends the process as an uncaught KeyboardInterrupt does: by the signal, after the program has cleaned up."""
     threading = sys.modules.get("threading")
@@ -196,6 +212,13 @@ def main(arguments: list[str]) -> None:
     if arguments[:1] in (["-h"], ["--help"]):
         print(_USAGE, _OPTIONS, sep="\n")
         return
+    if arguments[:1] in (["-V"], ["--version"]):
+        print("Python", sys.version.split()[0])
+        return
+    options, arguments = _split_options(arguments)
+    if options:  # they concern a whole process: this one starts again with them
+        package = __name__.rpartition(".")[0]
+        os.execv(sys.executable, [sys.executable, *options, "-m", package, *arguments])
     if sys.path and not os.environ.get("PYTHONSAFEPATH"):
         del sys.path[0]  # where `python -m` looked for the interpreter
     raise_native_limits()
