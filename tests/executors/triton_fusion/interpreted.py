@@ -60,7 +60,7 @@ def error(value: torch.Tensor, reference: torch.Tensor) -> float:
     if not torch.equal(value[~finite], reference[~finite]):
         return float("inf")
     value, reference = value[finite], reference[finite]
-    return float((value - reference).norm() / reference.norm().clamp_min(1e-3))
+    return float(((value - reference).norm() / reference.norm().clamp_min(1e-3)).detach())
 
 
 def run(program: Program, executor: TritonExecutor) -> dict[str, Any]:
@@ -88,7 +88,7 @@ def run(program: Program, executor: TritonExecutor) -> dict[str, Any]:
         worthwhile_seconds=0.0,
     )
     call = acquired.link(compiled.run, check=False)
-    ours, gradients = results(lambda *values: call(values, {})[1], arguments, tangents)
+    ours, gradients = results(lambda *values: call(values, {})[0], arguments, tangents)
     kernels = [
         region.implementation
         for trace in (compiled.forward_traces[-1], *compiled.backward_traces[-1:])

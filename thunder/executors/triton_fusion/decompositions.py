@@ -64,12 +64,19 @@ def _narrow(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return tensor if dtype is tensor.dtype else aten._to_copy.default(tensor, dtype=dtype)
 
 
+def _contiguous(tensor: torch.Tensor) -> torch.Tensor:
+    """In the layout that PyTorch's own operator gives its result."""
+    if tensor.is_contiguous():
+        return tensor
+    return aten.clone.default(tensor, memory_format=torch.contiguous_format)
+
+
 def _softmax(tensor: torch.Tensor, dim: int, half_to_float: bool) -> torch.Tensor:
     if tensor.dim() == 0 or tensor.numel() == 0:
         return NotImplemented
     wide = _wide(tensor)
     powers = aten.exp.default(aten.sub.Tensor(wide, aten.amax.default(wide, [dim], True)))
-    result = aten.div.Tensor(powers, aten.sum.dim_IntList(powers, [dim], True))
+    result = _contiguous(aten.div.Tensor(powers, aten.sum.dim_IntList(powers, [dim], True)))
     return _narrow(result, torch.float32 if half_to_float else tensor.dtype)
 
 
@@ -79,7 +86,7 @@ def _log_softmax(tensor: torch.Tensor, dim: int, half_to_float: bool) -> torch.T
     wide = _wide(tensor)
     shifted = aten.sub.Tensor(wide, aten.amax.default(wide, [dim], True))
     total = aten.log.default(aten.sum.dim_IntList(aten.exp.default(shifted), [dim], True))
-    return _narrow(aten.sub.Tensor(shifted, total), torch.float32 if half_to_float else tensor.dtype)
+    return _narrow(_contiguous(aten.sub.Tensor(shifted, total)), torch.float32 if half_to_float else tensor.dtype)
 
 
 def _native_layer_norm(

@@ -16,8 +16,8 @@ def _elementwise(function: Callable[..., Any]) -> Callable[..., Any]:
         values = [argument.handle.data if isinstance(argument, tl.core.tensor) else argument for argument in arguments]
         with numpy.errstate(all="ignore"):
             result = function(*values).astype(first.handle.data.dtype)
-        shape = list(result.shape)
-        kind = tl.block_type(first.type.scalar, shape) if shape else first.type.scalar
+        is_block = any(argument.type.is_block() for argument in arguments if isinstance(argument, tl.core.tensor))
+        kind = tl.block_type(first.type.scalar, list(result.shape)) if is_block else first.type.scalar
         return tl.core.tensor(TensorHandle(result, first.handle.dtype), kind)
 
     return apply

@@ -1,0 +1,167 @@
+"""Generated Triton kernels: values in Triton's interpreter, compilation for several GPUs, caching.
+
+The interpreter has to be chosen before Triton is imported, so programs run in a process of their own
+(`interpreted.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("triton")
+
+sys.path.insert(0, str(Path(__file__).parent))
+from programs import programs
+
+from thunder.executors.triton_fusion import binaries as cache
+from thunder.executors.triton_fusion.source import KernelSource
+
+HERE = Path(__file__).parent
+RANDOM_PROGRAMS = 40
+
+
+def interpreted(directory: Path, *arguments: str) -> dict[str, Any]:
+    """What `interpreted.py` finds."""
+    path = directory / "results.json"
+    environment = {
+        **os.environ,
+        "TRITON_INTERPRET": "1",
+        "THUNDER_CACHE_DIR": str(directory),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(HERE.parents[2]),
+    }
+    subprocess.run(
+        [sys.executable, str(HERE / "interpreted.py"), *arguments, str(path)],
+        env=environment, check=True, timeout=600, capture_output=True, text=True,
+    )  # fmt: skip
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+@pytest.fixture(scope="module")
+def typical(tmp_path_factory):
+    return interpreted(tmp_path_factory.mktemp("typical"), "typical")
+
+
+@pytest.fixture(scope="module")
+def random_programs(tmp_path_factory):
+    return interpreted(tmp_path_factory.mktemp("random"), "random", "0", str(RANDOM_PROGRAMS))
+
+
+def check(found: dict[str, Any]) -> None:
+    """As near to float64 as eager PyTorch is, up to the interpreter's truncation to bfloat16."""
+    assert "failure" not in found, found["failure"]
+    assert not found["notes"]
+    assert len(found["errors"]) == len(found["eager_errors"])
+    for error, eager in zip(found["errors"], found["eager_errors"]):
+        assert error <= max(3 * eager, 6e-3 if max(found["eager_errors"]) > 1e-4 else 2e-6)
+    assert all(found["same_types"])
+
+
+@pytest.mark.parametrize("name", programs())
+def test_values_and_gradients(typical, name):
+    check(typical[name])
+    assert typical[name]["kernels"]
+
+
+@pytest.mark.parametrize("seed", range(RANDOM_PROGRAMS))
+def test_random_programs(random_programs, seed):
+    check(random_programs[str(seed)])
+
+
+@pytest.mark.parametrize(
+    ("name", "forward", "backward"),
+    [
+        ("rms_norm", 1, 2),
+        ("layer_norm", 1, 2),
+        ("softmax with mask", 1, 1),
+        ("swiglu", 1, 1),
+        ("rotary", 2, 2),
+        ("bias and gelu", 1, 1),
+    ],
+)
+def test_typical_regions_are_one_kernel_each(typical, name, forward, backward):
+    assert len(typical[name]["kernels"]) == forward + backward
+
+
+def test_softmax_of_long_rows_reads_them_twice(typical):
+    source = typical["softmax of long rows"]["sources"][0]["text"]
+    assert source.count("for start in range") == 2
+
+
+def sources(found: dict[str, Any]) -> list[KernelSource]:
+    distinct = {}
+    for row in found.values():
+        for fields in row["sources"]:
+            fields = {**fields, "signature": tuple(map(tuple, fields["signature"]))}
+            source = KernelSource(**fields)
+            distinct[source.key] = source
+    return list(distinct.values())
+
+
+def compile_all(chosen: list[KernelSource], architecture: int) -> dict[str, Counter[str]]:
+    """Memory instructions and spilled bytes of each kernel's machine code."""
+    found = {}
+    for source in chosen:
+        compiled = cache.compile_for(source, architecture)
+        counts: Counter[str] = Counter(re.findall(r"\b(?:ld|st)\.global\.(?:v\d\.)?b\d+", compiled.asm["ptx"]))
+        counts["spilled"] = len(re.findall(r"\.local\b", compiled.asm["ptx"]))
+        found[source.name] = counts
+    return found
+
+
+@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter was chosen for this process")
+@pytest.mark.parametrize("name", ["rms_norm", "rotary", "softmax of long rows", "layer_norm", "embedding"])
+def test_kernels_compile(typical, name, tmp_path, monkeypatch):
+    monkeypatch.setenv("THUNDER_CACHE_DIR", str(tmp_path))
+    for counts in compile_all(sources({name: typical[name]}), 90).values():
+        assert counts["spilled"] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter was chosen for this process")
+@pytest.mark.parametrize("architecture", [80, 90, 100])
+def test_every_kernel_compiles(typical, random_programs, architecture, tmp_path, monkeypatch):
+    monkeypatch.setenv("THUNDER_CACHE_DIR", str(tmp_path))
+    for counts in compile_all(sources({**typical, **random_programs}), architecture).values():
+        assert counts["spilled"] == 0
+
+
+@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter was chosen for this process")
+def test_binaries_are_kept_and_damaged_ones_made_again(typical, tmp_path, monkeypatch):
+    monkeypatch.setenv("THUNDER_CACHE_DIR", str(tmp_path))
+    source = sources({"swiglu": typical["swiglu"]})[0]
+    renamed = KernelSource(source.name, source.text + "# a comment\n", source.signature, source.warps)
+    store = cache.BinaryCache()
+    first, second = store.compile([source, renamed], 90)
+    assert first is second
+    code = Path(first.path).read_bytes()
+    made = []
+    original = cache._compile
+    monkeypatch.setattr(cache, "_compile", lambda *arguments: made.append(1) or original(*arguments))
+    assert cache.BinaryCache().compile([source], 90) == [first]
+    assert not made
+    Path(first.path).write_bytes(code[:100])
+    assert cache.BinaryCache().compile([source], 90) == [first]
+    assert made
+    assert Path(first.path).read_bytes() == code
+    Path(first.path).with_suffix(".json").write_text("{")
+    assert cache.BinaryCache().compile([source], 90) == [first]
+
+
+def test_sources_in_the_cache_are_compared_before_use(tmp_path, monkeypatch):
+    monkeypatch.setenv("THUNDER_CACHE_DIR", str(tmp_path))
+    source = KernelSource("copy", "text = 1\n", (), 4)
+    path = Path(cache.source_path(source))
+    assert path.read_text() == "text = 1\n"
+    path.write_text("text = 2\n")
+    assert Path(cache.source_path(source)).read_text() == "text = 1\n"
