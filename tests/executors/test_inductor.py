@@ -124,3 +124,14 @@ def test_inductor_takes_runs_of_operations_around_others():
     assert not inductor.can_execute(ops[1]) and inductor.can_execute(ops[0])
     assert resolve_executors(["inductor"])[-1].can_execute(ops[1])
     torch.testing.assert_close(region(torch.ones(4))[0], torch.ones(4).sin() * 2)
+
+
+def test_several_random_operations_draw_the_numbers_that_eager_draws():
+    torch.manual_seed(0)
+    layer = torch.nn.TransformerEncoderLayer(8, 2, 16, dropout=0.2, batch_first=True)
+    names, parameters = zip(*layer.named_parameters())
+
+    def program(x, *values):
+        return torch.func.functional_call(layer, dict(zip(names, values)), (x,))
+
+    check(program, tensor(2, 5, 8), *parameters, executors=("inductor",), seed=7)

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from thunder import _torch_compat
 from thunder.lower.limits import NotLowerable
-from thunder.lower.operators import IDENTITIES, aten, is_composite, is_random_operator, is_uninitialised
+from thunder.lower.operators import IDENTITIES, aten, is_composite, is_random_operator, is_uninitialised, is_view
 from thunder.trace import Namer, Op, Var
 
 Decompositions = Mapping[Callable[..., Any], Callable[..., Any]]
@@ -149,10 +149,19 @@ class AtenRecorder(TorchDispatchMode):
 
         The in-place form draws numbers in the order of the memory, the other in the order of the indices.
         """
-        var = self._vars.get(id(tensor))
-        maker = next((op for op in reversed(self.ops) if op.result is var), None)
         filled = self.source is not None and self.source.name == "bernoulli_"
+        maker = self._maker(tensor)
         return filled or (maker is not None and is_uninitialised(maker))
+
+    def _maker(self, tensor: torch.Tensor) -> Op | None:
+        """The operation that made the memory of a tensor; None when it comes from outside."""
+        var = self._vars.get(id(tensor))
+        for op in reversed(self.ops):
+            if op.result is var:
+                if not is_view(op):
+                    return op
+                var = op.args[0]  # `empty_like`, decomposed, is a view of `empty`
+        return None
 
     def _arguments(self, structure: Any) -> Any:
         if isinstance(structure, torch.Tensor):
