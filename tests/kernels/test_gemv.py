@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.kernels.comparison import assert_as_exact
+from tests.kernels.comparison import TOLERANCE, assert_as_exact, relative_error, wide
 from thunder.kernels import gemv, merged_linear
 from thunder.kernels.placement import merged
 
@@ -70,3 +70,20 @@ def test_the_reference_is_used_on_cpu_tensors_without_the_interpreter(monkeypatc
     monkeypatch.setattr(gemv, "runs_triton", lambda tensor: False)
     x, weight = torch.randn(2, 8), torch.randn(3, 8)
     torch.testing.assert_close(gemv.gemv(x, weight), torch.nn.functional.linear(x, weight))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("block_n, gated", [(1, False), (2, True), (4, False)])
+def test_the_resident_kernel(dtype, block_n, gated):
+    torch.manual_seed(0)
+    n, k = 9, 150
+    x, norm = torch.randn(1, k, dtype=dtype), torch.randn(k, dtype=dtype)
+    weight, up = torch.randn(n, k, dtype=dtype) / k**0.5, torch.randn(n, k, dtype=dtype) / k**0.5
+    bias, residual = (None, None) if gated else (torch.randn(n, dtype=dtype), torch.randn(1, n, dtype=dtype))
+    plan = gemv.Plan(block_n, 0, 1, resident=1)
+    out = gemv.launch(x, weight, up if gated else None, bias, residual, norm, 1e-6, "silu", plan=plan)
+    if gated:
+        exact = gemv.gemv_gated_reference(*wide((x, weight, up, norm)))
+    else:
+        exact = gemv.gemv_reference(*wide((x, weight, bias, residual, norm)), 1e-6, "silu")
+    assert relative_error(out, exact) <= TOLERANCE[dtype]

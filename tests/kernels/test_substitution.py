@@ -51,7 +51,7 @@ def test_a_decoding_step_of_hugging_face(qwen2, padded):
             out = compiled(input_ids=ids[:, :1], past_key_values=copy.deepcopy(cache), **options).logits
     torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
     names = called(compiled)
-    layer = ["merged_linear", "decode_attention", "gemv", "gemv_gated", "gemv"]
+    layer = ["merged_linear", "rope", "rope", "decode_attention", "gemv", "gemv_gated", "gemv"]
     assert names == [*layer, *layer, "rms_norm", "gemv"]
     attention = model.model.layers[0].self_attn
     weights = [attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight]
@@ -243,3 +243,77 @@ def test_wrong_options_are_refused():
         unregister_kernel("nothing")
     with pytest.raises(OptionError, match="always"), kernel_mode("sometimes"):
         pass
+
+
+def litgpt_rope(x, cos, sin):
+    half = x.size(-1) // 2
+    rotated = torch.cat((-x[..., half:], x[..., :half]), dim=-1)
+    return (x * cos.unsqueeze(1) + rotated * sin.unsqueeze(1)).to(dtype=x.dtype)
+
+
+def hugging_face_rope(x, cos, sin):
+    cos, sin = cos.unsqueeze(1).to(x.dtype), sin.unsqueeze(1).to(x.dtype)
+    rotated = torch.cat((-x[..., x.shape[-1] // 2 :], x[..., : x.shape[-1] // 2]), dim=-1)
+    return (x * cos) + (rotated * sin)
+
+
+@pytest.mark.parametrize("function", [litgpt_rope, hugging_face_rope])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_spellings_of_rope(function, dtype):
+    x = torch.randn(2, 5, 3, 8, dtype=dtype, requires_grad=True).transpose(1, 2)
+    cos, sin = torch.randn(2, 1, 5, 8)
+    compiled = compile_with_kernels(function)
+    with kernel_mode("always"):
+        out = compiled(x, cos, sin)
+    assert called(compiled) == ["rope"]
+    torch.testing.assert_close(out, function(x, cos, sin), rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("activation", [F.silu, F.gelu])
+def test_gates(activation):
+    gate, up = torch.randn(3, 8, requires_grad=True), torch.randn(3, 8)
+    compiled = compile_with_kernels(lambda gate, up: activation(gate) * up)
+    with kernel_mode("always"):
+        out = compiled(gate, up)
+    assert called(compiled) == ["gated_activation"]
+    torch.testing.assert_close(out, activation(gate) * up)
+
+
+def test_layer_norm_and_the_addition_before_it():
+    norm = torch.nn.LayerNorm(16)
+    compiled = compile_with_kernels(lambda r, x: norm(r + x))
+    arguments = torch.randn(4, 16), torch.randn(4, 16)
+    with kernel_mode("always"):
+        torch.testing.assert_close(compiled(*arguments), norm(sum(arguments)))
+    assert called(compiled) == ["add_layer_norm"]
+
+
+@pytest.mark.parametrize("returns_logits", [True, False])
+def test_training_of_hugging_face(qwen2, returns_logits):
+    model, plain = copy.deepcopy(qwen2).train(), copy.deepcopy(qwen2).train()
+    ids = torch.randint(0, 97, (2, 10))
+
+    def step(model, ids):
+        out = model(input_ids=ids, labels=ids, use_cache=False)
+        return (out.loss, out.logits) if returns_logits else (out.loss,)
+
+    compiled = compile_with_kernels(lambda ids: step(model, ids))
+    with kernel_mode("always"):
+        found = compiled(ids)
+        expected = step(plain, ids)
+        torch.testing.assert_close(found, expected)
+        found[0].backward()
+        expected[0].backward()
+    last = "logits_and_loss" if returns_logits else "linear_cross_entropy_loss"
+    names = [op.name.removesuffix(".default") for op in last_torch_trace(compiled).ops]
+    layer = ["rms_norm", "rope", "rope", "add_rms_norm", "gated_activation"]
+    kernels = ("embedding", "rms_norm", "add_rms_norm", "rope", "gated_activation", last)
+    assert [name for name in names if name in kernels] == [
+        "embedding", *layer, "add_rms_norm", *layer[1:], "add_rms_norm", last,
+    ]  # fmt: skip
+    for (name, mine), theirs in zip(model.named_parameters(), plain.parameters()):
+        torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def last_torch_trace(compiled):
+    return [trace for trace in thunder.last_traces(compiled) if trace.history[0].startswith("acquired")][-1]

@@ -154,7 +154,7 @@ def _compile(
     verify(computation, "acquisition")
     stages = [computation, *apply_transforms(computation, transforms, "torch")]
     if executors[0].name != "eager":
-        stages += use_kernels(stages[-1])
+        stages += use_kernels(stages[-1], is_fused=any(executor.fuses for executor in executors))
     claimed = claim_torch_operations(stages[-1], executors)
     if claimed is not stages[-1]:
         stages.append(claimed)

@@ -7,9 +7,11 @@ with h = x, or, when `norm_weight` is given, h = x * norm_weight / sqrt(mean(x^2
 
     x: [..., K] with 1 to 8 rows    weight, gate, up: [N, K]    bias: [N]    residual, out: [..., N]
 
-Products are added up in float32.  A program computes BLOCK_N outputs of every row and walks along K in steps of
-BLOCK_K, so that a warp reads whole cache lines of a row of the weight.  The norm's factor is one number for each row
-of x, known at the end of the walk: normalising costs no second pass.
+Products are added up in float32.  There are two kernels.  In the walking one, a program computes BLOCK_N outputs of
+every row and walks along K in steps of BLOCK_K, so that a warp reads whole cache lines of a row of the weight; the
+norm's factor is one number for each row of x, known at the end of the walk.  In the resident one, for one row of at
+most `LONGEST_RESIDENT` elements, a program holds the normalised x in registers and goes through many blocks of rows of
+the weight: x, which all programs read, and the norm are then read seldom.
 
 These are for inference: they have no gradient.
 """
@@ -17,6 +19,7 @@ These are for inference: they have no gradient.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Optional
 
 import torch
@@ -24,10 +27,12 @@ import triton
 import triton.language as tl
 from torch.nn import functional as F
 
-from thunder.kernels.launch import as_rows, empty_contiguous, rows_of, runs_triton
+from thunder.kernels.launch import as_rows, empty_contiguous, multiprocessor_count, rows_of, runs_triton
 from thunder.kernels.registry import register_library_kernel
 
 MOST_ROWS = 8
+FASTEST_ROWS = 1  # on more rows than these, cuBLAS was faster on an H100
+LONGEST_RESIDENT = 4096
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "none": lambda x: x,
     "silu": F.silu,
@@ -105,14 +110,67 @@ def _gemv_kernel(
     tl.store(out_ptr + m[:, None] * out_stride + n[None, :], result.to(out_ptr.dtype.element_ty), mask=mask)
 
 
-def choose_blocks(rows: int, n: int, k: int, *, gated: bool) -> tuple[int, int, int]:
-    """(BLOCK_N, BLOCK_K, warps): what was fastest on an H100 for weights from 1536 x 1536 to 151936 x 4096."""
+@triton.jit
+def _resident_kernel(
+    x_ptr, weight_ptr, up_ptr, bias_ptr, residual_ptr, norm_ptr, out_ptr, N, weight_stride, up_stride, eps,
+    K: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, EVEN_N: tl.constexpr,
+    GATED: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, HAS_NORM: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+):  # fmt: skip
+    k = tl.arange(0, BLOCK_K)
+    x = tl.load(x_ptr + k, mask=k < K, other=0.0).to(tl.float32)
+    if HAS_NORM:
+        x *= tl.rsqrt(tl.sum(x * x, axis=0) / K + eps)
+        x *= tl.load(norm_ptr + k, mask=k < K, other=0.0).to(tl.float32)
+    for block in range(tl.program_id(0), tl.cdiv(N, BLOCK_N), tl.num_programs(0)):
+        n = block * BLOCK_N + tl.arange(0, BLOCK_N)
+        if EVEN_N:
+            mask = (k < K)[None, :]
+        else:
+            mask = (n < N)[:, None] & (k < K)[None, :]
+        place = weight_ptr + n.to(tl.int64)[:, None] * weight_stride + k[None, :]
+        weight = tl.load(place, mask=mask, other=0.0, eviction_policy="evict_first")
+        if GATED:
+            place = up_ptr + n.to(tl.int64)[:, None] * up_stride + k[None, :]
+            up = tl.load(place, mask=mask, other=0.0, eviction_policy="evict_first")
+        result = tl.sum(weight.to(tl.float32) * x[None, :], axis=1)
+        if HAS_BIAS:
+            result += tl.load(bias_ptr + n, mask=n < N, other=0.0).to(tl.float32)
+        result = activate(result, ACTIVATION)
+        if GATED:
+            result *= tl.sum(up.to(tl.float32) * x[None, :], axis=1)
+        if HAS_RESIDUAL:
+            result += tl.load(residual_ptr + n, mask=n < N, other=0.0).to(tl.float32)
+        tl.store(out_ptr + n, result.to(out_ptr.dtype.element_ty), mask=n < N)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a launch is divided into programs.
+
+    Attributes:
+        block_n, block_k, warps: of a program; the resident kernel has all of K in a block.
+        resident: programs a multiprocessor for the resident kernel; 0 for the walking one.
+    """
+
+    block_n: int
+    block_k: int
+    warps: int
+    resident: int = 0
+
+
+def choose_plan(rows: int, n: int, k: int, *, gated: bool) -> Plan:
+    """What was fastest on an H100 for the weights of models of 1.5 and 8 billion parameters."""
+    if rows == 1:
+        if k >= 8192:
+            return Plan(1 if n <= 2048 else 2, 1024, 4)
+        several = n >= 65536 or (gated and k > 2048)
+        return Plan(2 if several else 1, 512, 2)
     padded = triton.next_power_of_2(rows)
-    block_n = 1 if gated else 2
     block_k = min(1024, triton.next_power_of_2(k))
-    while padded * block_n * block_k * (2 if gated else 1) > 8192 and block_k > 256:
+    while padded * 2 * block_k * (2 if gated else 1) > 8192 and block_k > 256:
         block_k //= 2
-    return block_n, block_k, 4
+    return Plan(2, block_k, 4)
 
 
 def launch(
@@ -125,14 +183,14 @@ def launch(
     eps: float,
     activation: str,
     out: torch.Tensor | None = None,
-    blocks: tuple[int, int, int] | None = None,
+    plan: Plan | None = None,
 ) -> torch.Tensor:
     """Runs the kernel.
 
     Args:
         x, weight, up, bias, residual, norm_weight, eps, activation: see the module's docstring.
         out: where the result goes: a matrix with a row for each row of x, elements side by side.
-        blocks: see `choose_blocks`.
+        plan: in place of the one that `choose_plan` makes.
     """
     n, k = weight.shape
     matrix = as_rows(x)
@@ -140,16 +198,29 @@ def launch(
     if out is None:
         out = empty_contiguous(x, (*x.shape[:-1], n))
     residual_rows = as_rows(residual) if residual is not None else matrix
-    block_n, block_k, warps = blocks or choose_blocks(rows, n, k, gated=up is not None)
-    _gemv_kernel[(triton.cdiv(n, block_n),)](
+    plan = plan or choose_plan(rows, n, k, gated=up is not None)
+    tensors = (
         matrix, weight, up if up is not None else weight, bias if bias is not None else x, residual_rows,
         norm_weight if norm_weight is not None else x, out,
-        rows, n, matrix.stride(0), weight.stride(0), up.stride(0) if up is not None else 0,
+    )  # fmt: skip
+    up_stride = up.stride(0) if up is not None else 0
+    blocks = triton.cdiv(n, plan.block_n)
+    flags = {
+        "GATED": up is not None, "HAS_BIAS": bias is not None, "HAS_RESIDUAL": residual is not None,
+        "HAS_NORM": norm_weight is not None, "ACTIVATION": activation,
+    }  # fmt: skip
+    if plan.resident:
+        programs = min(blocks, plan.resident * multiprocessor_count(x.device))
+        _resident_kernel[(programs,)](
+            *tensors, n, weight.stride(0), up_stride, eps, K=k, BLOCK_N=plan.block_n,
+            BLOCK_K=triton.next_power_of_2(k), EVEN_N=n % plan.block_n == 0, **flags, num_warps=plan.warps,
+        )  # fmt: skip
+        return out
+    _gemv_kernel[(blocks,)](
+        *tensors, rows, n, matrix.stride(0), weight.stride(0), up_stride,
         residual_rows.stride(0), out.stride(-2) if out.dim() > 1 else n, eps,
-        K=k, ROWS=triton.next_power_of_2(rows), BLOCK_N=block_n, BLOCK_K=block_k,
-        EVEN_N=n % block_n == 0, EVEN_K=k % block_k == 0,
-        GATED=up is not None, HAS_BIAS=bias is not None, HAS_RESIDUAL=residual is not None,
-        HAS_NORM=norm_weight is not None, ACTIVATION=activation, num_warps=warps,
+        K=k, ROWS=triton.next_power_of_2(rows), BLOCK_N=plan.block_n, BLOCK_K=plan.block_k,
+        EVEN_N=n % plan.block_n == 0, EVEN_K=k % plan.block_k == 0, **flags, num_warps=plan.warps,
     )  # fmt: skip
     return out
 
@@ -239,11 +310,12 @@ def gemv_gated_reference(
 
 
 def is_supported(x: torch.Tensor, *weights: torch.Tensor) -> bool:
-    """Whether the kernels take these: few rows, 16-bit (on the CPU any floating point) types, rows side by side."""
+    """Whether the kernels are used on these: few rows, 16-bit (on the CPU any) types, elements side by side."""
+    most_rows = FASTEST_ROWS if x.is_cuda else MOST_ROWS
     types = (torch.bfloat16, torch.float16) if x.is_cuda else (torch.bfloat16, torch.float16, torch.float32)
     return (
         x.dim() >= 1
-        and 1 <= rows_of(x) <= MOST_ROWS
+        and 1 <= rows_of(x) <= most_rows
         and x.dtype in types
         and not x.requires_grad
         and all(w.dtype is x.dtype and w.dim() == 2 and w.stride(1) == 1 and w.device == x.device for w in weights)

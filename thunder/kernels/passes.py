@@ -14,7 +14,7 @@ from thunder.kernels.substitute import substitute_kernels
 from thunder.kernels.use_gemv import use_gemv
 from thunder.trace import Trace
 
-KERNEL_PASSES: tuple[Callable[[Trace], Trace], ...] = (
+KERNEL_PASSES: tuple[Callable[..., Trace], ...] = (
     improve_attention,
     substitute_kernels,
     merge_projections,
@@ -22,11 +22,12 @@ KERNEL_PASSES: tuple[Callable[[Trace], Trace], ...] = (
 )
 
 
-def run_kernel_passes(trace: Trace) -> list[Trace]:
+def run_kernel_passes(trace: Trace, *, is_fused: bool) -> list[Trace]:
     """Runs the passes; returns the trace after each one that changed it."""
     stages: list[Trace] = []
     for kernel_pass in KERNEL_PASSES:
-        after = kernel_pass(trace)
+        options = {"is_fused": is_fused} if kernel_pass is substitute_kernels else {}
+        after = kernel_pass(trace, **options)
         if after is not trace:
             stages.append(after)
             trace = after

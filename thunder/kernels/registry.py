@@ -33,6 +33,7 @@ class Kernel:
         arguments: makes the kernel's arguments of the placeholders' values; without it they are handed over in order.
         devices: types of the devices that it works on.
         inference_only: whether it has no gradient: it is then used where none is needed.
+        is_fusible: whether a fusing executor does it as fast, with what stands around it: it is left to one, if any.
     """
 
     name: str
@@ -42,10 +43,20 @@ class Kernel:
     arguments: Callable[..., tuple[Any, ...]] | None
     devices: tuple[str, ...]
     inference_only: bool = False
+    is_fusible: bool = False
 
 
-# The library's own files, in the order in which they are tried: of two patterns that fit the larger comes first.
-LIBRARY = ("gemv", "rms_norm")
+# The library's own files.
+LIBRARY = (
+    "linear_cross_entropy", "cross_entropy", "gemv", "rms_norm", "layer_norm", "rope", "swiglu", "embedding",
+)  # fmt: skip
+
+# Of two kernels that fit, which is tried first.
+PRECEDENCE = (
+    "linear_cross_entropy", "linear_cross_entropy_with_logits", "cross_entropy", "gemv_gated_silu", "gemv_gated_gelu",
+    "gemv_gated_gelu_tanh", "gemv_residual", "add_rms_norm", "rms_norm", "add_layer_norm", "layer_norm", "rope",
+    "gated_silu", "gated_gelu", "gated_gelu_tanh", "embedding",
+)  # fmt: skip
 
 _kernels: list[Kernel] = []
 _library_loaded = False
@@ -110,10 +121,11 @@ def register_library_kernel(
     check: Callable[..., bool],
     arguments: Callable[..., tuple[Any, ...]],
     inference_only: bool = False,
+    is_fusible: bool = False,
 ) -> None:
-    """`register_kernel` for the library's own files: behind what is there already."""
+    """`register_kernel` for the library's own files: behind the users' kernels, at its place in `PRECEDENCE`."""
     listed = tuple(map(Pattern.of, patterns))
-    _put(Kernel(name, listed, kernel, check, arguments, ("cuda",), inference_only), first=False)
+    _put(Kernel(name, listed, kernel, check, arguments, ("cuda",), inference_only, is_fusible), first=False)
 
 
 def _put(entry: Kernel, *, first: bool) -> None:
@@ -121,7 +133,14 @@ def _put(entry: Kernel, *, first: bool) -> None:
         if known.name == entry.name:
             _kernels[position] = entry
             return
-    _kernels.insert(0 if first else len(_kernels), entry)
+    _kernels.insert(0, entry)
+    if not first:
+        _kernels.sort(key=_place)
+
+
+def _place(entry: Kernel) -> int:
+    """Users' kernels come first, then the library's in the order of `PRECEDENCE`."""
+    return PRECEDENCE.index(entry.name) if entry.name in PRECEDENCE else -1
 
 
 def _always(**_values: Any) -> bool:
@@ -141,11 +160,16 @@ def kernel_names() -> list[str]:
     return [entry.name for entry in _kernels]
 
 
-def active_kernels() -> list[Kernel]:
-    """The kernels that are tried now."""
+def active_kernels(*, is_fused: bool) -> list[Kernel]:
+    """The kernels that are tried now.
+
+    Args:
+        is_fused: whether a fusing executor takes the rest of the program.
+    """
     load_library()
     disabled = _disabled.get()
-    return [entry for entry in _kernels if entry.name not in disabled]
+    leaves = is_fused and current_mode() != "always"
+    return [entry for entry in _kernels if entry.name not in disabled and not (leaves and entry.is_fusible)]
 
 
 def load_library() -> None:
@@ -198,8 +222,10 @@ def is_wanted_on(device_type: str, devices: Sequence[str] = ("cuda",)) -> bool:
     return mode == "always" or (mode == "measured" and device_type in devices)
 
 
-def use_kernels(trace: Trace) -> list[Trace]:
+def use_kernels(trace: Trace, *, is_fused: bool) -> list[Trace]:
     """The program with kernels: the trace after each pass that changed it.
+
+    `is_fused`: a fusing executor takes the rest.
 
     Programs without tensors on a device that kernels are wanted on are left alone, without importing Triton.
     """
@@ -210,5 +236,5 @@ def use_kernels(trace: Trace) -> list[Trace]:
     load_library()
     if importlib.util.find_spec("triton") is None:
         return []
-    stages: list[Trace] = importlib.import_module("thunder.kernels.passes").run_kernel_passes(trace)
+    stages: list[Trace] = importlib.import_module("thunder.kernels.passes").run_kernel_passes(trace, is_fused=is_fused)
     return stages

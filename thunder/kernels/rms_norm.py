@@ -317,6 +317,7 @@ register_library_kernel(
     ADD_RMS_NORM,
     check=_check,
     arguments=lambda residual, x, weight, eps, **_: (residual, x, weight, eps),
+    is_fusible=True,
 )
 register_library_kernel(
     "rms_norm",
@@ -324,4 +325,5 @@ register_library_kernel(
     RMS_NORM,
     check=_check,
     arguments=lambda x, weight, eps, **_: (x, weight, eps),
+    is_fusible=True,
 )

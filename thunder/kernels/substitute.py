@@ -24,10 +24,10 @@ from thunder.trace.trace import regions_of_op
 
 
 @trace_pass
-def substitute_kernels(trace: Trace) -> Trace:
-    """Replaces what the known kernels compute, larger patterns first."""
+def substitute_kernels(trace: Trace, *, is_fused: bool = False) -> Trace:
+    """Replaces what the known kernels compute, larger patterns first; see `active_kernels`."""
     trace = without_no_ops(trace)
-    for kernel in active_kernels():
+    for kernel in active_kernels(is_fused=is_fused):
         trace = _substitute(trace, kernel)
     return trace
 

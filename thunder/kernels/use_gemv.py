@@ -13,7 +13,7 @@ from thunder.kernels.attention import drop_unused
 from thunder.kernels.gemv import GEMV, GEMV_GATED
 from thunder.kernels.merged_linear import MERGED_LINEAR
 from thunder.kernels.pattern import Definitions
-from thunder.kernels.registry import is_disabled, is_wanted_on
+from thunder.kernels.registry import current_mode, is_disabled, is_wanted_on
 from thunder.kernels.rms_norm import RMS_NORM
 from thunder.kernels.substitute import Surroundings, gives_the_same
 from thunder.trace import Op, Trace, Var, trace_pass
@@ -40,8 +40,8 @@ def use_gemv(trace: Trace) -> Trace:
     ops = [_as_gemv(op, definitions) for op in trace.ops]
     changed = any(new is not old for new, old in zip(ops, trace.ops))
     trace = trace.replace(ops=ops) if changed else trace
-    folded = _fold_norms(trace)
-    return folded if folded is not trace or changed else trace
+    # On an H100 a norm of one row takes 1.6 us by itself and adds 1.8 us or more to a walking kernel.
+    return _fold_norms(trace) if current_mode() == "always" else trace
 
 
 def _as_gemv(op: Op, definitions: Definitions) -> Op:

@@ -1,0 +1,305 @@
+"""The last linear layer and the cross-entropy after it, without holding what lies between for all tokens at once.
+
+    logits = hidden @ weight.T    loss = cross_entropy(logits, target)
+
+    hidden: [..., K]    weight: [V, K]    target: int64, one for each row of hidden    loss: float32 []
+
+`linear_cross_entropy`: the logits of a chunk of rows at a time exist, and become their gradient in place; the
+gradients of hidden and weight are computed then and there, with g the gradient of the chunk's logits for a gradient of
+1 of the loss:
+
+    grad_hidden[chunk] = g @ weight    grad_weight += g.T @ hidden[chunk]
+
+and multiplied by the gradient of the loss later.  Three products as in the usual form, none twice.
+
+`linear_cross_entropy_with_logits`: for programs that return the logits.  They are kept, their gradient is not: the
+backward makes it for a chunk of rows at a time.
+
+A chunk's logits take at most `CHUNK_BYTES`.  The gradient of the weight is added up in the type of the weight, or in
+float32 with `wide_sum`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from thunder.kernels import cross_entropy as softmax
+from thunder.kernels.launch import as_rows
+from thunder.kernels.registry import register_library_kernel
+
+CHUNK_BYTES = 1 << 29
+
+
+def _chunks(rows: int, vocabulary: int, element_size: int) -> Iterator[slice]:
+    """Slices of equal size, but for the last; a multiple of 128 rows where there are so many."""
+    if rows == 0:
+        return
+    most = max(1, CHUNK_BYTES // (vocabulary * element_size))
+    count = -(-rows // most)
+    size = -(-rows // max(1, count))
+    size = -(-size // 128) * 128 if size >= 128 else size
+    for start in range(0, rows, size):
+        yield slice(start, min(start + size, rows))
+
+
+class _WeightGradient:
+    """Adds up grad_weight over chunks."""
+
+    def __init__(self, weight: torch.Tensor, *, wide: bool) -> None:
+        self.weight = weight
+        self.dtype = torch.float32 if wide else weight.dtype
+        self.total: torch.Tensor | None = None
+
+    def add(self, grad: torch.Tensor, hidden: torch.Tensor) -> None:
+        """Adds grad.T @ hidden."""
+        if self.dtype is not grad.dtype:
+            product = torch.mm(grad.t(), hidden).to(self.dtype)
+            self.total = product if self.total is None else self.total.add_(product)
+        elif self.total is None:
+            self.total = torch.mm(grad.t(), hidden)
+        else:
+            self.total.addmm_(grad.t(), hidden)
+
+    def result(self) -> torch.Tensor:
+        total = self.total if self.total is not None else torch.zeros_like(self.weight)
+        return total.to(self.weight.dtype)
+
+
+@torch.library.custom_op("thunder::linear_cross_entropy", mutates_args=())
+def linear_cross_entropy(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    target: torch.Tensor,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    gradients: bool = True,
+    wide_sum: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(loss, and for a gradient of 1 of the loss the gradients of hidden and weight, empty without `gradients`)."""
+    target = target.reshape(-1).contiguous()
+    rows = as_rows(hidden)
+    count = softmax.divisor(target, ignore_index, reduction)
+    scale = 1.0 / count
+    losses = []
+    grad_hidden = torch.empty(rows.shape if gradients else (0,), dtype=hidden.dtype, device=hidden.device)
+    grad_weight = _WeightGradient(weight, wide=wide_sum)
+    for chunk in _chunks(rows.shape[0], weight.shape[0], hidden.element_size()):
+        logits = F.linear(rows[chunk], weight)
+        if gradients:
+            losses.append(softmax.losses_and_gradients_in_place(logits, target[chunk], scale, ignore_index).sum())
+            torch.mm(logits, weight, out=grad_hidden[chunk])
+            grad_weight.add(logits, rows[chunk])
+        else:
+            losses.append(softmax.row_losses(logits, target[chunk], ignore_index)[0].sum())
+    loss = torch.stack(losses).sum() / count if losses else 0.0 / count
+    if not gradients:
+        return loss, grad_hidden, torch.empty_like(grad_hidden)
+    return loss, grad_hidden.view(hidden.shape), grad_weight.result()
+
+
+@linear_cross_entropy.register_fake
+def _(hidden, weight, target, ignore_index=-100, reduction="mean", gradients=True, wide_sum=False):
+    loss = hidden.new_empty((), dtype=torch.promote_types(hidden.dtype, torch.float32))
+    if not gradients:
+        return loss, hidden.new_empty(0), hidden.new_empty(0)
+    return loss, hidden.new_empty(hidden.shape), weight.new_empty(weight.shape)
+
+
+@torch.library.custom_op("thunder::linear_cross_entropy_with_logits", mutates_args=())
+def linear_cross_entropy_with_logits(
+    hidden: torch.Tensor, weight: torch.Tensor, target: torch.Tensor, ignore_index: int = -100, reduction: str = "mean"
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(logits, loss, log-sum-exp of each row)."""
+    target = target.reshape(-1).contiguous()
+    logits = F.linear(hidden, weight).contiguous()
+    losses, lse = softmax.row_losses(as_rows(logits), target, ignore_index)
+    return logits, losses.sum() / softmax.divisor(target, ignore_index, reduction), lse
+
+
+@torch.library.custom_op("thunder::linear_cross_entropy_backward", mutates_args=())
+def linear_cross_entropy_backward(
+    grad: torch.Tensor,
+    logits: torch.Tensor,
+    lse: torch.Tensor,
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    target: torch.Tensor,
+    ignore_index: int,
+    reduction: str,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gradients of hidden and weight for the gradient of the loss."""
+    target = target.reshape(-1).contiguous()
+    rows, logit_rows = as_rows(hidden), as_rows(logits)
+    scale = grad / softmax.divisor(target, ignore_index, reduction)
+    grad_hidden = torch.empty(rows.shape, dtype=hidden.dtype, device=hidden.device)
+    grad_weight = _WeightGradient(weight, wide=False)
+    for chunk in _chunks(rows.shape[0], weight.shape[0], hidden.element_size()):
+        out = torch.empty(logit_rows[chunk].shape, dtype=logits.dtype, device=logits.device)
+        softmax.row_gradients(logit_rows[chunk], target[chunk], lse[chunk], scale, ignore_index, out)
+        torch.mm(out, weight, out=grad_hidden[chunk])
+        grad_weight.add(out, rows[chunk])
+    return grad_hidden.view(hidden.shape), grad_weight.result()
+
+
+@linear_cross_entropy_with_logits.register_fake
+def _(hidden, weight, target, ignore_index=-100, reduction="mean"):
+    wide = torch.promote_types(hidden.dtype, torch.float32)
+    logits = hidden.new_empty((*hidden.shape[:-1], weight.shape[0]))
+    return logits, hidden.new_empty((), dtype=wide), hidden.new_empty(target.numel(), dtype=wide)
+
+
+@linear_cross_entropy_backward.register_fake
+def _(grad, logits, lse, hidden, weight, target, ignore_index, reduction):
+    return hidden.new_empty(hidden.shape), weight.new_empty(weight.shape)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
+    ctx.save_for_backward(*output[1:])
+    ctx.mark_non_differentiable(*output[1:])
+
+
+def _differentiate(ctx: Any, grad: torch.Tensor, *_: Any) -> tuple[Any, ...]:
+    grad_hidden, grad_weight = ctx.saved_tensors
+    return (
+        (grad * grad_hidden).to(grad_hidden.dtype),
+        (grad * grad_weight).to(grad_weight.dtype),
+        *(None,) * 5,
+    )
+
+
+def _save_with_logits(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
+    hidden, weight, target, ctx.ignore_index, ctx.reduction = inputs
+    ctx.save_for_backward(output[0], output[2], hidden, weight, target)
+    ctx.mark_non_differentiable(output[2])
+    ctx.set_materialize_grads(False)
+
+
+def _differentiate_with_logits(
+    ctx: Any, grad_logits: torch.Tensor | None, grad: torch.Tensor | None, _: Any
+) -> tuple[Any, ...]:
+    _, _, hidden, weight, _ = ctx.saved_tensors
+    grad_hidden = grad_weight = None
+    if grad is not None:
+        grad_hidden, grad_weight = torch.ops.thunder.linear_cross_entropy_backward(
+            grad, *ctx.saved_tensors, ctx.ignore_index, ctx.reduction
+        )
+    if grad_logits is not None:
+        rows = grad_logits.reshape(-1, grad_logits.shape[-1])
+        from_logits = torch.mm(rows, weight).view(hidden.shape)
+        weight_from_logits = torch.mm(rows.t(), hidden.reshape(-1, hidden.shape[-1]))
+        grad_hidden = from_logits if grad_hidden is None else grad_hidden + from_logits
+        grad_weight = weight_from_logits if grad_weight is None else grad_weight + weight_from_logits
+    return grad_hidden, grad_weight, None, None, None
+
+
+linear_cross_entropy.register_autograd(_differentiate, setup_context=_save)
+linear_cross_entropy_with_logits.register_autograd(_differentiate_with_logits, setup_context=_save_with_logits)
+
+
+def linear_cross_entropy_reference(
+    hidden: torch.Tensor, weight: torch.Tensor, target: torch.Tensor, ignore_index: int = -100, reduction: str = "mean"
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(logits, loss) in plain PyTorch."""
+    logits = F.linear(hidden, weight)
+    return logits, softmax.cross_entropy_reference(logits, target, ignore_index, reduction)[0]
+
+
+def linear_cross_entropy_loss(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    target: torch.Tensor,
+    ignore_index: int,
+    reduction: str,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """The loss alone."""
+    needed = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
+    return torch.ops.thunder.linear_cross_entropy(hidden, weight, target, ignore_index, reduction, needed)[0].to(dtype)
+
+
+def logits_and_loss(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    target: torch.Tensor,
+    ignore_index: int,
+    reduction: str,
+    dtype: torch.dtype,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The logits and the loss."""
+    found = torch.ops.thunder.linear_cross_entropy_with_logits(hidden, weight, target, ignore_index, reduction)
+    return found[0], found[1].to(dtype)
+
+
+def _check(
+    hidden: Any, weight: Any, target: Any, ignore_index: Any, reduction: Any, wide: Any = None, rows: Any = -1,
+    size: Any = None,
+) -> bool:  # fmt: skip
+    if not all(isinstance(tensor, torch.Tensor) for tensor in (hidden, weight, target)) or weight.dim() != 2:
+        return False
+    if hidden.dtype != weight.dtype or wide not in (None, torch.float32):
+        return False
+    logits = torch.empty((*hidden.shape[:-1], weight.shape[0]), dtype=hidden.dtype, device="meta")
+    if not softmax.is_supported(logits, target, ignore_index, reduction):
+        return False
+    return softmax.is_flattening(rows, size, logits) if size is not None else hidden.dim() == 2
+
+
+def _arguments(
+    hidden: Any, weight: Any, target: Any, ignore_index: int, reduction: str, wide: Any = None, **_: Any
+) -> Any:
+    return hidden, weight, target, ignore_index, reduction, wide or hidden.value.dtype
+
+
+def _hugging_face(hidden, weight, wide, rows, size, target, ignore_index, reduction):
+    logits = F.linear(hidden, weight)
+    flat = logits.to(wide).view(rows, size)
+    return logits, F.cross_entropy(flat, target, ignore_index=ignore_index, reduction=reduction)
+
+
+def _reshaped(hidden, weight, rows, size, target, ignore_index, reduction):
+    logits = F.linear(hidden, weight)
+    return logits, F.cross_entropy(logits.reshape(rows, size), target, ignore_index=ignore_index, reduction=reduction)
+
+
+def _viewed(hidden, weight, rows, size, target, ignore_index, reduction):
+    logits = F.linear(hidden, weight)
+    return logits, F.cross_entropy(logits.view(rows, size), target, ignore_index=ignore_index, reduction=reduction)
+
+
+def _direct(hidden, weight, target, ignore_index, reduction):
+    logits = F.linear(hidden, weight)
+    return logits, F.cross_entropy(logits, target, ignore_index=ignore_index, reduction=reduction)
+
+
+_SPELLINGS = (_hugging_face, _reshaped, _viewed, _direct)
+
+
+def _loss_of(spelling: Any) -> Any:
+    """The spelling without the logits among its results."""
+
+    @functools.wraps(spelling)
+    def pattern(*placeholders: Any) -> Any:
+        return spelling(*placeholders)[1]
+
+    return pattern
+
+
+register_library_kernel(
+    "linear_cross_entropy",
+    [_loss_of(spelling) for spelling in _SPELLINGS],
+    linear_cross_entropy_loss,
+    check=_check,
+    arguments=_arguments,
+)
+register_library_kernel(
+    "linear_cross_entropy_with_logits",
+    _SPELLINGS,
+    logits_and_loss,
+    check=_check,
+    arguments=_arguments,
+)
