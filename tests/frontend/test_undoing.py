@@ -45,6 +45,23 @@ def test_random_numbers_are_drawn_once():
     assert torch.equal(state, torch.rand(4))
 
 
+def test_random_numbers_of_a_program_that_changes_nothing():
+    def subject(x):
+        noise = torch.rand(4)
+        try:
+            x = torch.where(x > 1j, x, x)
+        except (RuntimeError, NotImplementedError):
+            x = -x
+        return x + noise
+
+    compiled = thunder.jit(subject, executors=["eager"])
+    torch.manual_seed(0)
+    expected = [subject(torch.ones(4)) for _ in range(2)]
+    torch.manual_seed(0)
+    for value in expected:
+        assert torch.equal(compiled(torch.ones(4)), value)
+
+
 def test_an_error_at_a_later_call_is_raised_as_it_is():
     def subject(index, state):
         state.add_(1)

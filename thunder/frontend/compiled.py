@@ -33,7 +33,7 @@ from thunder.errors import (
 )
 from thunder.executors import CompiledComputation, Executor, compile_computation, default_executors, resolve_executors
 from thunder.executors.cuda_graphs import GraphPolicy, graph_policy
-from thunder.frontend.undoing import InputsChangedError, UndoingRun
+from thunder.frontend.undoing import InputsChangedError, UndoingRun, may_draw_random_numbers
 from thunder.kernels.placement import place_together
 from thunder.trace import Trace
 
@@ -301,7 +301,9 @@ class CompiledFunction:
             inputs = program.inputs(args, kwargs)
             for group in groups:
                 place_together([inputs[position] for position in group])
-        run = UndoingRun(computation.run, program.changed_inputs) if program.changed_inputs else computation.run
+        run = computation.run
+        if program.changed_inputs or may_draw_random_numbers(program.computation):
+            run = UndoingRun(run, program.changed_inputs)
         call = program.link(run, check=options.cache != "same input")
         finished = time.perf_counter()
         self.statistics.acquire_seconds.append(acquired - start)

@@ -1,9 +1,10 @@
-"""Computations that change their inputs and fail: their inputs are put back, so that plain Python can make the call.
+"""Computations that change something and fail: what they changed is put back, so that plain Python can make the call.
 
 A call that raises is made again in plain Python, which does all that the program does before it raises.  That needs
-inputs as they were.  What a kernel refuses is refused for what the guards establish (dtypes, devices, sizes), hence at
-every call of a program: until a first call has succeeded, the inputs that the program changes are copied.  Later
-calls only notice whether an input has been changed when the computation raises; then the error is raised as it is.
+inputs and the state of PyTorch's random numbers as they were.  What a kernel refuses is refused for what the guards
+establish (dtypes, devices, sizes), hence at every call of a program: until a first call has succeeded, both are
+copied.  Later calls only notice whether an input has been changed when the computation raises; then the error is
+raised as it is.
 """
 
 from __future__ import annotations
@@ -13,6 +14,12 @@ from typing import Any
 
 import torch
 
+from thunder.trace import Trace
+
+_RANDOM = (
+    "rand", "dropout", "bernoulli", "multinomial", "normal", "uniform", "exponential", "attention", "rrelu", "poisson",
+    "geometric_", "cauchy", "checkpoint",
+)  # fmt: skip
 LARGEST = 1 << 28
 """Bytes that are copied at most."""
 
@@ -26,7 +33,7 @@ class InputsChangedError(Exception):
 
 
 class UndoingRun:
-    """Runs a computation that changes inputs.
+    """Runs a computation that changes inputs or draws random numbers.
 
     Args:
         run: the compiled computation.
@@ -57,6 +64,11 @@ class UndoingRun:
             raise
         self._has_succeeded = True
         return results
+
+
+def may_draw_random_numbers(trace: Trace) -> bool:
+    """Whether a name in the program suggests that it draws random numbers; without need a call costs little more."""
+    return any(word in op.name for op in trace.ops for word in _RANDOM)
 
 
 def _copied(inputs: list[torch.Tensor]) -> list[torch.Tensor] | None:

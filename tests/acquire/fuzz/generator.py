@@ -243,8 +243,8 @@ class _Generator:
                 statement = change_inside(place, dice)
                 if statement:
                     statements.append(protected(statement, dice) if dice.random() < 0.6 else statement)
-                    if dice.random() < 0.4:
-                        statements.append(read(place, dice))
+                    if dice.random() < 0.4 and "self(" not in (statement := read(place, dice)):
+                        statements.append(statement)
         dice.shuffle(statements)
         if self.takes_rest_or_options():
             statements.append(dice.choice(self.takes_rest_or_options()))

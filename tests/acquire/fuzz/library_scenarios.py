@@ -84,7 +84,7 @@ def mask#(n):
         ),
         (
             "PART# = functools.partial(combine#, b=$n)", "WHOLE#.keywords['c'] = $n", "combine#.__kwdefaults__ = {'c': $n}",
-            "WHOLE# = functools.partial(PART#, c=$n)", "PART#.keywords['b'] = $n", "PART#.tag = $s",
+            "WHOLE# = functools.partial(combine#, b=2, c=$n)", "PART#.keywords['b'] = $n", "PART#.tag = $s",
         ),
         ("PART#", "WHOLE#"),
     ),
