@@ -52,6 +52,14 @@ class AttributeTracker(VariableTracker):
             plan = self._plans[kind, name] = self._make_plan(obj, kind, name)
         return plan(obj, name, source)
 
+    def enter_partial(self, function: functools.partial[Any]) -> None:
+        if id(function) not in self.known:
+            return
+        for name in ("func", "args", "keywords"):
+            part = self.load_attr(function, name)
+            if name != "func":
+                self.touch(part)
+
     def _guard_super(self, proxy: Any, name: str) -> None:
         this_class = super.__getattribute__(proxy, "__thisclass__")
         self_class = super.__getattribute__(proxy, "__self_class__")

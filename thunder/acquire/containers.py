@@ -214,6 +214,7 @@ class ContainerTracker(ObjectTracker):
             methods = [_python_method(type(element), "__eq__"), _python_method(kind, "__eq__")]
             if methods == [None, None]:
                 continue
+            self.touch(container)
             if by_hash and self._hash(element) != self._hash(item):
                 continue
             for method, operands in zip(methods, ((element, item), (item, element))):

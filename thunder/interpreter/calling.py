@@ -64,6 +64,8 @@ def call_value(
             return replace(interp, *arguments, **keywords)
         return instantiate(interp, function, arguments, keywords)
     if kind is functools.partial:
+        if interp.tracker is not None:
+            interp.tracker.enter_partial(function)
         if keywords or function.keywords:
             keywords = {**function.keywords, **keywords}
         return call_value(interp, function.func, (*function.args, *arguments), keywords)

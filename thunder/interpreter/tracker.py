@@ -72,6 +72,9 @@ class Tracker:
     def enter_function(self, function: FunctionType) -> None:
         """A function is about to be called: its code and its defaults are read."""
 
+    def enter_partial(self, function: Any) -> None:
+        """A `functools.partial` is about to be called: its function and arguments are read."""
+
     def load_attr(self, obj: Any, name: str) -> Any:
         """An attribute is read."""
         return self.interp.getattr(obj, name)

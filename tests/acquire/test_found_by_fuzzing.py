@@ -1,0 +1,98 @@
+"""What random programs have shown to go wrong, each as a small program; the comment names the seed it was found with.
+
+Seeds belong to the generator as it was then: the same number gives another program today.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import thunder
+from tests.acquire.cases import Case, run
+from thunder.errors import UnsupportedError
+
+KEY = """
+STRICT = 0
+class Key:
+    def __init__(self, name): self.name = name
+    def __hash__(self): return hash(self.name)
+    def __eq__(self, other): return isinstance(other, Key) and self.name == other.name and not STRICT
+KEYS = [Key('b'), Key('a')]
+TABLE = {Key('a'): 1}
+"""
+TARGET = """
+class Target:
+    value = 1
+TARGET = Target()
+KEPT = [TARGET]
+REF = weakref.ref(TARGET)
+NAMED = weakref.WeakValueDictionary(a=TARGET)
+BY_OBJECT = weakref.WeakKeyDictionary({TARGET: 1})
+"""
+CACHED = """
+SIZE = 2
+@functools.lru_cache(maxsize=2)
+def table(n, scale=1): return [n, SIZE, scale]
+@functools.cache
+def mask(n): return torch.ones(n) * SIZE
+"""
+CASES = [
+    # 200: a kernel refuses what shapes allow, the program catches it, and changes a tensor in place.
+    Case("an error of a kernel, caught", "B = torch.zeros(4)\ndef subject(x):\n    B.add_(1)\n    try:\n        x = torch.where(x > 1j, x, x * 2)\n    except Exception as error:\n        x = x - 1\n    B.mul_(2)\n    return x + B", ("", "", "")),
+    # 500318: the computation has drawn random numbers when it raises.
+    Case("random numbers before an error", "def subject(x):\n    noise = torch.rand(4)\n    try:\n        x = torch.where(x > 1j, x, x)\n    except Exception:\n        x = -x\n    return x + noise", ("torch.manual_seed(3)", "")),
+    # 510516: the arguments that a partial holds.
+    Case("keywords of a partial", "def f(a, b=1): return a * b\nP = functools.partial(f, b=2)\ndef subject(x): return P(x)", ("", "P.keywords['b'] = 3", "P = functools.partial(f, b=5)", "P.keywords.clear()")),
+    Case("arguments of a partial", "ITEMS = [1]\ndef f(items, a): return a * len(items)\nP = functools.partial(f, ITEMS)\ndef subject(x): return P(x)", ("", "ITEMS.append(2)", "P = functools.partial(f, [1, 2, 3])")),
+    # Weak references (scenario "weak references", seeds 4, 5 and 9).
+    Case("weak reference", TARGET + "def subject(x):\n    target = REF()\n    return 'gone' if target is None else (target.value, target is TARGET)", ("", "TARGET.value = 2", "TARGET = Target()\nKEPT.append(TARGET)", "REF = weakref.ref(TARGET)")),
+    Case("a tensor kept behind a weak reference", TARGET + "def subject(x):\n    REF().value = x\n    return REF().value", ("", "", "TARGET.value = 3")),
+    Case("tables of weak references", TARGET + "def subject(x): return NAMED.get('a') is TARGET, 'a' in NAMED, BY_OBJECT.get(TARGET)", ("", "BY_OBJECT[TARGET] = 2", "NAMED.clear()")),
+    # functools.lru_cache (scenario "functools.lru_cache", seeds 3, 8 and 10).
+    Case("a cache", CACHED + "def subject(x): return table(2), table(2) is table(2)", ("", "SIZE = 3", "table.cache_clear()", "table(7); table(8)", "table(2).append(1)")),
+    Case("a cache of tensors", CACHED + "def subject(x): return x + mask(4), mask(4)", ("", "mask(4).add_(1)", "SIZE = 5", "mask.cache_clear()")),
+    Case("a cache asked with a tensor", CACHED + "@functools.lru_cache\ndef twice(value): return value * SIZE\ndef subject(x): return twice(x) + 1", ("", "SIZE = 3"), ("torch.ones(4)", "torch.zeros(4)")),
+    # Keys with methods of their own (scenario of that name, seeds 10, 12, 23 and 57).
+    Case("keys found by __eq__", KEY + "def subject(x): return TABLE.get(Key('a')), Key('a') in TABLE, Key('b') in KEYS", ("", "STRICT = 1", "STRICT = 0", "TABLE[KEYS[1]] = 2")),
+    Case("equal members", KEY + "def subject(x): return len({Key('a'), Key('a')}), len({Key('a'): 1, Key('a'): 2}), len({Key(n) for n in 'aa'})", ("", "STRICT = 1")),
+    Case("index and count", KEY + "def subject(x): return KEYS.index(Key('a')), KEYS.count(KEYS[0])", ("", "KEYS.reverse()", "KEYS[0].name = 'c'")),
+    Case("hash of a method's answer", KEY + "def subject(x): return hash(KEYS[0]) == hash('b'), hash(KEYS[0]) == hash(KEYS[1])", ("", "KEYS[0].name = 'a'")),
+    Case("keys that are data classes", "@dataclasses.dataclass(frozen=True)\nclass Config: size: int = 1\nC = Config()\ndef subject(x): return {C: 1}.get(Config()), hash(C) == hash(Config())", ("", "object.__setattr__(C, 'size', 2)")),
+    # Addresses, and tensors as keys (scenario "identity and hashing", seeds 1, 8, 17 and 21).
+    Case("tensors as keys", "T = torch.ones(4)\nBY = {T: 1}\ndef subject(x):\n    found = BY.get(T), T in BY, hash(T) == id(T)\n    BY[T] = [x]\n    return found, BY[T]", ("", "T = torch.ones(4)", "BY[T] = 2")),
+    Case("tables by address", "T = torch.ones(4)\nclass A: pass\nO = A()\nIDS = {id(T): 1, id(O): 2}\ndef subject(x): return IDS.get(id(T)), IDS.get(id(O)), id(x) == id(x)", ("", "IDS[id(T)] = 3", "KEEP = O\nO = A()")),
+    # Python's random numbers (scenario of that name, seed 55): the seed of the shared generator.
+    Case("seeds inside of the program", "def subject(x):\n    random.seed(3)\n    try:\n        return x * random.random()\n    except Exception:\n        return x", ("", "random.seed(9)", "")),
+]  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore::thunder.errors.SharpEdgeWarning")
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_it_is_as_in_plain_python(case):
+    assert not run(case).refusals
+
+
+@pytest.mark.parametrize("leaving", ["Local", "Local()", "[{'made': Local}]"])
+def test_a_class_that_the_program_makes_may_not_leave_it(leaving):
+    namespace = {}
+    exec(f"def subject(x):\n    class Local:\n        rate = 2\n    return x * Local.rate, {leaving}", namespace)
+    with pytest.raises(UnsupportedError, match="Local, a class that the program makes"):
+        thunder.jit(namespace["subject"], executors=["eager"])(torch.ones(2))
+
+
+def test_a_class_that_stays_inside():
+    def subject(x):
+        class Local:
+            def __init__(self, value):
+                self.value = value
+
+            def twice(self):
+                return self.value * 2
+
+        return Local(x).twice()
+
+    compiled = thunder.jit(subject, executors=["eager"])
+    for _ in range(2):
+        assert torch.equal(compiled(torch.ones(2)), torch.full((2,), 2.0))
+    assert thunder.cache_misses(compiled) == 1
