@@ -29,6 +29,7 @@ _CONTEXT_CALLS = frozenset({"_enter_autocast", "_exit_autocast"})
 _STATE_CALLS = frozenset({torch._C._set_grad_enabled})
 _TENSOR_SPLITS = frozenset({torch.tensor_split, torch.Tensor.tensor_split})
 _INDEXING = frozenset({torch.Tensor.__getitem__, torch.Tensor.__setitem__})
+_NUMBER_READS = frozenset({"item", "is_nonzero", "__bool__", "__int__", "__float__", "__complex__"})
 _TEXTS = frozenset({"__format__", "__str__", "__repr__"})
 
 
@@ -68,6 +69,9 @@ class Recorder(ResultInference):
                 return known[0]
             if name in _TEXTS:
                 return tensor_text(self.location())
+            if name in _NUMBER_READS and type(run_args[0].numel()) is int and run_args[0].numel() != 1:
+                alike = torch.zeros((), dtype=run_args[0].dtype).expand(run_args[0].shape)
+                return real_call(func, (alike, *run_args[1:]), run_kwargs)  # raises: it holds no single number
             if name == "__index__" and not may_be_an_index(run_args[0]):
                 raise TypeError("only integer tensors of a single element can be converted to an index")
             if VALUE_READS[name][0]:

@@ -16,6 +16,7 @@ import torch
 
 from thunder._torch_compat import python_dispatcher
 from thunder.acquire.queries import BREAK_REMEDY, VALUE_READS, call_name
+from thunder.acquire.real_arguments import LARGEST, RealArguments
 from thunder.acquire.shadows import CPU, META, is_leaf
 from thunder.acquire.unknown_numbers import UnknownNumbers
 from thunder.errors import DataDependentError, ThunderError, UnsupportedError, add_location_note
@@ -36,7 +37,6 @@ _SIZES_KNOWN = frozenset(
 although the sizes of their results do not depend on them."""
 _NUMBERS_ONLY = frozenset({"arange", "linspace", "logspace", "range", "zeros", "ones", "empty", "full", "eye"})
 """Factories: all tensors among their arguments stand for numbers."""
-_REPLAY_LIMIT = 1 << 24  # elements; larger arguments are not materialised for the sake of an error message
 
 
 def _remember(identity: Any, result: Any) -> None:
@@ -218,7 +218,7 @@ class ResultInference(UnknownNumbers):
                 if value.untyped_storage()._cdata in storages:
                     raise self.data_dependent(func) from error  # a view of an argument, at an unknown place
                 return self._new_shadow(
-                    (value.shape, value.stride(), value.dtype, device, value.requires_grad, value.is_leaf)
+                    (value.shape, value.stride(), value.dtype, device, value.requires_grad, is_leaf(value))
                 )
             if isinstance(value, (tuple, list)):
                 return type(value)(map(shadow_like, value))
@@ -251,7 +251,7 @@ class ResultInference(UnknownNumbers):
 
     def _may_be_replayed(self, shadow: torch.Tensor) -> bool:
         """Whether a real tensor with the sizes of a shadow can be made, and is not too large."""
-        return all(type(size) is int for size in shadow.shape) and shadow.numel() <= _REPLAY_LIMIT
+        return all(type(size) is int for size in shadow.shape) and shadow.numel() <= LARGEST
 
     def _values_are_known(self, shadows: list[torch.Tensor]) -> bool:
         """Whether the values of all integers and truth values are known, which decide on sizes."""
@@ -273,15 +273,36 @@ class ResultInference(UnknownNumbers):
             args = (args[0], self._index_values(args[1]))
         device = self._devices.get(id(shadows[0]), CPU) if shadows else CPU
         versions = _versions(shadows)
+        strides = self._strides_of_empty_outs(func, args, kwargs) if kwargs.get("out") is not None else {}
         try:
             result = func(*args, **kwargs)
         except (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError) as error:
             self._explain(func, args, kwargs, error)
+        for shadow in shadows:
+            if id(shadow) in strides:
+                shadow.as_strided_(shadow.shape, strides[id(shadow)])
         self._note_changes(shadows, versions)
         for shadow in shadows:
             self._metadata.pop(id(shadow), None)
         self._adopt(result, device)
         return result
+
+    def _strides_of_empty_outs(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> dict[int, tuple[int, ...]]:
+        """The strides that empty tensors given as `out=` get, by id; meta kernels make them contiguous."""
+        given = kwargs["out"] if isinstance(kwargs["out"], (tuple, list)) else (kwargs["out"],)
+        empty = [out for out in given if isinstance(out, torch.Tensor) and out.numel() == 0 and not out.requires_grad]
+        real = RealArguments(self._devices)
+        state = torch.get_rng_state()
+        try:
+            if empty:
+                func(*real.of(args), **real.of(kwargs))
+        except (OverflowError, *_CALL_ERRORS):
+            return {}
+        finally:
+            torch.set_rng_state(state)
+        return {id(out): real.reals[id(out)].stride() for out in empty if real.reals[id(out)].numel()}
 
     def _within_levels(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], shadows: list[torch.Tensor]
@@ -448,33 +469,10 @@ class ResultInference(UnknownNumbers):
         if _depends_on_values(error):
             raise _NeedsValuesError from error
         location = self.location()
-        total = 0
-
-        def to_real(value: Any) -> Any:
-            nonlocal total
-            if isinstance(value, (torch.SymInt, torch.SymFloat)):
-                if not value.node.has_hint():
-                    raise OverflowError  # nobody knows it
-                return value.node.hint
-            if isinstance(value, torch.Tensor) and id(value) in self._devices:
-                total += value.numel()
-                if total > _REPLAY_LIMIT or self._devices[id(value)].type not in ("cpu",):
-                    raise OverflowError
-                shape, stride = to_real(tuple(value.shape)), to_real(tuple(value.stride()))
-                real = torch.empty_strided(shape, stride, dtype=value.dtype, device=self._devices[id(value)]).zero_()
-                if value.requires_grad:
-                    real.requires_grad_(True)
-                    real = real if is_leaf(value) else real.clone()
-                return real
-            if type(value) in (tuple, list):
-                return type(value)(map(to_real, value))
-            if type(value) is dict:
-                return {key: to_real(item) for key, item in value.items()}
-            return value
-
+        real = RealArguments(self._devices)
         state = torch.get_rng_state()
         try:
-            func(*to_real(args), **to_real(kwargs))
+            func(*real.of(args), **real.of(kwargs))
         except OverflowError:
             pass
         except Exception as own:  # whatever the call raises is what the user must see
