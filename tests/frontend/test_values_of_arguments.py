@@ -32,7 +32,13 @@ def by_float_arithmetic(x, grid):
     return x[: int((mask < 0).sum())]
 
 
-@pytest.mark.parametrize("program", [changed_in_place, changed_argument, by_float_arithmetic])
+def expanded(x, grid):
+    wide = x[:9].reshape(3, 3).sin()
+    mask = (grid > 1).expand_as(wide)
+    return wide[mask] if wide[mask].numel() > 3 else -wide
+
+
+@pytest.mark.parametrize("program", [expanded, changed_in_place, changed_argument, by_float_arithmetic])
 def test_values_of_an_argument(program):
     compiled = jit(program)
     x = torch.arange(12.0)

@@ -24,6 +24,7 @@ LARGEST = 4096
 """Elements of the largest argument whose values are guarded."""
 LARGEST_SETTING = 64
 """The same for floating-point tensors that the program keeps (buffers); those of arguments are never guarded."""
+_TAKE_SIZES = frozenset({"expand_as", "view_as", "reshape_as"})
 LARGEST_INTERMEDIATE = 1 << 20
 """Elements of the largest tensor that is computed on the way from arguments to a value."""
 _NOT_REPEATABLE = (
@@ -42,17 +43,20 @@ class _Recipe:
         result: the Var of the value.
         keys: ids of the Vars of the inputs.
         inputs: (source, real tensor) of each.
+        likes: tensors of which only the sizes are asked for, by the ids of their Vars.
     """
 
     ops: list[Op]
     result: Var
     keys: list[int]
     inputs: list[tuple[Source, torch.Tensor]]
+    likes: dict[int, torch.Tensor]
 
     def compute(self, *tensors: torch.Tensor) -> Any:
         """The value, from values of the inputs, which stay as they are."""
         with torch._C.DisableTorchFunction(), torch.no_grad():
-            known: dict[int, Any] = {key: real.detach().clone() for key, real in zip(self.keys, tensors)}
+            known: dict[int, Any] = dict(self.likes)
+            known.update((key, real.detach().clone()) for key, real in zip(self.keys, tensors))
             for op in self.ops:
                 args = map_vars(lambda var: known[id(var)], op.args)
                 kwargs = map_vars(lambda var: known[id(var)], op.kwargs)
@@ -134,9 +138,10 @@ class Values:
         if found is None:
             return None
         chosen, inputs = found
+        likes = {id(var): _stand_in(shadows[id(var)]) for op in chosen for var in _taken_for_its_sizes(op)}
         if any("changes" in op.tags for op in chosen) and _share_storage([real for _, real in inputs.values()]):
             return None
-        return _Recipe(chosen, variable, list(inputs), list(inputs.values()))
+        return _Recipe(chosen, variable, list(inputs), list(inputs.values()), likes)
 
     def _needed(
         self, wanted: Var, shadows: dict[int, torch.Tensor], ops: Sequence[Op]
@@ -154,7 +159,7 @@ class Values:
             changes = [var for var in op.tags.get("changes", ()) if _storage(shadows.get(id(var))) in storages]
             if not results and not changes:
                 continue
-            taken = list(op.inputs())
+            taken = [var for var in op.inputs() if var not in _taken_for_its_sizes(op)]
             if not self._may_be_computed(op, shadows):
                 return None
             chosen.append(op)
@@ -210,6 +215,16 @@ def _may_be_guarded(source: Source, real: torch.Tensor) -> bool:
 
 def _is_discrete(tensor: torch.Tensor) -> bool:
     return not tensor.is_floating_point() and not tensor.is_complex()
+
+
+def _taken_for_its_sizes(op: Op) -> list[Var]:
+    """The argument of which an operation reads sizes only."""
+    return [op.args[1]] if op.name in _TAKE_SIZES and len(op.args) > 1 and isinstance(op.args[1], Var) else []
+
+
+def _stand_in(shadow: torch.Tensor) -> torch.Tensor:
+    """A tensor of the same sizes that takes no memory."""
+    return torch.zeros((), dtype=shadow.dtype).expand(shadow.shape)
 
 
 def _share_storage(tensors: Sequence[torch.Tensor]) -> bool:
