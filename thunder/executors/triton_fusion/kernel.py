@@ -73,12 +73,16 @@ class Node:
 
 @dataclass(eq=False)
 class Store:
-    """A value that is written to memory; `index` is the element of the (dense or strided) output."""
+    """A value that is written to memory; `index` is the element of the (dense or strided) output.
+
+    `is_total`: what is written is the sum over the rows of a program, in the program's row of the output.
+    """
 
     var: Var
     node: Node
     index: Index
     op: Op | None
+    is_total: bool = False
     by_column: bool = field(init=False)
 
     def __post_init__(self) -> None:
@@ -97,6 +101,7 @@ class Kernel:
         stores: what is written.
         inputs: what is read, in order of first use.
         ops: the operations, for comments and the name.
+        rows_of_program: where programs add up rows, how many each does; else 0.
     """
 
     rows: int
@@ -106,6 +111,7 @@ class Kernel:
     stores: list[Store]
     inputs: list[Var]
     ops: Sequence[Op]
+    rows_of_program: int = 0
 
     @property
     def reduces(self) -> bool:

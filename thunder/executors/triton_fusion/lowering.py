@@ -43,7 +43,7 @@ from thunder.executors.triton_fusion.pointwise import (
     literal,
     triton_name,
 )
-from thunder.executors.triton_fusion.reductions import reduced_axes
+from thunder.executors.triton_fusion.reductions import domain, main_domain, reduced_axes, rows_of_chunks
 from thunder.executors.triton_fusion.selections import SELECTIONS
 from thunder.executors.triton_fusion.views import VIEWS
 from thunder.trace import Op, Var
@@ -91,16 +91,15 @@ class _Lowering:
     def _choose_domain(self, cuts: dict[str, set[int]]) -> None:
         """Rows and columns, from the reductions, or else from the last output."""
         reductions = [op for op in self.ops if op.target in REDUCTIONS]
-        domains = {}
-        for op in reductions:
-            shape = tuple(op.args[0].value.shape)
-            reduced = reduced_axes(op)
-            rows = math.prod(size for dim, size in enumerate(shape) if dim not in reduced)
-            domains[rows, math.prod(shape) // max(rows, 1)] = (shape, reduced)
-        if len(domains) > 1:
-            raise NotFusible("the reductions combine different numbers of elements")
-        if domains:
-            ((self.rows, self.columns), (self.shape, self.reduced)) = next(iter(domains.items()))
+        self.totals: dict[int, int] = {}
+        if reductions:
+            main = main_domain(reductions)
+            if main is None:
+                raise NotFusible("the reductions combine different numbers of elements")
+            self.rows, self.columns, _ = main
+            example = next(op for op in reductions if domain(op) == main)
+            self.shape, self.reduced = tuple(example.args[0].value.shape), reduced_axes(example)
+            self.totals = {id(op): rows_of_chunks(op, main) for op in reductions if domain(op) != main}
         else:
             self.shape = tuple(self.outputs[-1].value.shape)
             self.rows, self.columns, self.reduced = math.prod(self.shape), 1, ()
@@ -130,6 +129,9 @@ class _Lowering:
         positions = {id(op): number for number, op in enumerate(self.ops)}
         order = sorted(self.outputs, key=lambda var: positions[id(self.makers[id(var)])], reverse=True)
         for var in order:
+            if id(self.makers[id(var)]) in self.totals:
+                stores.append(self._total(var, self.makers[id(var)]))
+                continue
             element = self._elements.get(id(var))
             if element is None or not self._covers(element, var):
                 element = self._element_of_output(var)
@@ -140,12 +142,26 @@ class _Lowering:
             stores.append(Store(var, node, linear(element, strides), self.makers[id(var)]))
         stores.reverse()
         kernel = Kernel(
-            self.rows, self.columns, self.axes, self.nodes, stores, list(self.inputs.values()), list(self.ops)
+            self.rows,
+            self.columns,
+            self.axes,
+            self.nodes,
+            stores,
+            list(self.inputs.values()),
+            list(self.ops),
+            next(iter(self.totals.values()), 0),
         )
         _drop_unused(kernel)
         forget_bounds(kernel)
         merge_axes(kernel)
         return kernel
+
+    def _total(self, var: Var, op: Op) -> Store:
+        """The sum of the columns of a program's rows."""
+        source = op.args[0]
+        position = linear(self.domain, contiguous_strides(self.shape))
+        node = self.value(source, unravel(position, tuple(source.value.shape)))
+        return Store(var, self.cast(node, compute_dtype(var.value.dtype)), self.column, op, is_total=True)
 
     def _covers(self, element: Element, var: Var) -> bool:
         """Whether the elements of the kernel are those of `var`, each once."""
@@ -241,6 +257,8 @@ class _Lowering:
         return self.add("compute", result, cast, text=template, op=op)
 
     def _reduced(self, op: Op, var: Var, element: Element) -> Node:
+        if id(op) in self.totals:
+            raise NotFusible("the kernel needs a sum over its own programs")
         reduction, is_mean = REDUCTIONS[op.target]
         source, reduced = op.args[0], reduced_axes(op)
         shape = tuple(source.value.shape)

@@ -12,7 +12,6 @@ save the most bytes of memory traffic, as long as one kernel can do both and no 
 from __future__ import annotations
 
 import heapq
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -20,13 +19,16 @@ from thunder.executors.triton_fusion.index import SplitAxis
 from thunder.executors.triton_fusion.kernel import Kernel, NotFusible
 from thunder.executors.triton_fusion.lowering import lower_region
 from thunder.executors.triton_fusion.pointwise import FILLS, POINTWISE, REDUCTIONS
-from thunder.executors.triton_fusion.reductions import reduced_axes
+from thunder.executors.triton_fusion.reductions import main_domain
 from thunder.executors.triton_fusion.views import VIEWS
 from thunder.lower.operators import aten, is_pure, tensor_bytes
 from thunder.trace import Op, Trace, Var, iterate_vars
 
 # A kernel has one parameter for each tensor.
 _MOST_TENSORS = 64
+
+# Kernels that move less take little more time than their launch: two that share nothing are better as one.
+_SMALL_BYTES = 4 << 20
 
 _RANGES = frozenset({aten.arange.default, aten.arange.start, aten.arange.start_step})
 
@@ -197,7 +199,7 @@ class _Partition:
         """The groups that save something, with their outputs."""
         kept_groups = []
         for group in groups:
-            if len(group.work) < 2:
+            if len(group.work) < 2 and not any("second_step" in op.tags for op in group.work):
                 self._dissolve(group)
             else:
                 kept_groups.append(group)
@@ -269,6 +271,10 @@ def _reads(item: Item) -> Iterable[Var]:
     return item.inputs() if isinstance(item, Op) else item.inputs.values()
 
 
+def _traffic(group: Group) -> int:
+    return sum(tensor_bytes(var.value) for var in (*group.inputs.values(), *group.roots))
+
+
 class _Merging:
     """Merges groups, those first that save the most."""
 
@@ -310,7 +316,10 @@ class _Merging:
                 if id(var) in other.inputs:
                     saved += 2 * tensor_bytes(var.value)
         shared = set(first.inputs) & set(second.inputs)
-        return saved + sum(tensor_bytes(first.inputs[key].value) for key in shared)
+        saved += sum(tensor_bytes(first.inputs[key].value) for key in shared)
+        if saved == 0 and max(_traffic(first), _traffic(second)) < _SMALL_BYTES:
+            return 1  # one launch in place of two
+        return saved
 
     def _merged(self, first: Group, second: Group) -> Group | None:
         owner = self.owner
@@ -349,30 +358,19 @@ class _Merging:
         return False
 
 
-def _domains(group: Group) -> tuple[set[tuple[int, int, bool]], set[int]]:
-    """(rows, columns and whether the first axes are reduced) of reductions; element counts of the other roots."""
-    reductions, counts = set(), set()
-    for op in group.ops:
-        if op.target in REDUCTIONS:
-            shape, axes = op.args[0].value.shape, reduced_axes(op)
-            columns = math.prod(shape[axis] for axis in axes)
-            rows = op.args[0].value.numel() // max(columns, 1)
-            reductions.add((rows, columns, rows > 1 and 0 in axes))
-    made = {id(var) for op in group.ops if op.target in REDUCTIONS for var in op.outputs()}
-    for var in group.roots:
-        if id(var) not in made:
-            counts.add(var.value.numel())
-    return reductions, counts
+def _reductions_and_counts(group: Group) -> tuple[list[Op], set[int]]:
+    """The reductions, and the element counts of the other roots."""
+    reductions = [op for op in group.ops if op.target in REDUCTIONS]
+    made = {id(var) for op in reductions for var in op.outputs()}
+    return reductions, {var.value.numel() for var in group.roots if id(var) not in made}
 
 
 def _have_one_domain(first: Group, second: Group) -> bool:
     """Whether the two may be one kernel, by the numbers of elements."""
-    reductions, counts = _domains(first)
-    more_reductions, more_counts = _domains(second)
-    reductions, counts = reductions | more_reductions, counts | more_counts
-    if len(reductions) > 1:
-        return False
+    reductions, counts = _reductions_and_counts(first)
+    more_reductions, more_counts = _reductions_and_counts(second)
+    reductions, counts = reductions + more_reductions, counts | more_counts
     if not reductions:
         return len(counts) == 1
-    ((rows, columns, _),) = reductions
-    return counts <= {rows, rows * columns}
+    main = main_domain(reductions)
+    return main is not None and counts <= {main.rows, main.rows * main.columns}

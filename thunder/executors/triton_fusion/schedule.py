@@ -9,9 +9,7 @@ from dataclasses import dataclass
 
 from thunder import _torch_compat
 from thunder.executors.triton_fusion.kernel import Kernel
-
-# Rows up to this long are held in registers; longer ones are read once for each reduction that follows another.
-LONGEST_ROW_HELD = 16384
+from thunder.executors.triton_fusion.reductions import LONGEST_ROW_HELD
 
 # Elements that a program of a pointwise kernel works on: 8 a thread, which are 16 bytes of a 16-bit dtype.
 ELEMENTS_OF_A_PROGRAM = 1024
@@ -41,6 +39,8 @@ class Schedule:
 
     def programs(self, kernel: Kernel) -> int:
         """How many programs are launched."""
+        if kernel.rows_of_program:
+            return kernel.rows // kernel.rows_of_program
         return -(-kernel.rows // self.row_block)
 
 
@@ -55,6 +55,9 @@ def choose_schedule(kernel: Kernel) -> Schedule:
     wide = wide or kernel.rows >= 2**31 - 2**16
     if not kernel.reduces:
         return _pointwise(kernel, wide)
+    if kernel.rows_of_program:
+        columns = power_of_two(kernel.columns)
+        return Schedule(1, columns, False, max(1, min(16, columns // (32 * 8))), wide)
     if kernel.columns > 1 and kernel.column_stride() != 1 and kernel.row_stride() == 1:
         return _columns_apart(kernel, wide)
     return _columns_together(kernel, wide)
@@ -85,6 +88,8 @@ def _columns_together(kernel: Kernel, wide: bool) -> Schedule:
 def _columns_apart(kernel: Kernel, wide: bool) -> Schedule:
     """Neighbouring rows are contiguous: threads lie across rows, and each adds up its own columns."""
     row_block = min(64, power_of_two(kernel.rows))
+    while row_block > 16 and kernel.rows / row_block < enough_programs() / 2:
+        row_block //= 2
     column_block = min(64, power_of_two(kernel.columns))
     is_looped = column_block < kernel.columns
     warps = max(1, min(8, row_block * column_block // (32 * 16)))

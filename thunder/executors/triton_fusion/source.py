@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 
 import torch
@@ -108,7 +108,9 @@ class _Writer:
     def source(self) -> KernelSource:
         kernel, name = self.kernel, kernel_name(self.kernel.ops)
         self._rows()
-        if self.schedule.is_looped:
+        if kernel.rows_of_program:
+            self._row_by_row()
+        elif self.schedule.is_looped:
             self._loops()
         else:
             self._at_once()
@@ -127,6 +129,12 @@ class _Writer:
     def _rows(self) -> None:
         kernel, schedule = self.kernel, self.schedule
         program = "tl.program_id(0).to(tl.int64)" if schedule.wide_indices else "tl.program_id(0)"
+        if kernel.rows_of_program:
+            count = kernel.rows // kernel.rows_of_program
+            self._line(f"chunk = {program}  # of {count}, each of {kernel.rows_of_program} rows")
+            self._line(f"RBLOCK: tl.constexpr = {schedule.column_block}")
+            self._columns(self._column_numbers())
+            return
         if self.is_one_row:
             self._line(f"x = {program}  # of {kernel.rows}")
         else:
@@ -172,9 +180,31 @@ class _Writer:
                 text = f"{text} % {axis.size}" if axis.stride == 1 else f"({text}) % {axis.size}"
             self._line(f"{axis.name} = {text}")
 
-    def _at_once(self) -> None:
-        """A program holds whole rows."""
-        nodes = self.kernel.nodes
+    def _row_by_row(self) -> None:
+        """A program goes through rows, each of which it holds, and adds up columns on the way."""
+        kernel = self.kernel
+        same = [node for node in kernel.nodes if not node.by_row]
+        for node in same:
+            self._node(node)
+        totals = [(number, store) for number, store in enumerate(kernel.stores) if store.is_total]
+        for number, _ in totals:
+            self._line(f"total{number} = tl.zeros([RBLOCK], tl.float32)")
+        height = kernel.rows_of_program
+        self._line(f"for row in range({height}):")
+        self.indent += 1
+        self._line(f"x = chunk * {height} + row  # of {kernel.rows}")
+        self.location = None
+        self._parts("x")
+        self._at_once({id(node) for node in same})
+        self.indent -= 1
+        mask = f", {self.column_mask}" if self.column_mask else ""
+        for number, store in totals:
+            text = f"out{number} + (chunk * {kernel.columns} + {store.index.text(self._atom)})"
+            self._line(f"tl.store({text}, total{number}{mask})  # {store.var.name}")
+
+    def _at_once(self, written: Set[int] = frozenset()) -> None:
+        """A program holds whole rows; `written`: nodes that are there already."""
+        nodes = [node for node in self.kernel.nodes if id(node) not in written]
         first = [node for node in nodes if node.kind == "load" and not node.parents]
         hoisted = set(map(id, first))
         stores = {id(store.node): [] for store in self.kernel.stores}  # type: ignore[var-annotated]
@@ -379,6 +409,10 @@ class _Writer:
         self._line(f"{self._name(node)} = {node.reduction.finish.format(values, axis)}{across}{comment}")
 
     def _store(self, number: int, store: Store) -> None:
+        if store.is_total:
+            comment = self._comment(store.op)
+            self._line(f"total{number} += {self._name(store.node)}{comment}")
+            return
         shape = _Shape.of(store.index)
         text = store.index.text(self._atom)
         if not shape.by_row and not shape.by_column and not self.is_one_row:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 
 from thunder.executors.triton_fusion.pointwise import REDUCTIONS, compute_dtype
-from thunder.executors.triton_fusion.reductions import reduced_axes
+from thunder.executors.triton_fusion.reductions import LONGEST_ROW_HELD, domain, reduced_axes
 from thunder.executors.triton_fusion.schedule import enough_programs
 from thunder.lower.operators import aten
 from thunder.trace import Namer, Op, Trace, Var
@@ -34,14 +34,19 @@ def split_reductions(trace: Trace, takes: Callable[[Op], bool]) -> Trace:
     """The trace with large reductions in two steps."""
     namer = Namer({var.name for var in trace.variables()})
     ops: list[Op] = []
+    rows = {domain(op)[:2] for op in trace.ops if op.target in REDUCTIONS and takes(op) and not domain(op).is_across}
     for op in trace.ops:
-        parts = _parts(op) if op.target in _SPLIT and takes(op) else 1
+        parts = _parts(op, rows) if op.target in _SPLIT and takes(op) else 1
         ops += [op] if parts == 1 else _in_two_steps(op, parts, namer)
     return trace if len(ops) == len(trace.ops) else trace.replace(ops=ops)
 
 
-def _parts(op: Op) -> int:
-    """In how many parts the elements of a reduction are added up."""
+def _parts(op: Op, straight: set[tuple[int, int]]) -> int:
+    """In how many parts the elements of a reduction are added up.
+
+    `straight`: rows and columns of the reductions along rows: a sum of columns beside one of these is done by its
+    programs, each for some of the rows.
+    """
     shape, axes = tuple(op.args[0].value.shape), reduced_axes(op)
     columns = math.prod(shape[axis] for axis in axes)
     rows = math.prod(shape) // columns
@@ -51,6 +56,9 @@ def _parts(op: Op) -> int:
         return _divisor(columns, min(enough_programs() // rows, columns // _FEWEST_OF_A_ROW))
     if axes == tuple(range(len(axes))):
         programs = -(-rows // _ROWS_OF_A_BLOCK)
+        is_sum = op.target in (aten.sum.default, aten.sum.dim_IntList)
+        if is_sum and (columns, rows) in straight and rows <= LONGEST_ROW_HELD and columns >= 2 * enough_programs():
+            return _divisor(columns, enough_programs())
         if columns < 4 * _FEWEST_COLUMNS or programs >= enough_programs():
             return 1
         return _divisor(columns, min(2 * enough_programs() // programs, columns // _FEWEST_COLUMNS))
@@ -84,8 +92,10 @@ def _in_two_steps(op: Op, parts: int, namer: Namer) -> list[Op]:
     shaped = partial
     ops = [
         _like(op, aten.reshape.default, (source, list(view_shape)), view),
-        _like(op, target, (view, [inner], False), partial, dtype if target is not aten.amax.default else None),
+        _like(op, target, (view, [inner], False), partial, dtype),
     ]
+    if not is_last and len(kept) == 1:
+        ops[-1].tags["chunks"] = parts
     outer = 0 if not is_last else len(kept)
     if result.value.dim() > len(kept):  # the reduced axes stay, with one element each
         ones = (1,) * len(axes)
@@ -94,6 +104,7 @@ def _in_two_steps(op: Op, parts: int, namer: Namer) -> list[Op]:
         ops.append(_like(op, aten.reshape.default, (partial, list(keepdim_shape)), shaped))
         outer = len(shape) if is_last else 0
     ops.append(_like(op, target, (shaped, [outer], False), result, result.value.dtype))
+    ops[-1].tags["second_step"] = True
     return ops
 
 
