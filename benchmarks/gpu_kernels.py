@@ -11,6 +11,7 @@ part of the copy bandwidth that was measured in the same run.  A case that fails
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 import json
 import statistics
@@ -23,8 +24,20 @@ from typing import Any
 import torch
 import triton
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from thunder.kernels import decode_attention, gemv, merged_linear, rms_norm
+from thunder.kernels import (
+    cross_entropy,
+    decode_attention,
+    embedding,
+    gemv,
+    layer_norm,
+    linear_cross_entropy,
+    merged_linear,
+    rms_norm,
+    rope,
+    swiglu,
+)
 
 BF16 = torch.bfloat16
 DEVICE = torch.device("cuda")
@@ -44,6 +57,9 @@ class Case:
         exact: the reference, called with arguments in float64; None for `eager`.
         traffic: bytes that have to be read and written.
         grad: whether forward and backward are timed, with gradients for all floating point arguments.
+        compiled: whether torch.compile is timed as well.
+        check: whether errors are computed.
+        memory: whether the peak of memory beyond the arguments is noted.
         variants: further launches of the kernel to compare, by name.
     """
 
@@ -57,6 +73,7 @@ class Case:
     grad: bool = False
     compiled: bool = True
     check: bool = True
+    memory: bool = False
     variants: dict[str, Callable[..., Any]] = field(default_factory=dict)
 
 
@@ -103,14 +120,19 @@ def timed(calls: list[Callable[[], Any]], replays: int = 15) -> float:
             call()
     graph.replay()
     torch.cuda.synchronize()
+    return median_of(graph.replay, replays) / len(calls)
+
+
+def median_of(run: Callable[[], Any], replays: int) -> float:
+    """Median microseconds of a piece of work."""
     times = []
     for _ in range(replays):
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         start.record()
-        graph.replay()
+        run()
         end.record()
         end.synchronize()
-        times.append(start.elapsed_time(end) * 1e3 / len(calls))
+        times.append(start.elapsed_time(end) * 1e3)
     return statistics.median(times)
 
 
@@ -149,6 +171,8 @@ def measure(case: Case, bandwidth: float, *, compile_peer: bool) -> dict[str, An
     for name, function in functions.items():
         try:
             result[f"{name}_us"] = timed([call_of(function, arguments, case.grad) for arguments in sets])
+            if case.memory:
+                result[f"{name}_peak_mib"] = peak_memory(call_of(function, arguments, case.grad))
         except Exception as error:  # a peer, or a variant, that does not run must not end the measurement
             result[f"{name}_failed"] = f"{type(error).__name__}: {error}"[:300]
             torch.cuda.synchronize()
@@ -157,11 +181,23 @@ def measure(case: Case, bandwidth: float, *, compile_peer: bool) -> dict[str, An
     return result
 
 
+def peak_memory(call: Callable[[], Any]) -> float:
+    """MiB that a call takes at most, beyond what was there before."""
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    call()
+    torch.cuda.synchronize()
+    return (torch.cuda.max_memory_allocated() - before) / (1 << 20)
+
+
 def copy_bandwidth() -> float:
     """Bytes read and written in a second by a large copy."""
     source = torch.randn(1 << 28, device=DEVICE)
     target = torch.empty_like(source)
-    return 2 * source.numel() * 4 / (timed([lambda: target.copy_(source)]) * 1e-6)
+    for _ in range(20):
+        target.copy_(source)
+    return 2 * source.numel() * 4 / (median_of(lambda: target.copy_(source), 20) * 1e-6)
 
 
 def randn(*shape: int, scale: float = 1.0) -> torch.Tensor:
@@ -178,15 +214,15 @@ def linear_cases() -> list[Case]:
         "8B qkv": (6144, 4096), "8B o": (4096, 4096), "8B down": (4096, 14336),
     }  # fmt: skip
     for name, (n, k) in shapes.items():
-        for rows in (1, 4, 8) if name in ("1.5B qkv", "8B down") else (1,):
+        for rows in (1, 2) if name in ("1.5B qkv", "8B down") else (1,):
 
             def make(n: int = n, k: int = k, rows: int = rows) -> tuple[Any, ...]:
                 return randn(rows, k), randn(n, k, scale=k**-0.5)
 
             traffic = 2 * (n * k + rows * (n + k))
-            cases.append(Case("gemv", f"{name} x{rows}", make, gemv.gemv, F.linear, traffic, compiled=rows == 1))
+            cases.append(Case("gemv", f"{name} x{rows}", make, gemv.gemv, F.linear, traffic, compiled=False))
     for name, (n, k) in {"1.5B gate/up": (8960, 1536), "8B gate/up": (14336, 4096)}.items():
-        for rows in (1, 4):
+        for rows in (1, 2):
 
             def make_gated(n: int = n, k: int = k, rows: int = rows) -> tuple[Any, ...]:
                 return randn(rows, k), randn(n, k, scale=k**-0.5), randn(n, k, scale=k**-0.5), randn(k)
@@ -194,10 +230,18 @@ def linear_cases() -> list[Case]:
             cases.append(
                 Case(
                     "gemv_gated, norm", f"{name} x{rows}", make_gated, gemv.gemv_gated, gated_eager,
-                    2 * (2 * n * k + rows * (n + k)), exact=gemv.gemv_gated_reference, compiled=rows == 1,
+                    2 * (2 * n * k + rows * (n + k)), exact=gemv.gemv_gated_reference, compiled=False,
+                    variants={
+                        f"resident {b}w{w}x{r}": functools.partial(gated_with_plan, plan=gemv.Plan(b, 0, w, r))
+                        for b, w, r in ((1, 1, 16), (1, 2, 16), (2, 2, 8), (2, 4, 8), (4, 4, 4)) if rows == 1
+                    },
                 )
             )  # fmt: skip
     return cases
+
+
+def gated_with_plan(x: Any, gate: Any, up: Any, norm: Any, plan: gemv.Plan) -> Any:
+    return gemv.launch(x, gate, up, None, None, norm, 1e-6, "silu", plan=plan)
 
 
 def gated_eager(x: Any, gate: Any, up: Any, norm: Any) -> Any:
@@ -290,6 +334,158 @@ def add_norm_eager(residual: Any, x: Any, weight: Any) -> Any:
     return total, norm_eager(total, weight)
 
 
+# ---- training
+
+
+def loss_cases() -> list[Case]:
+    rows, vocabulary, size = 4096, 151936, 1536
+    n = rows * vocabulary
+
+    def make_logits() -> tuple[Any, ...]:
+        return randn(rows, vocabulary), torch.randint(0, vocabulary, (rows,), device=DEVICE)
+
+    def make_hidden() -> tuple[Any, ...]:
+        hidden, weight = randn(rows, size), randn(vocabulary, size, scale=size**-0.5)
+        return hidden, weight, torch.randint(0, vocabulary, (rows,), device=DEVICE)
+
+    def loss(logits: Any, target: Any) -> Any:
+        return cross_entropy.cross_entropy(logits, target)[0]
+
+    def eager(logits: Any, target: Any) -> Any:
+        return F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), target)
+
+    def in_chunks(hidden: Any, weight: Any, target: Any) -> Any:
+        return linear_cross_entropy.linear_cross_entropy(hidden, weight, target)[0]
+
+    def with_logits(hidden: Any, weight: Any, target: Any) -> Any:
+        return linear_cross_entropy.linear_cross_entropy_with_logits(hidden, weight, target)[1]
+
+    def eager_linear(hidden: Any, weight: Any, target: Any) -> Any:
+        return eager(F.linear(hidden, weight), target)
+
+    shape = f"{rows} x {vocabulary}"
+    traffic = 2 * (rows * size * 2 + vocabulary * size * 2)
+    return [
+        Case("linear+CE fwd+bwd", shape, make_hidden, in_chunks, eager_linear, traffic, grad=True, memory=True,
+             variants={"with_logits": with_logits}),
+        Case("cross_entropy", shape, make_logits, loss, eager, 2 * n),
+        Case("cross_entropy fwd+bwd", shape, make_logits, loss, eager, 6 * n, grad=True),
+    ]  # fmt: skip
+
+
+def pointwise_cases() -> list[Case]:
+    def make_gates(rows: int, size: int) -> tuple[Any, ...]:
+        return randn(rows, size), randn(rows, size)
+
+    def make_heads(heads: int, length: int) -> tuple[Any, ...]:
+        return randn(2, length, heads, 128).transpose(1, 2), *randn(2, 1, 1, length, 128)
+
+    cases = []
+    for rows, size in ((4096, 8960), (8192, 14336)):
+        make, n = functools.partial(make_gates, rows, size), 2 * rows * size
+        cases.append(Case("swiglu", f"{rows} x {size}", make, swiglu.gated_activation, swiglu_eager, 3 * n))
+        cases.append(
+            Case("swiglu fwd+bwd", f"{rows} x {size}", make, swiglu.gated_activation, swiglu_eager, 8 * n, grad=True)
+        )
+    make, n = functools.partial(make_heads, 12, 2048), 2 * 2 * 12 * 2048 * 128
+    cases.append(Case("rope", "2 x 2048, 12 heads", make, rope.rope, rope_eager, 2 * n))
+    return cases
+
+
+def swiglu_eager(gate: Any, up: Any) -> Any:
+    return F.silu(gate) * up
+
+
+def rope_eager(x: Any, cos: Any, sin: Any) -> Any:
+    half = x.shape[-1] // 2
+    return x * cos + torch.cat((-x[..., half:], x[..., :half]), dim=-1) * sin
+
+
+def cache_case() -> Case:
+    def make() -> tuple[Any, ...]:
+        q, k, v = (randn(1, 1, heads, 128).transpose(1, 2) for heads in (12, 2, 2))
+        tables = randn(2, 1, 1, 1, 128)
+        return q, k, v, *tables, randn(1, 2, 256, 128), randn(1, 2, 256, 128), torch.tensor([17], device=DEVICE)
+
+    def eager(q: Any, k: Any, v: Any, cos: Any, sin: Any, keys: Any, values: Any, index: Any) -> Any:
+        keys.index_copy_(2, index, rope_eager(k, cos, sin))
+        values.index_copy_(2, index, v)
+        return rope_eager(q, cos, sin)
+
+    def split(q: Any, k: Any, v: Any, cos: Any, sin: Any, keys: Any, values: Any, index: Any) -> Any:
+        keys.index_copy_(2, index, rope.rope(k, cos, sin))
+        values.index_copy_(2, index, v)
+        return rope.rope(q, cos, sin)
+
+    return Case(
+        "rope_into_cache", "1.5B x1", make, rope.rope_into_cache, eager, 2 * 128 * 36, compiled=False,
+        variants={"rope, index_copy_": split},
+    )  # fmt: skip
+
+
+def other_norm_cases() -> list[Case]:
+    def make() -> tuple[Any, ...]:
+        return randn(16384, 1024), randn(16384, 1024), randn(1024), randn(1024)
+
+    def eager(residual: Any, x: Any, weight: Any, bias: Any) -> Any:
+        total = residual + x
+        return total, F.layer_norm(total, (x.shape[-1],), weight, bias)
+
+    n = 2 * 16384 * 1024
+    kernel = layer_norm.add_layer_norm
+    return [
+        Case("add_layer_norm", "16384 x 1024", make, kernel, eager, 4 * n),
+        Case("add_layer_norm fwd+bwd", "16384 x 1024", make, kernel, eager, 8 * n, grad=True),
+    ]
+
+
+def embedding_case() -> Case:
+    def make() -> tuple[Any, ...]:
+        return torch.randint(0, 151936, (2, 2048), device=DEVICE), randn(4096, 1536)
+
+    def backward(ids: Any, grad: Any) -> Any:
+        return embedding.embedding_backward(grad.view(2, 2048, 1536), ids, 151936, -1)
+
+    def eager(ids: Any, grad: Any) -> Any:
+        return torch.ops.aten.embedding_dense_backward(grad.view(2, 2048, 1536), ids, 151936, -1, False)
+
+    return Case("embedding gradient", "4096 of 151936 x 1536", make, backward, eager, 2 * 1536 * 151936, compiled=False)
+
+
+def attention_cases() -> list[Case]:
+    """PyTorch's back ends beside each other; "thunder" is the one that PyTorch takes by itself."""
+    cases = []
+    shapes = {
+        "1.5B 2 x 2048": (2, 12, 2, 2048, 128, True), "8B 1 x 2048": (1, 32, 8, 2048, 128, True),
+        "BERT 32 x 512": (32, 16, 16, 512, 64, False), "ViT 128 x 197": (128, 12, 12, 197, 64, False),
+    }  # fmt: skip
+    for name, (batch, heads, kv_heads, length, size, causal) in shapes.items():
+
+        def make(b: int = batch, h: int = heads, g: int = kv_heads, n: int = length, d: int = size) -> Any:
+            return tuple(randn(b, n, count, d).transpose(1, 2) for count in (h, g, g))
+
+        def attention(q: Any, k: Any, v: Any, causal: bool = causal, gqa: bool = heads != kv_heads) -> Any:
+            return F.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=gqa)
+
+        backends = {"flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION}
+        backends["efficient"] = SDPBackend.EFFICIENT_ATTENTION
+        variants = {key: functools.partial(with_backend, attention, backend) for key, backend in backends.items()}
+        traffic = 2 * batch * length * size * (2 * heads + 2 * kv_heads)
+        for grad in (False, True):
+            cases.append(
+                Case(
+                    "attention fwd+bwd" if grad else "attention", name, make, attention, attention, traffic,
+                    grad=grad, compiled=False, check=False, variants=variants,
+                )
+            )  # fmt: skip
+    return cases
+
+
+def with_backend(attention: Any, backend: Any, *arguments: Any) -> Any:
+    with sdpa_kernel([backend]):
+        return attention(*arguments)
+
+
 # ---- block sizes of gemv
 
 
@@ -299,24 +495,36 @@ def sweep_gemv(deadline: float) -> list[dict[str, Any]]:
     shapes = [
         ("1.5B qkv", 2048, 1536, 1, False), ("1.5B gate/up", 8960, 1536, 1, True), ("1.5B down", 1536, 8960, 1, False),
         ("1.5B head", 151936, 1536, 1, False), ("8B gate/up", 14336, 4096, 1, True),
-        ("1.5B down x4", 1536, 8960, 4, False),
+        ("1.5B o", 1536, 1536, 1, False), ("8B down", 4096, 14336, 1, False),
     ]  # fmt: skip
-    candidates = [
-        (1, 512, 4), (1, 1024, 4), (2, 512, 4), (2, 1024, 4), (4, 512, 4), (4, 256, 4), (1, 2048, 4), (2, 2048, 8),
-        (2, 512, 2), (4, 1024, 8), (8, 256, 4), (1, 1024, 8), (1, 512, 2), (16, 128, 4),
-    ]  # fmt: skip
-    for block_n, block_k, warps in candidates:
+    resident = [(1, 1), (1, 2), (2, 1), (2, 2), (2, 4), (4, 2), (4, 4)]
+    walking = [
+        (1, 512, 2),
+        (2, 512, 2),
+        (2, 512, 4),
+        (1, 256, 1),
+        (4, 512, 4),
+        (1, 1024, 4),
+        (1, 2048, 4),
+        (2, 2048, 8),
+    ]
+    candidates = [gemv.Plan(n, 0, warps, programs) for n, warps in resident for programs in (8, 1 << 16)]
+    candidates = [*candidates[:6], *(gemv.Plan(*sizes) for sizes in walking[:3]), *candidates[6:]]
+    candidates += [gemv.Plan(*sizes) for sizes in walking[3:]]
+    for plan in candidates:
         for name, n, k, rows, gated in shapes:
+            if plan.resident and (k > gemv.LONGEST_RESIDENT or rows > 1):
+                continue
             if time.perf_counter() > deadline:
                 return found
             x = randn(rows, k)
             count = min(MOST_SETS, CACHES // (2 * n * k * (2 if gated else 1)) + 1)
             weights = [(randn(n, k), randn(n, k) if gated else None) for _ in range(count)]
-            row: dict[str, Any] = {"shape": name, "block_n": block_n, "block_k": block_k, "warps": warps}
+            row: dict[str, Any] = {"shape": name, **dataclasses.asdict(plan)}
             try:
-                act, blocks = "silu" if gated else "none", (block_n, block_k, warps)
+                act = "silu" if gated else "none"
                 launch = functools.partial(gemv.launch, bias=None, residual=None, norm_weight=None, eps=1e-6)
-                launch = functools.partial(launch, activation=act, blocks=blocks)
+                launch = functools.partial(launch, activation=act, plan=plan)
                 calls = [functools.partial(launch, x, weight, up) for weight, up in weights]
                 row["us"] = timed(calls, 10)
                 row["tb_per_s"] = 2 * n * k * (2 if gated else 1) / row["us"] / 1e6
@@ -327,7 +535,10 @@ def sweep_gemv(deadline: float) -> list[dict[str, Any]]:
 
 
 def all_cases() -> list[Case]:
-    return [*linear_cases(), merged_case(), *decode_cases(), *norm_cases()]
+    return [
+        *loss_cases(), *linear_cases(), merged_case(), cache_case(), embedding_case(), *attention_cases(),
+        *pointwise_cases(), *other_norm_cases(), *decode_cases(), *norm_cases(),
+    ]  # fmt: skip
 
 
 def main() -> None:
@@ -349,7 +560,7 @@ def main() -> None:
     wanted = tuple(name for name in options.only.split(",") if name)
     cases = [case for case in all_cases() if not wanted or case.name.startswith(wanted)]
     if not options.no_sweep and (not wanted or "gemv".startswith(wanted)):
-        report["sweep"] = sweep_gemv(time.perf_counter() + 0.3 * options.seconds)
+        report["sweep"] = sweep_gemv(time.perf_counter() + 0.32 * options.seconds)
     for case in cases:
         left = deadline - time.perf_counter()
         if left < 0:
@@ -393,13 +604,18 @@ def print_table(report: dict[str, Any]) -> None:
         for key, value in row.items():
             if key.endswith("_failed"):
                 print(f"    {key}: {value[:150]}")
+        peaks = {key: value for key, value in row.items() if key.endswith("_peak_mib")}
+        if peaks:
+            print("    " + "  ".join(f"{key} {value:.0f}" for key, value in peaks.items()))
     best: dict[str, list[dict[str, Any]]] = {}
     for row in report["sweep"]:
         if "us" in row:
             best.setdefault(row["shape"], []).append(row)
     for shape, rows in best.items():
         rows.sort(key=lambda row: row["us"])
-        text = "  ".join(f"{r['block_n']}x{r['block_k']}w{r['warps']} {r['tb_per_s']:.2f}" for r in rows[:5])
+        text = "  ".join(
+            f"{r['block_n']}x{r['block_k']}w{r['warps']}r{r['resident']} {r['tb_per_s']:.2f}" for r in rows[:7]
+        )
         print(f"gemv {shape:16} TB/s: {text}")
     if report["left_out"]:
         print("left out for time:", ", ".join(report["left_out"]))
