@@ -18,10 +18,11 @@ import torch
 
 from thunder import _torch_compat
 from thunder.acquire.queries import DEVICE_QUERIES, QUERIES, VALUE_READS, call_name
-from thunder.acquire.results import ResultInference, holds_unknown, real_call
+from thunder.acquire.results import ResultInference
 from thunder.acquire.shadows import CPU
 from thunder.acquire.texts import tensor_text
 from thunder.acquire.unknown_numbers import may_be_an_index
+from thunder.acquire.value_results import holds_unknown, real_call
 from thunder.errors import UnsupportedError
 from thunder.trace import Op, Region, Trace, Var
 

@@ -15,11 +15,11 @@ from typing import Any, NoReturn
 import torch
 
 from thunder._torch_compat import python_dispatcher
-from thunder.acquire.queries import BREAK_REMEDY, VALUE_READS, call_name
-from thunder.acquire.real_arguments import LARGEST, RealArguments
+from thunder.acquire.queries import BREAK_REMEDY, call_name
+from thunder.acquire.real_arguments import RealArguments
 from thunder.acquire.shadows import CPU, META, is_leaf
-from thunder.acquire.unknown_numbers import UnknownNumbers
-from thunder.errors import DataDependentError, ThunderError, UnsupportedError, add_location_note
+from thunder.acquire.value_results import SIZES_KNOWN, ValueResults, holds_unknown
+from thunder.errors import ThunderError, UnsupportedError, add_location_note
 
 _CALL_ERRORS = (
     RuntimeError, TypeError, ValueError, IndexError, AttributeError, KeyError, NotImplementedError, AssertionError,
@@ -29,14 +29,6 @@ ResultMaker = Callable[["ResultInference", list[torch.Tensor]], Any]
 _results: dict[Any, Any] = {}
 """Results of calls by (callable, arguments, metadata of tensors, state of torch), for all acquisitions."""
 _RESULTS_LIMIT = 20_000
-_SIZES_KNOWN = frozenset(
-    {"cov", "corrcoef", "combinations", "histogram", "geqrf", "_native_batch_norm_legit", "gaussian_nll_loss",
-     "linalg_lstsq", "matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "linear", "einsum"}
-)  # fmt: skip
-"""Calls whose fake kernels want values, are missing, or refuse what kernels accept (empty matrices of other dtypes),
-although the sizes of their results do not depend on them."""
-_NUMBERS_ONLY = frozenset({"arange", "linspace", "logspace", "range", "zeros", "ones", "empty", "full", "eye"})
-"""Factories: all tensors among their arguments stand for numbers."""
 
 
 def _remember(identity: Any, result: Any) -> None:
@@ -45,7 +37,7 @@ def _remember(identity: Any, result: Any) -> None:
     _results[identity] = result
 
 
-class ResultInference(UnknownNumbers):
+class ResultInference(ValueResults):
     """Works out what a call gives."""
 
     def _infer(
@@ -96,20 +88,6 @@ class ResultInference(UnknownNumbers):
                 _remember(identity, maker)
         return result
 
-    def _tensor_of_numbers(self, data: Any, kwargs: dict[str, Any]) -> torch.Tensor:
-        """`torch.tensor([...])` of numbers that are not known, or tensors of one element: its sizes are known."""
-
-        def exchange(value: Any) -> Any:
-            if isinstance(value, torch.Tensor):
-                return torch.ones(value.shape, dtype=value.dtype)
-            if isinstance(value, (torch.SymInt, torch.SymFloat)):
-                return 1 if isinstance(value, torch.SymInt) else 1.0
-            return list(map(exchange, value)) if type(value) in (list, tuple) else value
-
-        with torch._C.DisableTorchFunction():
-            like = torch.tensor(exchange(data), **{**kwargs, "device": CPU})
-            device = torch.device(kwargs.get("device") or torch.get_default_device())
-            return self._new_shadow((like.shape, like.stride(), like.dtype, device, like.requires_grad, True))
 
     def _infer_symbolic(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], shadows: list[torch.Tensor]
@@ -139,107 +117,6 @@ class ResultInference(UnknownNumbers):
         self._find_unknown_sizes(result)
         return result
 
-    def _infer_from_values(
-        self,
-        func: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        shadows: list[torch.Tensor],
-        error: Exception,
-    ) -> Any:
-        """The result of a call that needs values: of tensors that are given for numbers (`x.split([n, m])`), or all."""
-        found: list[torch.Tensor] = []
-
-        def exchange(value: Any) -> Any:
-            if isinstance(value, torch.Tensor):
-                number = self.number_in(value)
-                if number is not value:
-                    found.append(value)
-                return number
-            if type(value) in (tuple, list):
-                return type(value)(map(exchange, value))
-            return value
-
-        first = 0 if call_name(func) in _NUMBERS_ONLY else 1  # a method's own tensor is no number
-        numbers = (*args[:first], *map(exchange, args[first:]))
-        named = {name: exchange(value) for name, value in kwargs.items()}
-        if not found:
-            return self._run_with_values(func, args, kwargs, shadows, error)
-        shadows, key = [], [func]
-        numbers, _ = self._argument(numbers, shadows, key)
-        named, _ = self._argument(named, shadows, key)
-        return self._infer(func, numbers, named, shadows, key)
-
-    def _run_with_values(
-        self,
-        func: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        shadows: list[torch.Tensor],
-        error: Exception | None,
-    ) -> Any:
-        """The result of a call whose sizes depend on values: made for real, with zeros for what is unknown.
-
-        Calls whose sizes do not really depend on values get a matrix of full rank, or ones: zeros are no weights.
-        """
-        any_values_do = call_name(func) in _SIZES_KNOWN and not _rank_decides(func, args, kwargs)
-        reals: dict[int, torch.Tensor] = {}
-        for shadow in shadows:
-            deciding = not shadow.is_floating_point() and not shadow.is_complex()
-            value = self._value(shadow) if deciding else None
-            if value is None and ((deciding and not any_values_do) or not self._may_be_replayed(shadow)):
-                raise self.data_dependent(func) from error
-            if value is None:
-                with torch._C.DisableTorchFunction():
-                    value = torch.empty_strided(shadow.shape, shadow.stride(), dtype=shadow.dtype)
-                    value.fill_(1 if any_values_do else 0)
-                    if any_values_do and value.dim() > 1:
-                        value.diagonal(dim1=-2, dim2=-1).add_(1)
-                    if shadow.requires_grad:
-                        value = value.requires_grad_().clone()
-            reals[id(shadow)] = value
-        if not any_values_do and all(shadow.is_floating_point() or shadow.is_complex() for shadow in shadows):
-            raise self.data_dependent(func) from error
-        device = self._devices[id(shadows[0])]
-
-        def exchange(value: Any) -> Any:
-            if isinstance(value, torch.Tensor):
-                return reals.get(id(value), value)
-            if type(value) in (tuple, list):
-                return type(value)(map(exchange, value))
-            if type(value) is dict:
-                return {name: exchange(item) for name, item in value.items()}
-            return value
-
-        def shadow_like(value: Any) -> Any:
-            if isinstance(value, torch.Tensor):
-                if id(value) in changed:
-                    return changed[id(value)]
-                if value.untyped_storage()._cdata in storages:
-                    raise self.data_dependent(func) from error  # a view of an argument, at an unknown place
-                return self._new_shadow(
-                    (value.shape, value.stride(), value.dtype, device, value.requires_grad, is_leaf(value))
-                )
-            if isinstance(value, (tuple, list)):
-                return type(value)(map(shadow_like, value))
-            return value
-
-        before = {id(real): (real._version, real.shape) for real in reals.values()}
-        result = real_call(func, exchange(args), exchange(kwargs))
-        changed: dict[int, torch.Tensor] = {}
-        storages = {real.untyped_storage()._cdata for real in reals.values()}
-        for shadow in shadows:
-            real = reals[id(shadow)]
-            version, shape = before[id(real)]
-            if real._version == version or self._constants.get(id(shadow)) is real:
-                continue
-            if not any_values_do or real.shape != shape:
-                raise self.data_dependent(func) from error
-            changed[id(real)] = shadow
-            self.changed.append(self._vars[id(shadow)])
-            torch.autograd.graph.increment_version(shadow)
-            self._metadata.pop(id(shadow), None)
-        return shadow_like(result)
 
     def _note_changes(self, shadows: list[torch.Tensor], before: list[int]) -> None:
         """Remembers, for the operation that is written next, which tensors it changes."""
@@ -249,14 +126,6 @@ class ResultInference(UnknownNumbers):
             if not shadow.is_inference() and shadow._version != version and id(shadow) in self._vars
         ]
 
-    def _may_be_replayed(self, shadow: torch.Tensor) -> bool:
-        """Whether a real tensor with the sizes of a shadow can be made, and is not too large."""
-        return all(type(size) is int for size in shadow.shape) and shadow.numel() <= LARGEST
-
-    def _values_are_known(self, shadows: list[torch.Tensor]) -> bool:
-        """Whether the values of all integers and truth values are known, which decide on sizes."""
-        deciding = [shadow for shadow in shadows if not shadow.is_floating_point() and not shadow.is_complex()]
-        return bool(deciding) and all(self._value(shadow) is not None for shadow in deciding)
 
     def _on_shadows(
         self,
@@ -449,14 +318,6 @@ class ResultInference(UnknownNumbers):
             return (kind(*items) if hasattr(kind, "_fields") else kind(items)), False
         return value, False
 
-    def data_dependent(self, func: Callable[..., Any]) -> DataDependentError:
-        name = call_name(func)
-        remedy = VALUE_READS.get(name, (False, "make its size or outcome independent of the values"))[1]
-        return DataDependentError(
-            f"the program needs the values of a tensor, through {name}",
-            self.location(),
-            f"{remedy}; {BREAK_REMEDY}",
-        )
 
     def _explain(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception
@@ -479,7 +340,7 @@ class ResultInference(UnknownNumbers):
             add_location_note(own, location)
             raise own from None
         else:
-            if call_name(func) in _SIZES_KNOWN:
+            if call_name(func) in SIZES_KNOWN:
                 raise _NeedsValuesError from error
             raise UnsupportedError(
                 f"PyTorch cannot work out the result of {call_name(func)} without running it: "
@@ -498,22 +359,6 @@ def _may_require_grad(tensor: torch.Tensor) -> bool:
     return tensor.is_floating_point() or tensor.is_complex()
 
 
-def _rank_decides(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether the size of the residuals of `torch.linalg.lstsq` depends on the rank of the matrix."""
-    if call_name(func) != "linalg_lstsq":
-        return False
-    matrix: torch.Tensor = args[0] if args else kwargs["A"]
-    driver = kwargs.get("driver", args[3] if len(args) > 3 else None)
-    return matrix.shape[-2] > matrix.shape[-1] and driver in ("gelsd", "gelss")
-
-
-def holds_unknown(data: Any) -> bool:
-    """Whether a nested list holds tensors or symbols."""
-    if type(data) in (list, tuple):
-        return any(map(holds_unknown, data))
-    return isinstance(data, (torch.Tensor, torch.SymInt, torch.SymFloat))
-
-
 def _versions(shadows: list[torch.Tensor]) -> list[int]:
     return [0 if shadow.is_inference() else shadow._version for shadow in shadows]
 
@@ -528,12 +373,6 @@ def _mutable_state(tensor: torch.Tensor) -> tuple[Any, ...]:
 
 class _NeedsValuesError(Exception):
     """A fake kernel would need the values of a tensor."""
-
-
-def real_call(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
-    with torch._C.DisableTorchFunction():
-        result: torch.Tensor = func(*args, **kwargs)
-    return result
 
 
 def _autocast_state() -> tuple[Any, ...]:
