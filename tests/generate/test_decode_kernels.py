@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-KERNELS_OF_A_LAYER = 9
+KERNELS_OF_A_LAYER = 6
 OTHER_KERNELS = 12
 
 
