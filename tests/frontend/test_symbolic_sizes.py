@@ -1,5 +1,7 @@
 """Sizes that vary become symbols: how many programs are made, what they rely on, and that the answers stay right."""
 
+import re
+
 import pytest
 import torch
 import torch.nn as nn
@@ -84,3 +86,19 @@ def test_gradients_with_symbols():
         expected = torch.autograd.grad(layer(x).tanh().mean(), layer.weight)
         torch.testing.assert_close(torch.autograd.grad(compiled(x), layer.weight), expected)
     assert thunder.cache_misses(compiled) == 1
+
+
+def test_fifty_lengths_and_batches_of_a_model_take_two_programs_with_default_executors():
+    transformers = pytest.importorskip("transformers")
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
+    config = transformers.Qwen2Config(num_key_value_heads=2, vocab_size=99, **shape)
+    model = transformers.Qwen2ForCausalLM(config).eval()
+    compiled = thunder.compile(model)
+    with torch.no_grad():
+        for length in range(2, 52):
+            tokens = torch.randint(0, 99, (2 + length % 3, length))
+            found, expected = (call(input_ids=tokens, use_cache=False).logits for call in (compiled, model))
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    statistics = thunder.compile_stats(compiled)
+    assert statistics.cache_misses == 2 and statistics.plain_calls == 0
+    assert re.search(r"n0 = \w+\[0\](?s:.)*n1 = \w+\[1\]", thunder.last_prologue(compiled))
