@@ -183,7 +183,9 @@ class ResultInference(ValueResults):
             except _NeedsValuesError as error:
                 raise self.data_dependent(func) from error
         device = torch.device(kwargs.get("device") or torch.get_default_device())
-        with META:
+        # torch.tensor moves what it has made to the device, which within levels some versions refuse.
+        constant = torch._C._DisableFuncTorch() if func is torch.tensor else contextlib.nullcontext()
+        with META, constant:
             result = func(*args, **{**kwargs, "device": META} if "device" in kwargs else kwargs)
         self._adopt(result, device)
         return result
