@@ -51,7 +51,7 @@ def test_a_decoding_step_of_hugging_face(qwen2, padded):
             out = compiled(input_ids=ids[:, :1], past_key_values=copy.deepcopy(cache), **options).logits
     torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
     names = called(compiled)
-    layer = ["merged_linear", "rope", "rope", "decode_attention", "gemv", "gemv_gated", "gemv"]
+    layer = ["merged_linear", "rope_into_cache", "decode_attention", "gemv", "gemv_gated", "gemv"]
     assert names == [*layer, *layer, "rms_norm", "gemv"]
     attention = model.model.layers[0].self_attn
     weights = [attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight]
