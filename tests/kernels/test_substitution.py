@@ -317,3 +317,56 @@ def test_training_of_hugging_face(qwen2, returns_logits):
 
 def last_torch_trace(compiled):
     return [trace for trace in thunder.last_traces(compiled) if trace.history[0].startswith("acquired")][-1]
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_masks_of_two_dimensions(padded):
+    def function(query, keys, values, slots, shown):
+        seen = (torch.arange(8) <= slots[:, None])[None, None]
+        seen = seen & shown[:, None, None] if padded else seen
+        return F.scaled_dot_product_attention(query, keys, values, attn_mask=seen, enable_gqa=True)
+
+    shown = torch.ones(2, 8, dtype=torch.bool)
+    shown[1, 0] = False
+    arguments = torch.randn(2, 4, 1, 16), torch.randn(2, 2, 8, 16), torch.randn(2, 2, 8, 16), torch.tensor([4]), shown
+    compiled = compile_with_kernels(function)
+    with kernel_mode("always"):
+        torch.testing.assert_close(compiled(*arguments), function(*arguments))
+    assert called(compiled) == ["decode_attention"]
+    call = next(op for op in last_torch_trace(compiled).ops if op.name == "decode_attention.default")
+    assert call.args[3].value.shape == (1,) and (call.args[4] is not None) == padded
+
+
+def test_causal_masks_become_a_flag():
+    def function(query, keys, values):
+        place = torch.arange(6)
+        mask = place[None, None, None, :] <= place[None, None, :, None]
+        return F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
+
+    arguments = [torch.randn(2, 4, 6, 16) for _ in range(3)]
+    compiled = compile_with_kernels(function)
+    with kernel_mode("always"):
+        torch.testing.assert_close(compiled(*arguments), function(*arguments))
+    (call,) = [op for op in last_torch_trace(compiled).ops if op.name == "scaled_dot_product_attention"]
+    assert call.kwargs["is_causal"] is True and call.kwargs["attn_mask"] is None
+
+
+def test_a_cache_that_is_read_between_its_writes():
+    def function(q, k, v, cos, sin, keys, values, index):
+        q, k = hugging_face_rope(q, cos, sin), hugging_face_rope(k, cos, sin)
+        keys.index_copy_(2, index, k)
+        total = keys.sum()
+        values.index_copy_(2, index, v)
+        return q + total
+
+    def arguments():
+        torch.manual_seed(0)
+        heads = [torch.randn(2, n, 3, 8) for n in (4, 2, 2)]
+        return (*heads, *torch.randn(2, 1, 3, 8), *torch.randn(2, 2, 2, 9, 8), torch.tensor([1, 2, 5]))
+
+    mine, plain = arguments(), arguments()
+    compiled = compile_with_kernels(function)
+    with kernel_mode("always"):
+        torch.testing.assert_close(compiled(*mine), function(*plain))
+    assert called(compiled) == ["rope", "rope"]
+    torch.testing.assert_close(mine, plain)

@@ -178,7 +178,7 @@ def _conjuncts(mask: Var, definitions: Definitions, seen: list[Op]) -> Iterator[
     """The parts of a conjunction; expansion, which changes no value, is looked through."""
     op = definitions.makers.get(id(mask))
     name = definitions.call(op).name if op is not None else ""
-    if op is not None and name == "expand":
+    if op is not None and (name == "expand" or _adds_leading_dimensions(op)):
         seen.append(op)
         yield from _conjuncts(op.args[0], definitions, seen)
     elif op is not None and name == "bitwise_and" and all(isinstance(arg, Var) for arg in op.args[:2]):
@@ -190,6 +190,14 @@ def _conjuncts(mask: Var, definitions: Definitions, seen: list[Op]) -> Iterator[
         yield from _conjuncts(op.args[0], definitions, seen)
     else:
         yield mask
+
+
+def _adds_leading_dimensions(op: Op) -> bool:
+    """Whether this is `x[None, None]`: broadcasting does the same."""
+    if op.name != "__getitem__" or not isinstance(op.args[0], Var):
+        return False
+    index = op.args[1] if isinstance(op.args[1], tuple) else (op.args[1],)
+    return all(part is None for part in index)
 
 
 def _is_true(part: Var, definitions: Definitions) -> bool:
@@ -206,24 +214,28 @@ def _causal_part(part: Var, length: int, definitions: Definitions) -> tuple[Var,
     keys, queries = op.args if name == "le" else op.args[::-1]
     if name not in ("le", "ge"):
         return None
-    key_index = _indexed_vector(keys, 3, definitions)
+    key_index = _indexed_vector(keys, 1, definitions)
     query_index = _indexed_vector(queries, 2, definitions)
     if key_index is None or query_index is None:
         return None
     if key_index[0].value.shape[0] != length or _first_of_range(key_index[0], definitions) != 0:
         return None
-    return query_index[0], _first_of_range(query_index[0], definitions), [op, key_index[1], query_index[1]]
+    return query_index[0], _first_of_range(query_index[0], definitions), [op, *key_index[1], *query_index[1]]
 
 
-def _indexed_vector(var: Var, dim: int, definitions: Definitions) -> tuple[Var, Op] | None:
-    """The vector v of a 4-dimensional `v[None, None, :, None]` whose elements lie along `dim`."""
+def _indexed_vector(var: Var, dim: int, definitions: Definitions) -> tuple[Var, list[Op]] | None:
+    """The vector v of `v[None, None, :, None]` or `v[:, None]`, whose elements lie along the `dim`-th dimension from
+    the end, and the operations that made this of it."""
     op = definitions.makers.get(id(var))
-    if op is None or op.name != "__getitem__" or not isinstance(op.args[0], Var) or var.value.dim() != 4:
+    if var.value.dim() == 1 and dim == 1:
+        return var, []
+    if op is None or op.name != "__getitem__" or not isinstance(op.args[0], Var):
         return None
     vector, index = op.args[0], op.args[1]
-    wanted = tuple(slice(None) if position == dim else None for position in range(4))
-    same = isinstance(index, tuple) and len(index) == 4 and all(a == b for a, b in zip(index, wanted))
-    return (vector, op) if same and vector.value.dim() == 1 else None
+    count = var.value.dim()
+    wanted = tuple(slice(None) if position == count - dim else None for position in range(count))
+    same = isinstance(index, tuple) and len(index) == count and all(a == b for a, b in zip(index, wanted))
+    return (vector, [op]) if same and vector.value.dim() == 1 else None
 
 
 def _first_of_range(var: Var, definitions: Definitions) -> int | None:

@@ -28,7 +28,7 @@ def substitute_kernels(trace: Trace, *, is_fused: bool = False) -> Trace:
     """Replaces what the known kernels compute, larger patterns first; see `active_kernels`."""
     trace = without_no_ops(trace)
     for kernel in active_kernels(is_fused=is_fused):
-        trace = _substitute(trace, kernel)
+        trace = substitute_kernel(trace, kernel)
     return trace
 
 
@@ -47,7 +47,8 @@ def without_no_ops(trace: Trace) -> Trace:
     return trace if len(ops) == len(trace.ops) else trace.replace(ops=ops)
 
 
-def _substitute(trace: Trace, kernel: Kernel) -> Trace:
+def substitute_kernel(trace: Trace, kernel: Kernel) -> Trace:
+    """Replaces what one kernel computes."""
     definitions = Definitions(trace)
     names = {pattern.root_name for pattern in kernel.patterns}
     surroundings = Surroundings(trace)
@@ -157,8 +158,9 @@ class Surroundings:
         first, last = min(self.positions[id(op)] for op in ops), self.positions[id(target)]
         read = [var.value for var in values] + [var.value for op in ops for var in op.outputs()]
         storages = {_torch_compat.storage_key(value) for value in read if isinstance(value, torch.Tensor)}
+        members = {id(op) for op in ops}
         for position, op in self.barriers:
-            if not first < position < last:
+            if not first < position < last or id(op) in members:
                 continue
             if (differentiable and is_state_statement(op)) or storages & _changed_storages(op):
                 return False
