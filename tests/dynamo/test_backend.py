@@ -120,14 +120,14 @@ def test_training_across_a_break_with_sizes_that_vary(executors):
 
 def test_marked_dimensions_give_one_graph():
     torch._dynamo.reset()
-    before = len(compiled_graphs())
+    before = compiled_graphs()
     compiled = torch.compile(lambda x: (x * x.shape[0]).sum(0), backend=backend)
     for rows in (4, 7, 11):
         x = torch.randn(rows, 3)
         torch._dynamo.mark_dynamic(x, 0)
         with torch.no_grad():
             torch.testing.assert_close(compiled(x), (x * rows).sum(0))
-    assert len(compiled_graphs()) - before == 1
+    assert len([graph for graph in compiled_graphs() if graph not in before]) == 1
 
 
 def test_transforms_and_executors_apply_to_each_graph():

@@ -45,7 +45,8 @@ def test_values_gradients_and_random_numbers(grad):
         atol=1e-5,
     )
     regions = [region for trace in (compiled.forward_traces[-1],) for region in trace.regions()]
-    assert [region.executor for region in regions] == ["inductor"]
+    # The dropout is eager's, between two regions.
+    assert [region.executor for region in regions] == ["inductor", "inductor", "eager"]
 
 
 @needs_compiler

@@ -22,7 +22,7 @@ os.environ["TRITON_INTERPRET"] = "1"
 sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
-from programs import Program, programs, random_program
+from fused_programs import Program, programs, random_program
 
 from thunder.acquire import acquire
 from thunder.errors import ExecutorWarning

@@ -20,7 +20,7 @@ import pytest
 pytest.importorskip("triton")
 
 sys.path.insert(0, str(Path(__file__).parent))
-from programs import programs
+from fused_programs import programs
 
 from thunder.executors.triton_fusion import binaries as cache
 from thunder.executors.triton_fusion.source import KernelSource
