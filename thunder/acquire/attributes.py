@@ -352,6 +352,8 @@ class AttributeTracker(VariableTracker):
         if isinstance(obj, torch.Tensor):
             return False
         self.classes.lookup(kind, name)
+        if found is absent:
+            return False
         if type(found) is property:
             function = found.fset if access == "__set__" else found.fdel
         else:

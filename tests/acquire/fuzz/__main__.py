@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import collections
-import dataclasses
 import gc
 import json
 import sys
@@ -90,7 +89,7 @@ def read_progress(path: Path | None) -> Summary:
 def write_progress(path: Path | None, summary: Summary) -> None:
     """Keeps the sums for the next piece."""
     if path is not None:
-        path.write_text(json.dumps(dataclasses.asdict(summary)))
+        path.write_text(json.dumps(vars(summary)))
 
 
 def show_failure(seed: int, reduce: bool, folder: Path | None) -> None:
