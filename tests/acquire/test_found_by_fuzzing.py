@@ -62,6 +62,9 @@ CASES = [
     # Addresses, and tensors as keys (scenario "identity and hashing", seeds 1, 8, 17 and 21).
     Case("tensors as keys", "T = torch.ones(4)\nBY = {T: 1}\ndef subject(x):\n    found = BY.get(T), T in BY, hash(T) == id(T)\n    BY[T] = [x]\n    return found, BY[T]", ("", "T = torch.ones(4)", "BY[T] = 2")),
     Case("tables by address", "T = torch.ones(4)\nclass A: pass\nO = A()\nIDS = {id(T): 1, id(O): 2}\ndef subject(x): return IDS.get(id(T)), IDS.get(id(O)), id(x) == id(x)", ("", "IDS[id(T)] = 3", "KEEP = O\nO = A()")),
+    # 530277: a key that was assigned without being read, and then deleted, may be missing at the next call.
+    Case("assigned and deleted", "D = {'k': 1, 'l': 2}\nclass A: pass\nO = A()\nO.a = 1\ndef subject(x):\n    D['k'] = 2\n    del D['k']\n    O.a = x\n    del O.a", ("", "", "D['k'] = 3", "O.a = 1")),
+    Case("assigned, deleted and assigned", "D = {'k': 1, 'l': 2}\ndef subject(x):\n    D['k'] = 2\n    del D['k']\n    D['k'] = x", ("", "del D['k']", "D['m'] = 1")),
     # Python's random numbers (scenario of that name, seed 55): the seed of the shared generator.
     Case("seeds inside of the program", "def subject(x):\n    random.seed(3)\n    try:\n        return x * random.random()\n    except Exception:\n        return x", ("", "random.seed(9)", "")),
 ]  # fmt: skip

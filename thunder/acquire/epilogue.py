@@ -341,11 +341,14 @@ class Epilogue:
                 moved.update(key for key in order[index:] if key in old)
                 break
             last = position.get(key, len(old))
+        # One that was assigned blindly before it was deleted may be there at another call, or may be missing.
+        perhaps = {key for key, blind in assigned.items() if blind and (key not in new or key in moved)}
         for key in [key for key in old if key not in new or key in moved]:
-            self.lines.append(f"{self.prologue.bind(base.__delitem__)}({owner}, {self.expression(key)})")
+            if key not in perhaps:
+                self.lines.append(f"{self.prologue.bind(base.__delitem__)}({owner}, {self.expression(key)})")
             del old[key]
-        for key, blind in assigned.items():
-            if blind and key not in new and key not in old:
+        for key in assigned:
+            if key in perhaps:
                 self.lines.append(f"{self.prologue.bind(base.pop)}({owner}, {self.expression(key)}, None)")
         changed = {key for key in new if key not in old or old[key] is not new[key]}
         # Keys that were assigned blindly may be missing at another call: then they come in the order of assignment.
