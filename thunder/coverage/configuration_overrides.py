@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import ResNetConfig
+from transformers import ResNetConfig, TimmWrapperConfig
 
 SMALL_ROTARY = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
 HALF_ROTARY = {**SMALL_ROTARY, "partial_rotary_factor": 0.5, "mrope_section": [2, 1, 1]}
@@ -26,6 +26,17 @@ def small_resnet() -> ResNetConfig:
         depths=[1, 1, 1, 1],
         layer_type="basic",
         out_features=["stage4"],  # type: ignore[call-arg]
+    )
+
+
+def small_perception_encoder() -> TimmWrapperConfig:
+    """The smallest of the vision towers that the perception encoders take from timm."""
+    return TimmWrapperConfig(
+        architecture="vit_pe_core_tiny_patch16_384",
+        do_pooling=True,  # type: ignore[call-arg]
+        num_classes=64,
+        global_pool="map",
+        model_args={"img_size": [64, 64]},
     )
 
 
@@ -101,6 +112,12 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "moonshine_streaming": {"num_key_value_heads": 4, "head_dim": 16, "encoder_hidden_size": 64},
     "xmod": {"default_language": "en_XX"},
     "t5gemma2_encoder": {"text_config": {"dropout_rate": 0.0}},
+    "muse_spark_audio": {"num_hidden_layers": 4},
+    "muse_spark": {"audio_config": {"num_hidden_layers": 4}, "vision_config": {"patch_temporal": 1}},
+    # Towers of another library.
+    "pe_video_encoder": {"vision_config": small_perception_encoder()},
+    "pe_video": {"video_config": {"vision_config": small_perception_encoder()}},
+    "pe_audio_video": {"audio_video_config": {"video_config": {"vision_config": small_perception_encoder()}}},
     # Convolutions whose groups follow a width.
     "csm": {"codec_config": {"upsample_groups": 64}},
     "kyutai_speech_to_text": {"codec_config": {"upsample_groups": 64}},

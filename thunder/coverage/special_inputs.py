@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from thunder.coverage.model_inputs import BATCH, LENGTH, Inputs, find, tokens
+from thunder.coverage.model_inputs import BATCH, FRAMES, LENGTH, Inputs, find, tokens
 from thunder.coverage.tiny_configuration import WIDTH
 
 
@@ -325,6 +325,31 @@ def detection_with_text(model: PreTrainedModel) -> Inputs:
     }
 
 
+def stacked_frames(model: PreTrainedModel) -> Inputs:
+    """Spectrograms whose frames are stacked four at a time."""
+    return {"input_features": torch.randn(BATCH, FRAMES, 4 * find(model.config, "num_mel_bins"))}
+
+
+def whole_frames(model: PreTrainedModel) -> Inputs:
+    """Sound of exactly two frames."""
+    return {"input_values": torch.randn(BATCH, 2 * model.config.samples_per_token)}
+
+
+def marked_prompt(model: PreTrainedModel) -> Inputs:
+    """One prompt with two questions, and where each ends."""
+    return {
+        "input_ids": tokens(model, batch=1),
+        "marks": torch.tensor([[5, 9]]),
+        "num_options": torch.tensor([[2, 3]]),
+        "question_type_ids": torch.tensor([[0, 1]]),
+    }
+
+
+def large_image(model: PreTrainedModel) -> Inputs:
+    """An image that can still be scaled down by four."""
+    return {"pixel_values": torch.randn(BATCH, 3, 256, 256)}
+
+
 SPECIAL_INPUTS: dict[str, Callable[[Any], Inputs]] = {
     "autoformer": time_series,
     "informer": time_series,
@@ -369,4 +394,9 @@ SPECIAL_INPUTS: dict[str, Callable[[Any], Inputs]] = {
     "minicpmv4_7_vision": target_sizes,
     "pp_ocrv5_mobile_rec": text_line,
     "omdet-turbo": detection_with_text,
+    "granite_speech5_ctc": stacked_frames,
+    "granite_speech5_encoder": stacked_frames,
+    "jev": marked_prompt,
+    "depth_pro": large_image,
+    "muse_spark_audio": whole_frames,
 }
