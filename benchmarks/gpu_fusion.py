@@ -10,6 +10,7 @@ and outputs, each once; the share is of a device copy measured in the same run.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import time
@@ -23,6 +24,7 @@ import torch
 import torch.nn.functional as F
 
 import thunder
+from thunder.executors.triton_fusion import schedule
 
 BF16 = torch.bfloat16
 
@@ -231,7 +233,8 @@ def measure(region: Region, bandwidth: float, contenders: list[str]) -> list[dic
             function = contender_function(contender, region.function)
             row.update(timed(function, sets, tangents, expected))
             if contender == "thunder":
-                row["kernels"] = kernels_of(function)
+                traces = [thunder.last_traces(function)[-1], *thunder.last_backward_traces(function)[-1:]]
+                row["kernels"] = kernels_of([called for trace in traces for called in trace.regions()])
                 row["notes"] = thunder.compile_stats(function).notes
         except Exception as error:  # one contender's failure must not hide the other figures
             row["error"] = f"{type(error).__name__}: {error}"[:2000]
@@ -278,17 +281,16 @@ def example(tensor: torch.Tensor) -> torch.Tensor:
     return made.normal_() if tensor.is_floating_point() else made.fill_(1)
 
 
-def kernels_of(function: Any) -> list[dict[str, Any]]:
+def kernels_of(regions: Sequence[Any]) -> list[dict[str, Any]]:
     """Each kernel by itself: time, bytes, share."""
     found = []
-    for trace in [thunder.last_traces(function)[-1], *thunder.last_backward_traces(function)[-1:]]:
-        for called in trace.regions():
-            kernel = called.implementation
-            if hasattr(kernel, "bytes_moved"):
-                found.append({
-                    "name": kernel.name, "bytes": kernel.bytes_moved(), "schedule": str(kernel.schedule),
-                    "inputs": [var.describe() for var in called.trace.inputs], "called": called,
-                })  # fmt: skip
+    for called in regions:
+        kernel = called.implementation
+        if hasattr(kernel, "bytes_moved"):
+            found.append({
+                "name": kernel.name, "bytes": kernel.bytes_moved(), "schedule": str(kernel.schedule),
+                "inputs": [var.describe() for var in called.trace.inputs], "called": called,
+            })  # fmt: skip
     for entry in found:
         called = entry.pop("called")
         kernel = called.implementation
@@ -302,11 +304,46 @@ def kernels_of(function: Any) -> list[dict[str, Any]]:
     return found
 
 
+def sweep() -> list[dict[str, Any]]:
+    """Backward of LayerNorm and RMSNorm with other schedules of the kernel that goes row by row."""
+
+    def scaled(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        wide = x.float()
+        return (wide * torch.rsqrt((wide * wide).mean(-1, keepdim=True) + 1e-5) * weight).to(x.dtype)
+
+    cases = [
+        ("LayerNorm 32x512x1024", layer_norm, lambda: norm_inputs(32, 512, 1024, weights=2)),
+        ("RMSNorm 2x2048x1536", scaled, lambda: [random(2, 2048, 1536), random(1536)]),
+        ("RMSNorm 4x2048x4096", scaled, lambda: [random(4, 2048, 4096), random(4096)]),
+    ]
+    found = []
+    for name, function, make in cases:
+        inputs = make()
+        tangent = torch.randn_like(function(*inputs))
+        for programs, elements, stages in itertools.product((1.0, 2.0), (8, 16), (1, 2, 3)):
+            schedule.CHUNK_PROGRAMS, schedule.CHUNK_ELEMENTS, schedule.CHUNK_STAGES = programs, elements, stages
+            row: dict[str, Any] = {"case": name, "programs": programs, "elements": elements, "stages": stages}
+            try:
+                compiled = thunder.jit(function, executors=["triton", "eager"])
+                with_gradients(compiled, inputs, [tangent])
+                backward = thunder.last_backward_traces(compiled)[-1:]
+                kernels = kernels_of([called for trace in backward for called in trace.regions()])
+                row["kernels"] = [(entry["name"], entry.get("milliseconds")) for entry in kernels]
+                times = [f"{kernel} {(ms or 0) * 1e3:.1f} us" for kernel, ms in row["kernels"]]
+                print(f"{name:24s} programs x{programs} elements {elements:2d} stages {stages}: {', '.join(times)}")
+            except Exception as error:  # one schedule's failure must not hide the others
+                row["error"] = f"{type(error).__name__}: {error}"[:500]
+                print(name, programs, elements, stages, row["error"])
+            found.append(row)
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", help="write every figure to this JSON file")
     parser.add_argument("--only", default="", help="regions whose name contains this")
     parser.add_argument("--contenders", default="eager,torch.compile,thunder")
+    parser.add_argument("--sweep", action="store_true", help="time other schedules as well, in half a minute more")
     parser.add_argument("--seconds", type=float, default=110.0, help="begin no region after so long")
     arguments = parser.parse_args()
     warnings.simplefilter("default")
@@ -330,6 +367,11 @@ def main() -> None:
         for row in measure(region, bandwidth, arguments.contenders.split(",")):
             results["rows"].append(row)
             show(row)
+        if arguments.output:
+            with open(arguments.output, "w") as file:
+                json.dump(results, file, indent=1)
+    if arguments.sweep:
+        results["sweep"] = sweep()
         if arguments.output:
             with open(arguments.output, "w") as file:
                 json.dump(results, file, indent=1)

@@ -56,6 +56,11 @@ def rows_of_chunks(op: Op, main: Domain) -> int:
     return rows if (chunks * rows, columns) == (main.rows, main.columns) else 0
 
 
+def rows_and_chunks(op: Op) -> tuple[int, ...]:
+    """For a sum of columns in chunks, the chunks' arrangement; else empty."""
+    return tuple(op.args[0].value.shape) if "chunks" in op.tags else ()
+
+
 def main_domain(ops: Sequence[Op]) -> Domain | None:
     """The one arrangement in which one kernel can do all of these reductions, or None."""
     domains = {domain(op) for op in ops}

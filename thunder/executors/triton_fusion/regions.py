@@ -11,7 +11,9 @@ save the most bytes of memory traffic, as long as one kernel can do both and no 
 
 from __future__ import annotations
 
+import functools
 import heapq
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -19,7 +21,7 @@ from thunder.executors.triton_fusion.index import SplitAxis
 from thunder.executors.triton_fusion.kernel import Kernel, NotFusible
 from thunder.executors.triton_fusion.lowering import lower_region
 from thunder.executors.triton_fusion.pointwise import FILLS, POINTWISE, REDUCTIONS
-from thunder.executors.triton_fusion.reductions import main_domain
+from thunder.executors.triton_fusion.reductions import domain, main_domain, rows_and_chunks
 from thunder.executors.triton_fusion.views import VIEWS
 from thunder.lower.operators import aten, is_pure, tensor_bytes
 from thunder.trace import Op, Trace, Var, iterate_vars
@@ -65,6 +67,23 @@ class Group:
     def work(self) -> list[Op]:
         """The operations that are not free."""
         return [op for op in self.ops if not is_free(op)]
+
+    @functools.cached_property
+    def reductions(self) -> tuple[Op, ...]:
+        """One operation for each arrangement of elements that the reductions have."""
+        found = {(domain(op), rows_and_chunks(op)): op for op in self.ops if op.target in REDUCTIONS}
+        return tuple(found.values())
+
+    @functools.cached_property
+    def counts(self) -> frozenset[int]:
+        """How many elements the roots have that are no results of reductions."""
+        reduced = {id(var) for op in self.ops if op.target in REDUCTIONS for var in op.outputs()}
+        return frozenset(var.value.numel() for var in self.roots if id(var) not in reduced)
+
+    @functools.cached_property
+    def traffic(self) -> int:
+        """Bytes of what it reads and of its roots."""
+        return sum(tensor_bytes(var.value) for var in (*self.inputs.values(), *self.roots))
 
 
 Item = Group | Op
@@ -119,7 +138,21 @@ class _Partition:
             else:
                 self.roots.add(id(var))
 
+    def _note_costly(self) -> set[int]:
+        """Values that take costly operations on as many elements, by views and cheap operations or not."""
+        costly: set[int] = set()
+        for op in self.ops:
+            if id(op) in self.mine and op.target not in REDUCTIONS:
+                for var in op.outputs():
+                    count = var.value.numel()
+                    inherited = any(id(v) in costly and v.value.numel() >= count for v in values_read(op))
+                    if inherited or self._is_costly(op):
+                        costly.add(id(var))
+        return costly
+
     def _choose_roots(self) -> None:
+        costly = self._note_costly()
+        broadcast: set[int] = set()
         reached: dict[int, set[int]] = {}
         for op in reversed(self.ops):
             if id(op) not in self.mine:
@@ -128,18 +161,18 @@ class _Partition:
                 if op.target in REDUCTIONS:
                     self.roots.add(id(var))
                 reached[id(var)] = roots = set()
-                broadcast = False
                 for user in self.users.get(id(var), ()):
                     if id(user) not in self.mine:
                         continue
                     for result in user.outputs():
                         roots |= {id(result)} if id(result) in self.roots else reached.get(id(result), set())
-                        broadcast |= result.value.numel() > 4 * var.value.numel()
+                        if result.value.numel() > 4 * var.value.numel() or (is_free(user) and id(result) in broadcast):
+                            broadcast.add(id(var))
                 if is_free(op) or id(var) in self.roots:
                     continue
                 if len(roots) > 1 and self._dear(var, len(roots)):
                     self.roots.add(id(var))
-                elif broadcast and self._is_costly(op):
+                elif id(var) in broadcast and id(var) in costly:
                     self.roots.add(id(var))
 
     def _is_costly(self, op: Op) -> bool:
@@ -271,43 +304,42 @@ def _reads(item: Item) -> Iterable[Var]:
     return item.inputs() if isinstance(item, Op) else item.inputs.values()
 
 
-def _traffic(group: Group) -> int:
-    return sum(tensor_bytes(var.value) for var in (*group.inputs.values(), *group.roots))
-
-
 class _Merging:
     """Merges groups, those first that save the most."""
 
     def __init__(self, owner: _Partition, groups: list[Group]) -> None:
         self.owner, self.groups = owner, groups
-        self.refused: set[tuple[int, int]] = set()
-        self.keep: list[Group] = []
+        self.alive = {id(group) for group in groups}
+        self.candidates: list[tuple[int, int, Group, Group]] = []
+        self.count = itertools.count()
+        self.keep: list[Group] = []  # so that no other object gets their ids
 
     def run(self) -> list[Group]:
-        while True:
-            candidates = self._candidates()
-            for _, first, second in candidates:
-                merged = self._merged(first, second)
-                if merged is not None:
-                    self.keep += [first, second]
-                    self.groups = [group for group in self.groups if group not in (first, second)] + [merged]
-                    break
-                self.refused.add((id(first), id(second)))
-            else:
-                return self.groups
-
-    def _candidates(self) -> list[tuple[int, Group, Group]]:
-        found = []
         for number, first in enumerate(self.groups):
             for second in self.groups[number + 1 :]:
-                if (id(first), id(second)) in self.refused or (id(second), id(first)) in self.refused:
-                    continue
-                if _have_one_domain(first, second):
-                    saved = self._bytes_saved(first, second)
-                    if saved > 0:
-                        found.append((saved, first, second))
-        found.sort(key=lambda candidate: -candidate[0])
-        return found
+                self._consider(first, second)
+        while self.candidates:
+            _, _, first, second = heapq.heappop(self.candidates)
+            if id(first) not in self.alive or id(second) not in self.alive:
+                continue
+            merged = self._merged(first, second)
+            if merged is None:
+                continue
+            self.alive -= {id(first), id(second)}
+            self.alive.add(id(merged))
+            self.groups = [group for group in self.groups if group is not first and group is not second]
+            for other in self.groups:
+                self._consider(merged, other)
+            self.groups.append(merged)
+            self.keep += [first, second]
+        return self.groups
+
+    def _consider(self, first: Group, second: Group) -> None:
+        """Notes the pair, if one kernel may do both and that saves something."""
+        if _have_one_domain(first, second):
+            saved = self._bytes_saved(first, second)
+            if saved > 0:
+                heapq.heappush(self.candidates, (-saved, next(self.count), first, second))
 
     def _bytes_saved(self, first: Group, second: Group) -> int:
         saved = 0
@@ -317,7 +349,7 @@ class _Merging:
                     saved += 2 * tensor_bytes(var.value)
         shared = set(first.inputs) & set(second.inputs)
         saved += sum(tensor_bytes(first.inputs[key].value) for key in shared)
-        if saved == 0 and max(_traffic(first), _traffic(second)) < _SMALL_BYTES:
+        if saved == 0 and max(first.traffic, second.traffic) < _SMALL_BYTES:
             return 1  # one launch in place of two
         return saved
 
@@ -358,19 +390,10 @@ class _Merging:
         return False
 
 
-def _reductions_and_counts(group: Group) -> tuple[list[Op], set[int]]:
-    """The reductions, and the element counts of the other roots."""
-    reductions = [op for op in group.ops if op.target in REDUCTIONS]
-    made = {id(var) for op in reductions for var in op.outputs()}
-    return reductions, {var.value.numel() for var in group.roots if id(var) not in made}
-
-
 def _have_one_domain(first: Group, second: Group) -> bool:
     """Whether the two may be one kernel, by the numbers of elements."""
-    reductions, counts = _reductions_and_counts(first)
-    more_reductions, more_counts = _reductions_and_counts(second)
-    reductions, counts = reductions + more_reductions, counts | more_counts
-    if not reductions:
+    counts = first.counts | second.counts
+    if not first.reductions and not second.reductions:
         return len(counts) == 1
-    main = main_domain(reductions)
+    main = main_domain((*first.reductions, *second.reductions))
     return main is not None and counts <= {main.rows, main.rows * main.columns}

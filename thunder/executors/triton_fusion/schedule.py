@@ -20,6 +20,18 @@ def enough_programs() -> int:
     return 4 if _torch_compat.is_triton_interpreted() else 264
 
 
+# Programs that go row by row: how many, in units of `enough_programs`, how many elements a thread has of a row, and how
+# many rows are being loaded at a time.
+CHUNK_PROGRAMS = 1.0
+CHUNK_ELEMENTS = 8
+CHUNK_STAGES = 2
+
+
+def chunk_programs(columns: int) -> int:
+    """How many programs go row by row, at most: more where rows are short."""
+    return int(CHUNK_PROGRAMS * enough_programs() * max(1, min(4, 2048 // power_of_two(columns))))
+
+
 @dataclass(frozen=True)
 class Schedule:
     """Block sizes.
@@ -29,6 +41,7 @@ class Schedule:
         is_looped: whether a program steps through the columns.
         warps: of 32 threads.
         wide_indices: whether element numbers need 64 bits.
+        stages: rows that a program that goes row by row is loading at a time.
     """
 
     row_block: int
@@ -36,6 +49,7 @@ class Schedule:
     is_looped: bool
     warps: int
     wide_indices: bool
+    stages: int = 1
 
     def programs(self, kernel: Kernel) -> int:
         """How many programs are launched."""
@@ -57,7 +71,8 @@ def choose_schedule(kernel: Kernel) -> Schedule:
         return _pointwise(kernel, wide)
     if kernel.rows_of_program:
         columns = power_of_two(kernel.columns)
-        return Schedule(1, columns, False, max(1, min(16, columns // (32 * 8))), wide)
+        warps = max(1, min(16, columns // (32 * CHUNK_ELEMENTS)))
+        return Schedule(1, columns, False, warps, wide, CHUNK_STAGES)
     if kernel.columns > 1 and kernel.column_stride() != 1 and kernel.row_stride() == 1:
         return _columns_apart(kernel, wide)
     return _columns_together(kernel, wide)

@@ -190,7 +190,7 @@ class _Writer:
         for number, _ in totals:
             self._line(f"total{number} = tl.zeros([RBLOCK], tl.float32)")
         height = kernel.rows_of_program
-        self._line(f"for row in range({height}):")
+        self._line(f"for row in tl.range(0, {height}, num_stages={self.schedule.stages}):")
         self.indent += 1
         self._line(f"x = chunk * {height} + row  # of {kernel.rows}")
         self.location = None

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from thunder.executors.triton_fusion.pointwise import REDUCTIONS, compute_dtype
 from thunder.executors.triton_fusion.reductions import LONGEST_ROW_HELD, domain, reduced_axes
-from thunder.executors.triton_fusion.schedule import enough_programs
+from thunder.executors.triton_fusion.schedule import chunk_programs, enough_programs
 from thunder.lower.operators import aten
 from thunder.trace import Namer, Op, Trace, Var
 
@@ -58,10 +58,10 @@ def _parts(op: Op, straight: set[tuple[int, int]]) -> int:
         programs = -(-rows // _ROWS_OF_A_BLOCK)
         is_sum = op.target in (aten.sum.default, aten.sum.dim_IntList)
         if is_sum and (columns, rows) in straight and rows <= LONGEST_ROW_HELD and columns >= 2 * enough_programs():
-            return _divisor(columns, enough_programs())
+            return _divisor(columns, chunk_programs(rows))
         if columns < 4 * _FEWEST_COLUMNS or programs >= enough_programs():
             return 1
-        return _divisor(columns, min(2 * enough_programs() // programs, columns // _FEWEST_COLUMNS))
+        return _divisor(columns, min(4 * enough_programs() // programs, columns // _FEWEST_COLUMNS))
     return 1
 
 
