@@ -10,6 +10,7 @@ and forward (times of the 1.5B configuration), profile (kernels of one decoding 
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import json
 import os
 import statistics
@@ -43,7 +44,10 @@ def seconds_of(function: Callable[[], Any]) -> float:
 
 def timed(function: Callable[[], Any], *, warm: int = 3, repeats: int = 10) -> dict[str, Any]:
     """First call, the calls until it is warm, and the median of the calls after that, in milliseconds."""
-    first = [1e3 * seconds_of(function) for _ in range(warm)]
+    first = []
+    for _ in range(warm):
+        first.append(1e3 * seconds_of(function))
+        print(f"    warm-up {first[-1]:.1f} ms", flush=True)
     times = sorted(1e3 * seconds_of(function) for _ in range(repeats))
     return {"median_ms": statistics.median(times), "min_ms": times[0], "max_ms": times[-1], "warm_up_ms": first}
 
@@ -59,6 +63,26 @@ def device_ms(function: Callable[[], Any], repeats: int = 20) -> float:
     end.record()
     torch.cuda.synchronize()
     return start.elapsed_time(end) / repeats
+
+
+def host_ms(function: Callable[[], Any], repeats: int = 10) -> float:
+    """Milliseconds until a call returns, the device being idle when it begins: what Python takes."""
+    times = []
+    for _ in range(repeats):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        function()
+        times.append(1e3 * (time.perf_counter() - start))
+    return statistics.median(times)
+
+
+def kernels_of(function: Callable[[], Any]) -> list[tuple[str, int, float]]:
+    """(name, count, microseconds) of the kernels of one call."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
+        function()
+        torch.cuda.synchronize()
+    rows = [(e.key[:90], e.count, round(e.self_device_time_total, 1)) for e in profiler.key_averages()]
+    return sorted((row for row in rows if row[2] > 0), key=lambda row: -row[2])[:25]
 
 
 # (a) Graphs -----------------------------------------------------------------------------------------------------------
@@ -228,7 +252,6 @@ GRAPH_CHECKS = (
     check_random,
     check_training,
     check_streams,
-    check_failed_capture,
 )
 
 
@@ -303,11 +326,12 @@ def time_generate(model: Any, compiled: Any, arguments: argparse.Namespace) -> d
         return module.generate(ids, max_new_tokens=tokens, do_sample=False, **options)
 
     found: dict[str, Any] = {}
-    found["thunder"] = timed(lambda: plain(compiled, 100), warm=4)
-    found["thunder_20_tokens"] = timed(lambda: plain(compiled, 20), warm=3)
+    found["thunder"] = timed(lambda: plain(compiled, 100), warm=4, repeats=7)
+    found["thunder_20_tokens"] = timed(lambda: plain(compiled, 20), warm=1, repeats=7)
     per_token = (found["thunder"]["median_ms"] - found["thunder_20_tokens"]["median_ms"]) / 80
     found["thunder_ms_per_token"] = per_token
-    found["thunder_eos"] = timed(lambda: plain(compiled, 100, eos_token_id=151643), warm=4, repeats=5)
+    if arguments.eos:
+        found["thunder_eos"] = timed(lambda: plain(compiled, 100, eos_token_id=151643), warm=4, repeats=5)
     found["thunder_notes"] = thunder.compile_stats(compiled).notes
     if not arguments.no_eager:
         found["hf_eager"] = timed(lambda: plain(model, 100), warm=1, repeats=3)
@@ -323,9 +347,12 @@ def time_forward(model: Any, compiled: Any, arguments: argparse.Namespace) -> di
     found: dict[str, Any] = {}
     with torch.no_grad():
         found["thunder"] = timed(lambda: compiled(ids, use_cache=False), warm=4, repeats=30)
+        found["thunder_host_ms"] = host_ms(lambda: compiled(ids, use_cache=False))
         found["thunder_back_to_back_ms"] = device_ms(lambda: compiled(ids, use_cache=False))
-        found["thunder_with_cache"] = timed(lambda: compiled(ids), warm=4, repeats=30)
-        found["eager"] = timed(lambda: model(ids, use_cache=False), warm=2, repeats=10)
+        found["kernels"] = kernels_of(lambda: compiled(ids, use_cache=False))
+        if arguments.with_cache:
+            found["thunder_with_cache"] = timed(lambda: compiled(ids), warm=4, repeats=30)
+        found["eager"] = timed(lambda: model(ids, use_cache=False), warm=2, repeats=5)
         reference, ours = model(ids, use_cache=False).logits, compiled(ids, use_cache=False).logits
         difference = (reference.float() - ours.float()).norm() / reference.float().norm()
         found["relative_difference_to_eager"] = difference.item()
@@ -376,13 +403,16 @@ def run_part(report: dict[str, Any], name: str, function: Callable[[], Any]) -> 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", default="gpu_generate.json")
-    parser.add_argument("--parts", default="graphs,tokens,generate,forward,profile")
+    parser.add_argument("--parts", default="graphs,generate,forward,profile,tokens")
     parser.add_argument("--layers", type=int, default=28)
     parser.add_argument("--hf-compile", action="store_true")
     parser.add_argument("--torch-compile", action="store_true")
     parser.add_argument("--no-eager", action="store_true")
+    parser.add_argument("--eos", action="store_true", help="times generation that looks for an end as well")
+    parser.add_argument("--with-cache", action="store_true", help="times the forward pass that makes a cache as well")
     arguments = parser.parse_args()
     parts = arguments.parts.split(",")
+    faulthandler.dump_traceback_later(40, repeat=True)  # says where a part that takes long is
     report: dict[str, Any] = {
         "device": torch.cuda.get_device_name(),
         "torch": torch.__version__,
@@ -398,9 +428,6 @@ def main() -> None:
         for check in GRAPH_CHECKS:
             run_part(report, check.__name__, check)
     save()
-    if "tokens" in parts:
-        run_part(report, "check_tokens", check_tokens)
-    save()
     if {"generate", "forward", "profile"} & set(parts):
         model = large_model(arguments.layers)
         compiled = thunder.compile(model)
@@ -413,6 +440,12 @@ def main() -> None:
             save()
         if "forward" in parts:
             run_part(report, "forward_10_tokens", lambda: time_forward(model, compiled, arguments))
+            save()
+    if "tokens" in parts:
+        run_part(report, "check_tokens", check_tokens)
+    save()
+    if "graphs" in parts:
+        run_part(report, "check_failed_capture", check_failed_capture)
     save()
 
 

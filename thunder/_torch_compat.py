@@ -539,6 +539,11 @@ def shape_environment(on_unknown: Callable[[], None], *, has_unknown: bool) -> A
     return Environment(allow_scalar_outputs=has_unknown, allow_dynamic_output_shape_ops=has_unknown)
 
 
+def stop_allocating_to_pool(device: int, pool: Any) -> None:
+    """Ends what a capture that failed has begun: memory of this device comes from the pool.  Tested: 2.11, 2.13."""
+    torch._C._cuda_endAllocateToPool(device, pool)  # type: ignore[attr-defined]
+
+
 def functionalized_call() -> Any:
     """What functionalisation makes of a custom operator that changes its arguments.  Tested: 2.11, 2.13."""
     return torch.ops.higher_order.auto_functionalized_v2

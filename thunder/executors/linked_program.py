@@ -116,6 +116,7 @@ class LinkedProgram:
         if graphs is not None:
             count = len(self._forward.outputs)
             forward = graphs.forward(forward, trace, self._notes, output_count=count, changed=changed)
+            self.graphed = forward if isinstance(forward, GraphedFunction) else None
         program = TrainingProgram(lowered, self._forward, forward, self.backward_for)
         return make_training_run(program, lowered, self._forward.outputs, grad_enabled=grad_enabled)
 

@@ -17,6 +17,8 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 
+from thunder import _torch_compat
+
 Result = TypeVar("Result")
 
 
@@ -116,13 +118,19 @@ class CudaGraphs:
                     raise
                 graph.capture_end()
             except BaseException:
-                self._end_generators_capture(device)
+                self._clean_up(device, pool)
                 raise
         return graph, results
 
-    def _end_generators_capture(self, device: torch.device) -> None:
-        """A capture that fails leaves the random number generator in the state of a capture; one that succeeds does
-        not."""
+    def _clean_up(self, device: torch.device, pool: Any) -> None:
+        """After a capture that failed: memory comes from where it came before, and the random number generator is in
+        no capture any more, which it learns from one that succeeds."""
+        if self._pools.get(device) == pool:
+            del self._pools[device]  # what is left in it belongs to graphs that live
+        try:
+            _torch_compat.stop_allocating_to_pool(device.index or 0, pool)
+        except RuntimeError:
+            pass  # the capture had not begun to allocate, or has ended it
         try:
             self._small_graph(device, self.new_pool(device))
         except RuntimeError:
