@@ -541,7 +541,7 @@ def shape_environment(on_unknown: Callable[[], None], *, has_unknown: bool) -> A
 
 def stop_allocating_to_pool(device: int, pool: Any) -> None:
     """Ends what a capture that failed has begun: memory of this device comes from the pool.  Tested: 2.11, 2.13."""
-    torch._C._cuda_endAllocateToPool(device, pool)  # type: ignore[attr-defined]
+    torch._C._cuda_endAllocateToPool(device, pool)
 
 
 def functionalized_call() -> Any:
