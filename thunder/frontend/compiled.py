@@ -192,6 +192,7 @@ class CompiledFunction:
             self.statistics.cache_misses += 1
             if len(self.entries) >= self.options.recompile_limit:
                 return self._call_plain(self._give_up(), args, kwargs)
+            raised: Exception | None = None
             try:
                 entry = self.compile(args, kwargs)
             except (DataDependentError, UnsupportedError) as error:
@@ -202,7 +203,9 @@ class CompiledFunction:
             except ThunderError:
                 raise
             except Exception as error:  # the user's program raises, and may raise anything
-                return self._raise_in_plain_python(error, args, kwargs)
+                raised = error
+            if raised is not None:  # here, so that the traceback shows the program's own error alone
+                return self._raise_in_plain_python(raised, args, kwargs)
             if self.options.cache != "no caching":
                 self.entries = [entry, *self.entries]
         answer = entry.call(args, kwargs)
