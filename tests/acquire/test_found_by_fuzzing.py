@@ -65,6 +65,8 @@ CASES = [
     # 530277: a key that was assigned without being read, and then deleted, may be missing at the next call.
     Case("assigned and deleted", "D = {'k': 1, 'l': 2}\nclass A: pass\nO = A()\nO.a = 1\ndef subject(x):\n    D['k'] = 2\n    del D['k']\n    O.a = x\n    del O.a", ("", "", "D['k'] = 3", "O.a = 1")),
     Case("assigned, deleted and assigned", "D = {'k': 1, 'l': 2}\ndef subject(x):\n    D['k'] = 2\n    del D['k']\n    D['k'] = x", ("", "del D['k']", "D['m'] = 1")),
+    # 165: the error is another one than that of `item()`.
+    Case("numbers of tensors that hold several", "def ask(read, x):\n    try: return read(x)\n    except Exception as error: return type(error).__name__\ndef subject(x): return [ask(read, x) for read in (int, float, bool, torch.Tensor.item)]", ("", "", ""), ("torch.ones(4)", "torch.arange(4)", "torch.ones(0)")),
     # Python's random numbers (scenario of that name, seed 55): the seed of the shared generator.
     Case("seeds inside of the program", "def subject(x):\n    random.seed(3)\n    try:\n        return x * random.random()\n    except Exception:\n        return x", ("", "random.seed(9)", "")),
 ]  # fmt: skip

@@ -229,14 +229,15 @@ class Lookasides:
         """`int(x)` of a symbol is the symbol, and of a tensor its number, known or not."""
         if len(args) == 1 and not kwargs:
             number = args[0]
-            if self._is_integer_tensor(number):
+            if self._is_integer_tensor(number) and _may_hold_one_number(number):
                 number = self._one_operation(torch.Tensor.item, (number,), {})
             return number if isinstance(number, torch.SymInt) else int(number)
         return int(*args, **kwargs)
 
     def float(self, interp: Any, *args: Any) -> Any:
         """`float(x)` of a tensor is its number, known or not."""
-        if len(args) == 1 and isinstance(args[0], torch.Tensor) and not args[0].is_complex():
+        is_real = len(args) == 1 and isinstance(args[0], torch.Tensor) and not args[0].is_complex()
+        if is_real and _may_hold_one_number(args[0]):
             return torch.sym_float(self._one_operation(torch.Tensor.item, args, {}))
         return float(*args)
 
@@ -486,3 +487,9 @@ _MESSAGES: tuple[Callable[..., Any], ...] = (
 def _plain_function(method: Any) -> Any:
     """The function of a method of an extension class; PyTorch's own test utilities put plain functions there."""
     return getattr(method, "__func__", method)
+
+
+def _may_hold_one_number(tensor: torch.Tensor) -> bool:
+    """Whether `int(tensor)` reads a number; the error for other tensors is not that of `item()`."""
+    count = tensor.numel()
+    return type(count) is not int or count == 1
