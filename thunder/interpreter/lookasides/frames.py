@@ -270,6 +270,11 @@ def warn(
     if not (is_class(category) and issubclass(category, Warning)):
         given = category if is_class(category) else type(category)
         raise TypeError(f"category must be a Warning subclass, not '{given.__name__}'")
+    if not isinstance(skip_file_prefixes, tuple):
+        kind = type(skip_file_prefixes).__name__
+        raise TypeError(f"warn() argument 'skip_file_prefixes' must be tuple, not {kind}")
+    if not all(isinstance(prefix, str) for prefix in skip_file_prefixes):
+        raise TypeError(f"Found non-str in 'skip_file_prefixes': {skip_file_prefixes!r}")
     if skip_file_prefixes and stacklevel < 2:
         stacklevel = 2
     frames = visible_frames(sys._getframe(1))
