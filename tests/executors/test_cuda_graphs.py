@@ -156,6 +156,30 @@ def test_a_parameter_that_moves():
     assert len(backend.graphs) > before
 
 
+class Scaled(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear, self.factor = torch.nn.Linear(4, 4), 2.0
+
+    def forward(self, x):
+        return torch.tanh(self.linear(x)) * self.factor
+
+
+def test_graphs_that_run_ahead_of_the_guards():
+    network, backend = Scaled(), RecordedGraphs()
+    policy = GraphPolicy(training=False, verbose=True, backend=backend)
+    model = thunder.jit(network, executors=["aten"], cuda_graphs=policy)
+    with torch.no_grad():
+        for factor in (2.0, 2.0, 2.0, 3.0, 2.0, 3.0, 3.0, 3.0, 2.0):
+            network.factor = factor
+            for x in (torch.randn(2, 4), torch.randn(2, 4), torch.randn(2, 4)):
+                torch.testing.assert_close(model(x), network(x))
+        with pytest.raises((RuntimeError, TypeError)):
+            model(torch.randn(2, 5))
+    assert thunder.cache_misses(model) <= 4 and replays(backend) > 20
+    assert model._thunder.last.computation.runs_ahead is not None
+
+
 def test_random_numbers_go_on():
     run, backend = compiled(lambda x: F.dropout(x, 0.5))
     x = torch.ones(64)

@@ -76,22 +76,43 @@ class Program:
         lines = [f"def epilogue(args, kwargs{outputs}):", *(f"    {line}" for line in self.epilogue)]
         return "\n".join([*lines, f"    return {self.returned}", ""])
 
-    def link(self, run: Callable[..., tuple[Any, ...]], *, check: bool = True) -> Callable[..., Any]:
+    def link(
+        self,
+        run: Callable[..., tuple[Any, ...]],
+        *,
+        check: bool = True,
+        runs_ahead: Callable[[], bool] | None = None,
+    ) -> Callable[..., Any]:
         """One function for a call: guards, computation, effects.
 
         Args:
             run: the compiled computation.
             check: False leaves the guards out (`cache="same input"`).
+            runs_ahead: for a computation that only starts work on a device, and changes nothing but memory of its own:
+                says at a call whether to start it once the tensors fit, and to look at the other guards while the
+                device works; when one fails, the results are dropped.
         """
         namespace = {**self.prologue.namespace, "_run": run, "_guard_errors": _GUARD_ERRORS}
-        lines = ["def call(args, kwargs):", "    try:"]
-        lines += [f"        {line}" for line in self._prologue_lines(namespace, check)]
+        checked = self._prologue_lines(namespace, check)
+        call = f"_run({', '.join(self.arguments)})"
+        lines = ["def call(args, kwargs):"]
+        ahead = runs_ahead is not None and check and "_tensors_fit" in namespace and self.plain_error is None
+        if ahead:
+            namespace["_runs_ahead"] = runs_ahead
+            lines += ["    _outputs = None", "    if _runs_ahead():", "        try:"]
+            lines += [f"            {line}" for line in self.prologue.lines if isinstance(line, str)]
+            lines.append(f"            if {checked[-1].removeprefix('if not ').removesuffix(': return -1')}:")
+            # Whatever goes wrong here is met again below, after the guards that may explain it.
+            lines += [f"                _outputs = {call}", "        except Exception:", "            _outputs = None"]
+        lines.append("    try:")
+        lines += [f"        {line}" for line in checked]
         lines += ["        pass", "    except _guard_errors:", "        return -1"]
         if self.plain_error is not None:
             namespace["_plain_call"] = PlainCall(self.plain_error)
             return compile_source("\n".join([*lines, "    return _plain_call"]) + "\n", "call", namespace)
         outputs = "".join(f"o{index}, " for index in range(self.output_count))
-        call = f"_run({', '.join(self.arguments)})"
+        if ahead:
+            call = f"{call} if _outputs is None else _outputs"
         lines += ["    try:", f"        {outputs}= {call}" if outputs else f"        {call}"]
         # An error that only the computation itself finds (an index out of range): nothing else has happened yet.
         lines += ["    except Exception as error:", "        return error"]

@@ -30,6 +30,7 @@ from thunder.executors.torch_program import run_torch_program
 from thunder.kernels.placement import merged_inputs
 from thunder.kernels.registry import use_kernels
 from thunder.lower import BlockRegions, NotLowerable, lower_program
+from thunder.lower.operators import is_random
 from thunder.lower.state import ambient_state, current_state
 from thunder.trace import Trace, verify
 from thunder.transforms import (
@@ -83,6 +84,20 @@ class CompiledComputation:
     def merged_inputs(self) -> list[list[int]]:
         """Positions of inputs that the program wants to lie behind one another in memory, group by group."""
         return merged_inputs(self._torch_stages[-1])
+
+    @functools.cached_property
+    def runs_ahead(self) -> Callable[[], bool] | None:
+        """Says at a call whether `run` will only replay a graph; None for programs that draw random numbers, are
+        differentiated or are not captured.
+
+        Replaying such a graph for a call that turns out to need another program does no harm.
+        """
+        graphed = self.graphed
+        if graphed is None or not self.is_lowered or graphed.is_training:
+            return None
+        if any(is_random(op) for op in self.forward_traces[-1].ops):
+            return None
+        return lambda: graphed.last is not None
 
     @functools.cached_property
     def _programs(self) -> Sequence[ProgramTraces]:

@@ -307,7 +307,8 @@ class CompiledFunction:
         run = computation.run
         if program.changed_inputs or may_draw_random_numbers(program.computation):
             run = UndoingRun(run, program.changed_inputs)
-        call = program.link(run, check=options.cache != "same input")
+        ahead = computation.runs_ahead if not program.changed_inputs else None
+        call = program.link(run, check=options.cache != "same input", runs_ahead=ahead)
         finished = time.perf_counter()
         self.statistics.acquire_seconds.append(acquired - start)
         self.statistics.compile_seconds.append(finished - acquired)

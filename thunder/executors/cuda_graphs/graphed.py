@@ -95,6 +95,7 @@ class GraphedFunction:
             run as they are.
         boxed: see `function`.
         by_shape: whether sizes may differ between calls.
+        is_training: whether it is a part of a program with gradients.
     """
 
     def __init__(
@@ -111,7 +112,9 @@ class GraphedFunction:
         copies_when_busy: bool = True,
         boxed: bool = False,
         by_shape: bool = False,
+        is_training: bool = False,
     ) -> None:
+        self.is_training = is_training
         self._function = _unboxed(function) if boxed else function
         self._boxed = boxed
         self._tensors = tuple(tensors)

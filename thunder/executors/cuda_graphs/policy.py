@@ -96,6 +96,7 @@ class GraphPolicy:
             name="the forward program",
             cloned=small,
             copies_when_busy=False,
+            is_training=True,
         )
 
     def backward(self, function: Callable[..., Any], trace: Trace, notes: list[str]) -> Any:
@@ -114,6 +115,7 @@ class GraphPolicy:
             report=notes.append,
             name="the backward program",
             copies_when_busy=False,
+            is_training=True,
             boxed=True,
         )
 
