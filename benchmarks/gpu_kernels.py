@@ -232,8 +232,11 @@ def linear_cases() -> list[Case]:
                     "gemv_gated, norm", f"{name} x{rows}", make_gated, gemv.gemv_gated, gated_eager,
                     2 * (2 * n * k + rows * (n + k)), exact=gemv.gemv_gated_reference, compiled=False,
                     variants={
-                        f"resident {b}w{w}x{r}": functools.partial(gated_with_plan, plan=gemv.Plan(b, 0, w, r))
-                        for b, w, r in ((1, 1, 16), (1, 2, 16), (2, 2, 8), (2, 4, 8), (4, 4, 4)) if rows == 1
+                        f"resident {b}w{w}x{r}{'e' if early else ''}": functools.partial(
+                            gated_with_plan, plan=gemv.Plan(b, 0, w, r, early)
+                        )
+                        for b, w, r in ((1, 2, 8), (1, 2, 16), (2, 2, 8), (2, 4, 8)) for early in (True, False)
+                        if rows == 1
                     },
                 )
             )  # fmt: skip
@@ -497,19 +500,15 @@ def sweep_gemv(deadline: float) -> list[dict[str, Any]]:
         ("1.5B head", 151936, 1536, 1, False), ("8B gate/up", 14336, 4096, 1, True),
         ("1.5B o", 1536, 1536, 1, False), ("8B down", 4096, 14336, 1, False),
     ]  # fmt: skip
-    resident = [(1, 1), (1, 2), (2, 1), (2, 2), (2, 4), (4, 2), (4, 4)]
-    walking = [
-        (1, 512, 2),
-        (2, 512, 2),
-        (2, 512, 4),
-        (1, 256, 1),
-        (4, 512, 4),
-        (1, 1024, 4),
-        (1, 2048, 4),
-        (2, 2048, 8),
+    candidates = [
+        gemv.Plan(n, 0, warps, programs, early, prefetch)
+        for n, warps in ((1, 2), (2, 2), (1, 1), (2, 4), (4, 4), (2, 1), (1, 4))
+        for programs in (8, 1 << 16)
+        for early, prefetch in ((True, False), (False, False), (True, True))
+        if not (prefetch and programs > 64)
     ]
-    candidates = [gemv.Plan(n, 0, warps, programs) for n, warps in resident for programs in (8, 1 << 16)]
-    candidates = [*candidates[:6], *(gemv.Plan(*sizes) for sizes in walking[:3]), *candidates[6:]]
+    walking = [(1, 512, 2), (2, 512, 2), (1, 1024, 4), (1, 256, 1), (4, 512, 4), (1, 2048, 4), (2, 2048, 8)]
+    candidates[8:8] = [gemv.Plan(*sizes) for sizes in walking[:3]]
     candidates += [gemv.Plan(*sizes) for sizes in walking[3:]]
     for plan in candidates:
         for name, n, k, rows, gated in shapes:
@@ -614,7 +613,9 @@ def print_table(report: dict[str, Any]) -> None:
     for shape, rows in best.items():
         rows.sort(key=lambda row: row["us"])
         text = "  ".join(
-            f"{r['block_n']}x{r['block_k']}w{r['warps']}r{r['resident']} {r['tb_per_s']:.2f}" for r in rows[:7]
+            f"{r['block_n']}x{r['block_k']}w{r['warps']}r{min(r['resident'], 99)}{'e' * r['early']}{'p' * r['prefetch']}"
+            f" {r['tb_per_s']:.2f}"
+            for r in rows[:8]
         )
         print(f"gemv {shape:16} TB/s: {text}")
     if report["left_out"]:

@@ -48,7 +48,7 @@ class Compiler:
         self.failures: list[str] = []
 
     def __call__(self, kernel: JITFunction, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
-        options = {name: kwargs.pop(name) for name in ("num_warps", "num_stages") if name in kwargs}
+        options = {name: kwargs.pop(name) for name in ("num_warps", "num_stages", "launch_pdl") if name in kwargs}
         given = dict(zip(kernel.arg_names, args)) | kwargs
         signature, constants, attributes = {}, {}, {}
         for position, parameter in enumerate(kernel.params):
@@ -100,7 +100,7 @@ def launch_everything() -> None:
     for rows in (1, 4, 8):
         gemv.launch(randn(rows, 1536), randn(8960, 1536), randn(8960, 1536), None, None, randn(1536), 1e-6, "silu")
     for block_n, warps in ((1, 1), (2, 2), (4, 4)):
-        plan = gemv.Plan(block_n, 0, warps, 8)
+        plan = gemv.Plan(block_n, 0, warps, 8, early=block_n > 1, prefetch=block_n == 2)
         x, gate, up, norm = randn(1, 1536), randn(8960, 1536), randn(8960, 1536), randn(1536)
         gemv.launch(x, gate, up, None, None, norm, 1e-6, "silu", plan=plan)
         gemv.launch(x, gate, None, randn(8960), randn(1, 8960), None, 1e-6, "none", plan=plan)

@@ -111,28 +111,41 @@ def _gemv_kernel(
 
 
 @triton.jit
+def _load_rows(ptr, block, k, stride, N, K, BLOCK_N: tl.constexpr):
+    """A block of rows of a weight, 0 where there are none."""
+    n = block * BLOCK_N + tl.arange(0, BLOCK_N)
+    mask = (n < N)[:, None] & (k < K)[None, :]
+    place = ptr + n.to(tl.int64)[:, None] * stride + k[None, :]
+    return tl.load(place, mask=mask, other=0.0, eviction_policy="evict_first")
+
+
+@triton.jit
 def _resident_kernel(
     x_ptr, weight_ptr, up_ptr, bias_ptr, residual_ptr, norm_ptr, out_ptr, N, weight_stride, up_stride, eps,
-    K: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, EVEN_N: tl.constexpr,
-    GATED: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, HAS_NORM: tl.constexpr,
-    ACTIVATION: tl.constexpr,
+    K: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GATED: tl.constexpr, HAS_BIAS: tl.constexpr,
+    HAS_RESIDUAL: tl.constexpr, HAS_NORM: tl.constexpr, ACTIVATION: tl.constexpr,
+    EARLY: tl.constexpr, PREFETCH: tl.constexpr,
 ):  # fmt: skip
     k = tl.arange(0, BLOCK_K)
+    first = tl.program_id(0)
+    step = tl.num_programs(0)
+    # Weights depend on no kernel before this one: with EARLY, loading them overlaps with its end.
+    weight = _load_rows(weight_ptr, first, k, weight_stride, N, K, BLOCK_N)
+    if GATED:
+        up = _load_rows(up_ptr, first, k, up_stride, N, K, BLOCK_N)
+    if EARLY:
+        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
     x = tl.load(x_ptr + k, mask=k < K, other=0.0).to(tl.float32)
     if HAS_NORM:
         x *= tl.rsqrt(tl.sum(x * x, axis=0) / K + eps)
         x *= tl.load(norm_ptr + k, mask=k < K, other=0.0).to(tl.float32)
-    for block in range(tl.program_id(0), tl.cdiv(N, BLOCK_N), tl.num_programs(0)):
+    for block in range(first, tl.cdiv(N, BLOCK_N), step):
         n = block * BLOCK_N + tl.arange(0, BLOCK_N)
-        if EVEN_N:
-            mask = (k < K)[None, :]
-        else:
-            mask = (n < N)[:, None] & (k < K)[None, :]
-        place = weight_ptr + n.to(tl.int64)[:, None] * weight_stride + k[None, :]
-        weight = tl.load(place, mask=mask, other=0.0, eviction_policy="evict_first")
-        if GATED:
-            place = up_ptr + n.to(tl.int64)[:, None] * up_stride + k[None, :]
-            up = tl.load(place, mask=mask, other=0.0, eviction_policy="evict_first")
+        if PREFETCH:
+            next_weight = _load_rows(weight_ptr, block + step, k, weight_stride, N, K, BLOCK_N)
+            if GATED:
+                next_up = _load_rows(up_ptr, block + step, k, up_stride, N, K, BLOCK_N)
         result = tl.sum(weight.to(tl.float32) * x[None, :], axis=1)
         if HAS_BIAS:
             result += tl.load(bias_ptr + n, mask=n < N, other=0.0).to(tl.float32)
@@ -142,6 +155,14 @@ def _resident_kernel(
         if HAS_RESIDUAL:
             result += tl.load(residual_ptr + n, mask=n < N, other=0.0).to(tl.float32)
         tl.store(out_ptr + n, result.to(out_ptr.dtype.element_ty), mask=n < N)
+        if PREFETCH:
+            weight = next_weight
+            if GATED:
+                up = next_up
+        else:
+            weight = _load_rows(weight_ptr, block + step, k, weight_stride, N, K, BLOCK_N)
+            if GATED:
+                up = _load_rows(up_ptr, block + step, k, up_stride, N, K, BLOCK_N)
 
 
 @dataclass(frozen=True)
@@ -151,12 +172,17 @@ class Plan:
     Attributes:
         block_n, block_k, warps: of a program; the resident kernel has all of K in a block.
         resident: programs a multiprocessor for the resident kernel; 0 for the walking one.
+        early: begin while the kernel before is still running (programmatic dependent launch, from Hopper on);
+            resident kernel only.
+        prefetch: hold two blocks of rows, the one in use and the next; resident kernel only.
     """
 
     block_n: int
     block_k: int
     warps: int
     resident: int = 0
+    early: bool = False
+    prefetch: bool = False
 
 
 def choose_plan(rows: int, n: int, k: int, *, gated: bool) -> Plan:
@@ -213,7 +239,8 @@ def launch(
         programs = min(blocks, plan.resident * multiprocessor_count(x.device))
         _resident_kernel[(programs,)](
             *tensors, n, weight.stride(0), up_stride, eps, K=k, BLOCK_N=plan.block_n,
-            BLOCK_K=triton.next_power_of_2(k), EVEN_N=n % plan.block_n == 0, **flags, num_warps=plan.warps,
+            BLOCK_K=triton.next_power_of_2(k), **flags, EARLY=plan.early, PREFETCH=plan.prefetch, num_warps=plan.warps,
+            **({"launch_pdl": True} if plan.early else {}),
         )  # fmt: skip
         return out
     _gemv_kernel[(blocks,)](
