@@ -501,11 +501,10 @@ def sweep_gemv(deadline: float) -> list[dict[str, Any]]:
         ("1.5B o", 1536, 1536, 1, False), ("8B down", 4096, 14336, 1, False),
     ]  # fmt: skip
     candidates = [
-        gemv.Plan(n, 0, warps, programs, early, prefetch)
+        gemv.Plan(n, 0, warps, programs, early)
         for n, warps in ((1, 2), (2, 2), (1, 1), (2, 4), (4, 4), (2, 1), (1, 4))
         for programs in (8, 1 << 16)
-        for early, prefetch in ((True, False), (False, False), (True, True))
-        if not (prefetch and programs > 64)
+        for early in (True, False)
     ]
     walking = [(1, 512, 2), (2, 512, 2), (1, 1024, 4), (1, 256, 1), (4, 512, 4), (1, 2048, 4), (2, 2048, 8)]
     candidates[8:8] = [gemv.Plan(*sizes) for sizes in walking[:3]]
@@ -613,8 +612,7 @@ def print_table(report: dict[str, Any]) -> None:
     for shape, rows in best.items():
         rows.sort(key=lambda row: row["us"])
         text = "  ".join(
-            f"{r['block_n']}x{r['block_k']}w{r['warps']}r{min(r['resident'], 99)}{'e' * r['early']}{'p' * r['prefetch']}"
-            f" {r['tb_per_s']:.2f}"
+            f"{r['block_n']}x{r['block_k']}w{r['warps']}r{min(r['resident'], 99)}{'e' * r['early']} {r['tb_per_s']:.2f}"
             for r in rows[:8]
         )
         print(f"gemv {shape:16} TB/s: {text}")

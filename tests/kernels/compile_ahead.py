@@ -100,11 +100,12 @@ def launch_everything() -> None:
     for rows in (1, 4, 8):
         gemv.launch(randn(rows, 1536), randn(8960, 1536), randn(8960, 1536), None, None, randn(1536), 1e-6, "silu")
     for block_n, warps in ((1, 1), (2, 2), (4, 4)):
-        plan = gemv.Plan(block_n, 0, warps, 8, early=block_n > 1, prefetch=block_n == 2)
-        x, gate, up, norm = randn(1, 1536), randn(8960, 1536), randn(8960, 1536), randn(1536)
-        gemv.launch(x, gate, up, None, None, norm, 1e-6, "silu", plan=plan)
-        gemv.launch(x, gate, None, randn(8960), randn(1, 8960), None, 1e-6, "none", plan=plan)
-        gemv.launch(randn(1, 4096), randn(4096, 4096), None, None, None, None, 1e-6, "none", plan=plan)
+        for programs in (8, 1 << 16):
+            plan = gemv.Plan(block_n, 0, warps, programs, early=True)
+            x, gate, up, norm = randn(1, 1536), randn(8960, 1536), randn(8960, 1536), randn(1536)
+            gemv.launch(x, gate, up, None, None, norm, 1e-6, "silu", plan=plan)
+            gemv.launch(x, gate, None, randn(8960), randn(1, 8960), None, 1e-6, "none", plan=plan)
+            gemv.launch(randn(1, 4096), randn(4096, 4096), None, None, None, None, 1e-6, "none", plan=plan)
     for group, size in ((6, 128), (4, 64), (1, 80)):
         cache = randn(1, 2, 1024, size)
         query, position = randn(1, 2 * group, 1, size), torch.zeros(1, dtype=torch.int64)

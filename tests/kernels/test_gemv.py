@@ -74,14 +74,14 @@ def test_the_reference_is_used_on_cpu_tensors_without_the_interpreter(monkeypatc
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("block_n, gated", [(1, False), (2, True), (4, False)])
-@pytest.mark.parametrize("prefetch", [False, True])
-def test_the_resident_kernel(dtype, block_n, gated, prefetch):
+@pytest.mark.parametrize("programs", [1, 100])
+def test_the_resident_kernel(dtype, block_n, gated, programs):
     torch.manual_seed(0)
     n, k = 9, 150
     x, norm = torch.randn(1, k, dtype=dtype), torch.randn(k, dtype=dtype)
     weight, up = torch.randn(n, k, dtype=dtype) / k**0.5, torch.randn(n, k, dtype=dtype) / k**0.5
     bias, residual = (None, None) if gated else (torch.randn(n, dtype=dtype), torch.randn(1, n, dtype=dtype))
-    plan = gemv.Plan(block_n, 0, 1, resident=1, prefetch=prefetch)
+    plan = gemv.Plan(block_n, 0, 1, resident=programs)
     out = gemv.launch(x, weight, up if gated else None, bias, residual, norm, 1e-6, "silu", plan=plan)
     if gated:
         exact = gemv.gemv_gated_reference(*wide((x, weight, up, norm)))

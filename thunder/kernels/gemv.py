@@ -120,19 +120,37 @@ def _load_rows(ptr, block, k, stride, N, K, BLOCK_N: tl.constexpr):
 
 
 @triton.jit
+def _finish_rows(
+    weight, up, x, n, bias_ptr, residual_ptr, out_ptr, N,
+    GATED: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, ACTIVATION: tl.constexpr,
+):  # fmt: skip
+    """Multiplies a block of rows with x and writes the results."""
+    result = tl.sum(weight.to(tl.float32) * x[None, :], axis=1)
+    if HAS_BIAS:
+        result += tl.load(bias_ptr + n, mask=n < N, other=0.0).to(tl.float32)
+    result = activate(result, ACTIVATION)
+    if GATED:
+        result *= tl.sum(up.to(tl.float32) * x[None, :], axis=1)
+    if HAS_RESIDUAL:
+        result += tl.load(residual_ptr + n, mask=n < N, other=0.0).to(tl.float32)
+    tl.store(out_ptr + n, result.to(out_ptr.dtype.element_ty), mask=n < N)
+
+
+@triton.jit
 def _resident_kernel(
     x_ptr, weight_ptr, up_ptr, bias_ptr, residual_ptr, norm_ptr, out_ptr, N, weight_stride, up_stride, eps,
     K: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GATED: tl.constexpr, HAS_BIAS: tl.constexpr,
     HAS_RESIDUAL: tl.constexpr, HAS_NORM: tl.constexpr, ACTIVATION: tl.constexpr,
-    EARLY: tl.constexpr, PREFETCH: tl.constexpr,
+    EARLY: tl.constexpr, SINGLE: tl.constexpr,
 ):  # fmt: skip
     k = tl.arange(0, BLOCK_K)
     first = tl.program_id(0)
-    step = tl.num_programs(0)
-    # Weights depend on no kernel before this one: with EARLY, loading them overlaps with its end.
-    weight = _load_rows(weight_ptr, first, k, weight_stride, N, K, BLOCK_N)
-    if GATED:
-        up = _load_rows(up_ptr, first, k, up_stride, N, K, BLOCK_N)
+    if SINGLE:
+        # Weights depend on no kernel before this one: with EARLY, loading them overlaps with its end.
+        weight = _load_rows(weight_ptr, first, k, weight_stride, N, K, BLOCK_N)
+        up = weight
+        if GATED:
+            up = _load_rows(up_ptr, first, k, up_stride, N, K, BLOCK_N)
     if EARLY:
         tl.extra.cuda.gdc_wait()
         tl.extra.cuda.gdc_launch_dependents()
@@ -140,29 +158,19 @@ def _resident_kernel(
     if HAS_NORM:
         x *= tl.rsqrt(tl.sum(x * x, axis=0) / K + eps)
         x *= tl.load(norm_ptr + k, mask=k < K, other=0.0).to(tl.float32)
-    for block in range(first, tl.cdiv(N, BLOCK_N), step):
-        n = block * BLOCK_N + tl.arange(0, BLOCK_N)
-        if PREFETCH:
-            next_weight = _load_rows(weight_ptr, block + step, k, weight_stride, N, K, BLOCK_N)
+    if SINGLE:
+        n = first * BLOCK_N + tl.arange(0, BLOCK_N)
+        _finish_rows(weight, up, x, n, bias_ptr, residual_ptr, out_ptr, N, GATED, HAS_BIAS, HAS_RESIDUAL, ACTIVATION)
+    else:
+        for block in range(first, tl.cdiv(N, BLOCK_N), tl.num_programs(0)):
+            n = block * BLOCK_N + tl.arange(0, BLOCK_N)
+            weight = _load_rows(weight_ptr, block, k, weight_stride, N, K, BLOCK_N)
+            up = weight
             if GATED:
-                next_up = _load_rows(up_ptr, block + step, k, up_stride, N, K, BLOCK_N)
-        result = tl.sum(weight.to(tl.float32) * x[None, :], axis=1)
-        if HAS_BIAS:
-            result += tl.load(bias_ptr + n, mask=n < N, other=0.0).to(tl.float32)
-        result = activate(result, ACTIVATION)
-        if GATED:
-            result *= tl.sum(up.to(tl.float32) * x[None, :], axis=1)
-        if HAS_RESIDUAL:
-            result += tl.load(residual_ptr + n, mask=n < N, other=0.0).to(tl.float32)
-        tl.store(out_ptr + n, result.to(out_ptr.dtype.element_ty), mask=n < N)
-        if PREFETCH:
-            weight = next_weight
-            if GATED:
-                up = next_up
-        else:
-            weight = _load_rows(weight_ptr, block + step, k, weight_stride, N, K, BLOCK_N)
-            if GATED:
-                up = _load_rows(up_ptr, block + step, k, up_stride, N, K, BLOCK_N)
+                up = _load_rows(up_ptr, block, k, up_stride, N, K, BLOCK_N)
+            _finish_rows(
+                weight, up, x, n, bias_ptr, residual_ptr, out_ptr, N, GATED, HAS_BIAS, HAS_RESIDUAL, ACTIVATION
+            )
 
 
 @dataclass(frozen=True)
@@ -174,7 +182,6 @@ class Plan:
         resident: programs a multiprocessor for the resident kernel; 0 for the walking one.
         early: begin while the kernel before is still running (programmatic dependent launch, from Hopper on);
             resident kernel only.
-        prefetch: hold two blocks of rows, the one in use and the next; resident kernel only.
     """
 
     block_n: int
@@ -182,7 +189,6 @@ class Plan:
     warps: int
     resident: int = 0
     early: bool = False
-    prefetch: bool = False
 
 
 def choose_plan(rows: int, n: int, k: int, *, gated: bool) -> Plan:
@@ -239,7 +245,7 @@ def launch(
         programs = min(blocks, plan.resident * multiprocessor_count(x.device))
         _resident_kernel[(programs,)](
             *tensors, n, weight.stride(0), up_stride, eps, K=k, BLOCK_N=plan.block_n,
-            BLOCK_K=triton.next_power_of_2(k), **flags, EARLY=plan.early, PREFETCH=plan.prefetch, num_warps=plan.warps,
+            BLOCK_K=triton.next_power_of_2(k), **flags, EARLY=plan.early, SINGLE=programs == blocks, num_warps=plan.warps,
             **({"launch_pdl": True} if plan.early else {}),
         )  # fmt: skip
         return out
