@@ -245,8 +245,8 @@ def launch(
         programs = min(blocks, plan.resident * multiprocessor_count(x.device))
         _resident_kernel[(programs,)](
             *tensors, n, weight.stride(0), up_stride, eps, K=k, BLOCK_N=plan.block_n,
-            BLOCK_K=triton.next_power_of_2(k), **flags, EARLY=plan.early, SINGLE=programs == blocks, num_warps=plan.warps,
-            **({"launch_pdl": True} if plan.early else {}),
+            BLOCK_K=triton.next_power_of_2(k), **flags, EARLY=plan.early, SINGLE=programs == blocks,
+            num_warps=plan.warps, **({"launch_pdl": True} if plan.early else {}),
         )  # fmt: skip
         return out
     _gemv_kernel[(blocks,)](
