@@ -223,7 +223,7 @@ class _Comparison:
         def facts(tensor: torch.Tensor) -> tuple[Any, ...]:
             return (
                 type(tensor), tensor.dtype, tuple(tensor.shape), tensor.stride(), tensor.storage_offset(),
-                tensor.requires_grad, tensor.is_leaf, tensor.device, tensor.is_conj(), tensor.is_neg(),
+                tensor.requires_grad, _is_leaf(tensor), tensor.device, tensor.is_conj(), tensor.is_neg(),
                 tensor.is_inference(),
             )  # fmt: skip
 
@@ -235,10 +235,18 @@ class _Comparison:
             raise Difference(path, "a tensor that shares its storage as given", "one that shares another storage")
         if not a.is_meta and not torch.equal(a, b) and not torch.allclose(a, b, rtol=0.0, atol=0.0, equal_nan=True):
             raise Difference(path, f"{a.detach()!r}", f"{b.detach()!r}")
-        if a.is_leaf:
+        if first[6] is True:
             self.pending.append((a.grad, b.grad, f"{path}.grad"))
         if a.__dict__ or b.__dict__:
             self.mapping(a.__dict__, b.__dict__, path, attributes=True)
+
+
+def _is_leaf(tensor: torch.Tensor) -> bool | None:
+    """Whether autograd begins at the tensor; None where autograd does not know (`unbind`, its base changed since)."""
+    try:
+        return tensor.is_leaf
+    except RuntimeError:
+        return None
 
 
 def same_value(a: Any, b: Any) -> bool:
