@@ -262,6 +262,19 @@ def test_captured_steps(options):
     assert sum(graph.replays for graph in backend.graphs) > 2 * TOKENS
 
 
+def test_captured_steps_after_weights_have_moved():
+    model = make_model("qwen2")
+    policy = GraphPolicy(training=False, verbose=True, backend=RecordedGraphs())
+    compiled = thunder.jit(model, executors=["eager"], cuda_graphs=policy, mixins=(GenerationMethods,))
+    ids = prompt(2)
+    generate(compiled, ids)
+    for _ in range(3):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.data = parameter * 1.05
+        assert generate(compiled, ids).tolist() == generate(model, ids).tolist()
+
+
 def test_lowered_steps():
     model = make_model("qwen2")
     compiled = thunder.jit(model, executors=["aten"], mixins=(GenerationMethods,))

@@ -68,5 +68,5 @@ class RepeatedProgram:
         """The replay of the graph that the last call used, if it takes and returns nothing."""
         current = self._current
         graphed = current.computation.graphed if current is not None and not current.program.epilogue else None
-        recording = graphed.last if graphed is not None else None
+        recording = graphed.used if graphed is not None else None
         return recording.graph.replay if recording is not None and recording.is_closed else None

@@ -96,6 +96,10 @@ class GraphedFunction:
         boxed: see `function`.
         by_shape: whether sizes may differ between calls.
         is_training: whether it is a part of a program with gradients.
+
+    Attributes:
+        last: the recording that was used last, or captured since.
+        used: that of the last call, when the call was a replay or made it; a replay would repeat the call.
     """
 
     def __init__(
@@ -132,6 +136,7 @@ class GraphedFunction:
         self._lock = threading.RLock()
         self.captures = 0
         self.last: Recording | None = None
+        self.used: Recording | None = None
         self.blocked: str | None = None
 
     def __call__(self, *inputs: Any) -> Any:
@@ -139,6 +144,7 @@ class GraphedFunction:
             (given,) = inputs
             inputs = tuple(given)
             given.clear()
+        self.used = None
         if self.blocked is not None or self._backend.is_capturing():
             return self._function(*inputs)
         with self._lock:
@@ -149,6 +155,7 @@ class GraphedFunction:
 
     def _replay(self, recording: Recording, inputs: Sequence[Any]) -> Any:
         results = recording.replay(inputs)
+        self.used = recording
         if self._tells_autograd and self._changed:
             torch.autograd.graph.increment_version([inputs[position] for position in self._changed])
         return results
@@ -267,7 +274,7 @@ class GraphedFunction:
             calls.copying = recording
         else:
             calls.recordings.append(recording)
-            self.last = recording
+            self.last = self.used = recording
         return layout.handed_out(results, inputs)
 
     def _plan(self, calls: _Calls) -> InputPlan:
