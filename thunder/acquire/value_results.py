@@ -82,10 +82,14 @@ class ValueResults(UnknownNumbers):
         named = {name: exchange(value) for name, value in kwargs.items()}
         if not found:
             return self._run_with_values(func, args, kwargs, shadows, error)
-        shadows, key = [], [func]
-        numbers, _ = self._argument(numbers, shadows, key)
-        named, _ = self._argument(named, shadows, key)
-        return self._infer(func, numbers, named, shadows, key)
+        others: list[torch.Tensor] = []
+        key: list[Any] = [func]
+        numbers, _ = self._argument(numbers, others, key)
+        named, _ = self._argument(named, others, key)
+        try:
+            return self._infer(func, numbers, named, others, key)
+        except TypeError:  # not a number but a tensor is wanted there, such as a mask without dimensions
+            return self._run_with_values(func, args, kwargs, shadows, error)
 
     def _run_with_values(
         self,
