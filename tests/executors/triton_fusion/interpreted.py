@@ -2,6 +2,7 @@
 
     python interpreted.py typical results.json
     python interpreted.py random 0 30 results.json
+    python interpreted.py models results.json
 
 Writes for each program: the errors of outputs and gradients against float64 beside those of eager PyTorch, the names
 of its kernels, and their sources.
@@ -9,6 +10,7 @@ of its kernels, and their sources.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
@@ -24,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import torch
 from fused_programs import Program, programs, random_program
 
+import thunder
 from thunder.acquire import acquire
 from thunder.errors import ExecutorWarning
 from thunder.executors import compile_computation, resolve_executors
@@ -107,8 +110,45 @@ def run(program: Program, executor: TritonExecutor) -> dict[str, Any]:
     }
 
 
+def run_model(name: str) -> dict[str, Any]:
+    """Loss, logits and gradients of a small transformer in float32, beside eager PyTorch's."""
+    transformers = importlib.import_module("transformers")  # an optional package
+    torch.manual_seed(0)
+    small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 61}
+    if name == "qwen2":
+        configuration = transformers.Qwen2Config(
+            **small, intermediate_size=48, num_key_value_heads=2, tie_word_embeddings=False, use_cache=False
+        )
+        model = transformers.Qwen2ForCausalLM(configuration)
+    else:
+        model = transformers.BertForMaskedLM(transformers.BertConfig(**small, intermediate_size=48)).eval()
+    tokens = torch.randint(0, 61, (2, 7))
+    expected = model(input_ids=tokens, labels=tokens)
+    parameters = list(model.parameters())
+    gradients = torch.autograd.grad(expected.loss, parameters, allow_unused=True)
+    compiled = thunder.jit(model, executors=["triton", "eager"])
+    found = compiled(input_ids=tokens, labels=tokens)
+    ours = torch.autograd.grad(found.loss, list(compiled.parameters()), allow_unused=True)
+    traces = [thunder.last_traces(compiled)[-1], *thunder.last_backward_traces(compiled)[-1:]]
+    pairs = [(found.loss, expected.loss), (found.logits, expected.logits)]
+    pairs += [(a, b) for a, b in zip(ours, gradients) if b is not None]
+    return {
+        "errors": [error(a.detach(), b.detach()) for a, b in pairs],
+        "notes": thunder.compile_stats(compiled).notes,
+        "kernels": [
+            region.implementation.name
+            for trace in traces
+            for region in trace.regions()
+            if isinstance(region.implementation, FusedKernel)
+        ],
+    }
+
+
 def main() -> None:
     kind, *bounds, path = sys.argv[1:]
+    if kind == "models":
+        Path(path).write_text(json.dumps({name: run_model(name) for name in ("qwen2", "bert")}))
+        return
     if kind == "typical":
         chosen = programs()
     else:

@@ -78,6 +78,19 @@ def test_random_programs(random_programs, seed):
     check(random_programs[str(seed)])
 
 
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    pytest.importorskip("transformers")
+    return interpreted(tmp_path_factory.mktemp("models"), "models")
+
+
+@pytest.mark.parametrize("name", ["qwen2", "bert"])
+def test_models(models, name):
+    assert not models[name]["notes"]
+    assert len(models[name]["kernels"]) >= 10
+    assert max(models[name]["errors"]) < 1e-4
+
+
 @pytest.mark.parametrize(
     ("name", "forward", "backward"),
     [
