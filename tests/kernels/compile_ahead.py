@@ -28,7 +28,6 @@ from thunder.kernels import (
     decode_attention,
     embedding,
     gemv,
-    launch,
     layer_norm,
     rms_norm,
     rope,
@@ -66,6 +65,8 @@ class Compiler:
             else:
                 signature[parameter.name] = "fp32"
         for target in self.targets:
+            if given.get("EARLY") and target < 90:
+                continue  # from Hopper on
             described = f"{kernel.fn.__name__} sm_{target} {list(constants.values())}"
             try:
                 source = ASTSource(kernel, signature, constants, attributes)
@@ -145,7 +146,7 @@ def main() -> None:
     JITFunction.run = lambda kernel, *args, **kwargs: compiler(kernel, *args, **kwargs)
     for module in (cross_entropy, embedding, gemv, decode_attention, layer_norm, rms_norm, rope, swiglu):
         module.runs_triton = lambda tensor: True
-    launch.multiprocessor_count.cache_clear()
+    gemv.begins_early = lambda device: True
     launch_everything()
     for row in compiler.results:
         print(f"{row['registers']:4} registers {row['stack']:5} stack {row['shared']:7} shared  {row['kernel']}")

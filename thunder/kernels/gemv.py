@@ -27,7 +27,7 @@ import triton
 import triton.language as tl
 from torch.nn import functional as F
 
-from thunder.kernels.launch import as_rows, empty_contiguous, multiprocessor_count, rows_of, runs_triton
+from thunder.kernels.launch import as_rows, begins_early, empty_contiguous, multiprocessor_count, rows_of, runs_triton
 from thunder.kernels.registry import register_library_kernel
 
 MOST_ROWS = 8
@@ -242,11 +242,12 @@ def launch(
         "HAS_NORM": norm_weight is not None, "ACTIVATION": activation,
     }  # fmt: skip
     if plan.resident:
+        early = plan.early and begins_early(x.device)
         programs = min(blocks, plan.resident * multiprocessor_count(x.device))
         _resident_kernel[(programs,)](
             *tensors, n, weight.stride(0), up_stride, eps, K=k, BLOCK_N=plan.block_n,
-            BLOCK_K=triton.next_power_of_2(k), **flags, EARLY=plan.early, SINGLE=programs == blocks,
-            num_warps=plan.warps, **({"launch_pdl": True} if plan.early else {}),
+            BLOCK_K=triton.next_power_of_2(k), **flags, EARLY=early, SINGLE=programs == blocks,
+            num_warps=plan.warps, **({"launch_pdl": True} if early else {}),
         )  # fmt: skip
         return out
     _gemv_kernel[(blocks,)](

@@ -29,6 +29,12 @@ def multiprocessor_count(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
 
 
+@functools.cache
+def begins_early(device: torch.device) -> bool:
+    """Whether a kernel can begin while the one before it ends (programmatic dependent launch)."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
+
+
 def rows_of(tensor: torch.Tensor) -> int:
     """Number of vectors along the last dimension."""
     return tensor.numel() // tensor.shape[-1] if tensor.shape[-1] else 0
