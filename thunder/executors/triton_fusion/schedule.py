@@ -23,13 +23,13 @@ def enough_programs() -> int:
 # Programs that go row by row: how many, in units of `enough_programs`, how many elements a thread has of a row, and how
 # many rows are being loaded at a time.
 CHUNK_PROGRAMS = 1.0
-CHUNK_ELEMENTS = 8
-CHUNK_STAGES = 2
+CHUNK_ELEMENTS = 16
+CHUNK_STAGES = 3
 
 
 def chunk_programs(columns: int) -> int:
     """How many programs go row by row, at most: more where rows are short."""
-    return int(CHUNK_PROGRAMS * enough_programs() * max(1, min(4, 2048 // power_of_two(columns))))
+    return int(CHUNK_PROGRAMS * enough_programs() * max(1, min(2, 4096 // power_of_two(columns))))
 
 
 @dataclass(frozen=True)
