@@ -145,16 +145,15 @@ def _forward(
 def _mask(model: Any, state: State, slots: torch.Tensor, window: int | None) -> torch.Tensor:
     """What each new token sees: [batch or 1, 1, new tokens, capacity], as the model's attention takes it."""
     # Made here, not kept: a pass that reads the trace can then tell how far attention has to look.
-    cells = torch.arange(state.capacity, device=slots.device)
-    seen = cells <= slots[:, None]
+    cells, places = torch.arange(state.capacity, device=slots.device)[None, None, None, :], slots[None, None, :, None]
+    seen = cells <= places
     if window is not None:
-        seen = seen & (cells > slots[:, None] - window)
-    seen = seen[None, None]
+        seen = seen & (cells > places - window)
     if state.visible is not None:
         seen = seen & state.visible[:, None, None]
         if slots.shape[0] > 1:
             # Padding sees itself: a row without anything visible has no softmax.
-            seen = seen | (cells == slots[:, None])
+            seen = seen | (cells == places)
     config = model.config.get_text_config()
     if config._attn_implementation == "eager":
         lowest = torch.finfo(model.dtype).min

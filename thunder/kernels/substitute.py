@@ -184,5 +184,8 @@ def changes_in_place(op: Op) -> bool:
 
 
 def _changed_storages(op: Op) -> set[int]:
-    """Storages that the operation may write to: those of all its arguments."""
+    """Storages that the operation may write to: for a method in place its tensor's, else those of all arguments."""
+    in_place = op.name == "__setitem__" or (op.name.endswith("_") and not op.name.endswith("__"))
+    if in_place and op.args and isinstance(op.args[0], Var) and "out" not in op.kwargs:
+        return {_torch_compat.storage_key(op.args[0].value)}
     return {_torch_compat.storage_key(var.value) for var in op.inputs() if isinstance(var.value, torch.Tensor)}
