@@ -279,4 +279,5 @@ register_library_kernel(
     cross_entropy_loss,
     check=_check,
     arguments=_arguments,
+    is_fusible=True,
 )

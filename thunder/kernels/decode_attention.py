@@ -117,11 +117,11 @@ def _join_kernel(
 
 
 def choose_splits(batch: int, kv_heads: int, length: int, device: torch.device) -> int:
-    """How many programs share a head: enough to give every multiprocessor two, each at least two blocks long."""
+    """How many programs share a head: enough to give every multiprocessor two, each at least a block long."""
     if length <= LONGEST_UNSPLIT:
         return 1
     wanted = triton.cdiv(2 * multiprocessor_count(device), batch * kv_heads)
-    return max(1, min(wanted, length // (2 * BLOCK_L), 64))
+    return max(1, min(wanted, length // BLOCK_L, 64))
 
 
 def launch(

@@ -145,15 +145,15 @@ def _resident_kernel(
 ):  # fmt: skip
     k = tl.arange(0, BLOCK_K)
     first = tl.program_id(0)
+    if EARLY:
+        # The launch overlaps with the end of the kernel before; what that one writes may be anything, weights too.
+        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
     if SINGLE:
-        # Weights depend on no kernel before this one: with EARLY, loading them overlaps with its end.
         weight = _load_rows(weight_ptr, first, k, weight_stride, N, K, BLOCK_N)
         up = weight
         if GATED:
             up = _load_rows(up_ptr, first, k, up_stride, N, K, BLOCK_N)
-    if EARLY:
-        tl.extra.cuda.gdc_wait()
-        tl.extra.cuda.gdc_launch_dependents()
     x = tl.load(x_ptr + k, mask=k < K, other=0.0).to(tl.float32)
     if HAS_NORM:
         x *= tl.rsqrt(tl.sum(x * x, axis=0) / K + eps)
@@ -180,8 +180,8 @@ class Plan:
     Attributes:
         block_n, block_k, warps: of a program; the resident kernel has all of K in a block.
         resident: programs a multiprocessor for the resident kernel; 0 for the walking one.
-        early: begin while the kernel before is still running (programmatic dependent launch, from Hopper on);
-            resident kernel only.
+        early: launch while the kernel before is still running, and wait for its end in the kernel (programmatic
+            dependent launch, from Hopper on); resident kernel only.
     """
 
     block_n: int
@@ -196,8 +196,11 @@ def choose_plan(rows: int, n: int, k: int, *, gated: bool) -> Plan:
     if rows == 1:
         if k >= 8192:
             return Plan(1 if n <= 2048 else 2, 1024, 4)
-        several = n >= 65536 or (gated and k > 2048)
-        return Plan(2 if several else 1, 512, 2)
+        if k > LONGEST_RESIDENT:
+            return Plan(2, 512, 2)
+        if k > 2048 or n <= 4096:
+            return Plan(4, 0, 4, resident=8, early=True)
+        return Plan(1, 0, 1, resident=1 << 16) if n < 65536 else Plan(2, 512, 2)
     padded = triton.next_power_of_2(rows)
     block_k = min(1024, triton.next_power_of_2(k))
     while padded * 2 * block_k * (2 if gated else 1) > 8192 and block_k > 256:

@@ -32,7 +32,7 @@ from thunder.kernels import cross_entropy as softmax
 from thunder.kernels.launch import as_rows
 from thunder.kernels.registry import register_library_kernel
 
-CHUNK_BYTES = 1 << 29
+CHUNK_BYTES = 5 << 27
 
 
 def _chunks(rows: int, vocabulary: int, element_size: int) -> Iterator[slice]:
