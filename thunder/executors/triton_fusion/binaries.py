@@ -12,22 +12,24 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import importlib
 import importlib.metadata
-import importlib.util
 import json
 import os
+import queue
+import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from types import ModuleType
+from dataclasses import dataclass
 from typing import Any
 
+from thunder import _torch_compat
+from thunder.executors.triton_fusion import worker
 from thunder.executors.triton_fusion.source import KernelSource
 
-_THREADS = 8
+_MOST_PROCESSES = 16
 
 
 @dataclass(frozen=True)
@@ -65,26 +67,78 @@ def source_path(source: KernelSource) -> str:
     with contextlib.suppress(OSError, UnicodeDecodeError), open(path, encoding="utf-8") as file:
         if file.read() == source.text:
             return path
-    _write(path, source.text.encode())
+    worker.write_file(path, source.text.encode())
     return path
 
 
 def load_function(source: KernelSource) -> Any:
-    """The `@triton.jit` function of a kernel."""
-    path = source_path(source)
-    name = f"thunder_kernel_{os.path.basename(path)[:-3]}"
-    module = sys.modules.get(name) or _import(name, path)
+    """The `@triton.jit` function of a kernel, for Triton's interpreter."""
+    module = worker.load_module(source_path(source))
+    if _torch_compat.is_triton_interpreted() and hasattr(module, "device_math"):
+        # The interpreter cannot call the device's mathematical library.
+        module.device_math = importlib.import_module("thunder.executors.triton_fusion.interpreted_math")
     return getattr(module, source.name)
 
 
-def _import(name: str, path: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{path} cannot be loaded")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    sys.modules[name] = module
-    return module
+def job(source: KernelSource, architecture: int, *, aligned: bool = True, stem: str = "") -> worker.Job:
+    """What a worker is told about a kernel."""
+    return {
+        "source": source_path(source),
+        "name": source.name,
+        "signature": list(source.signature),
+        "warps": source.warps,
+        "architecture": architecture,
+        "aligned": aligned,
+        "stem": stem,
+    }
+
+
+def compile_for(source: KernelSource, architecture: int, *, aligned: bool = True) -> Any:
+    """Triton's result for a kernel on an architecture (90 for `sm_90`); no GPU is needed."""
+    return worker.compile_kernel(job(source, architecture, aligned=aligned))
+
+
+class _Workers:
+    """Processes that compile; each is started when there is work and none is free."""
+
+    def __init__(self) -> None:
+        self._free: queue.SimpleQueue[subprocess.Popen[str]] = queue.SimpleQueue()
+
+    def compile(self, work: worker.Job) -> bool:
+        """Whether a process has compiled the kernel; False where that failed for whatever reason."""
+        try:
+            process = self._free.get_nowait()
+        except queue.Empty:
+            process = self._start()
+        for _ in range(2):
+            try:
+                assert process.stdin is not None and process.stdout is not None
+                process.stdin.write(json.dumps(work) + "\n")
+                process.stdin.flush()
+                answer = process.stdout.readline()
+            except OSError:
+                answer = ""
+            if answer:
+                self._free.put(process)
+                return answer == "\n"
+            process.kill()  # it had no work for long, or died
+            process.wait()
+            process = self._start()
+        process.kill()
+        process.wait()
+        return False
+
+    def _start(self) -> subprocess.Popen[str]:
+        environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+        environment.setdefault("TRITON_CACHE_DIR", os.path.join(cache_directory(), "work"))
+        command = [sys.executable, worker.__file__]
+        return subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+            env=environment,
+        )  # fmt: skip
+
+
+_workers = _Workers()
 
 
 class BinaryCache:
@@ -102,8 +156,8 @@ class BinaryCache:
             future = self._futures.get(key)
             if future is None:
                 if self._pool is None:
-                    workers = max(2, min(_THREADS, os.cpu_count() or 2))
-                    self._pool = ThreadPoolExecutor(workers, thread_name_prefix="thunder-triton")
+                    count = max(2, min(_MOST_PROCESSES, len(os.sched_getaffinity(0))))
+                    self._pool = ThreadPoolExecutor(count, thread_name_prefix="thunder-triton")
                 future = self._pool.submit(_binary, source, architecture, aligned, key)
                 self._futures[key] = future
         return future
@@ -135,55 +189,20 @@ def _read(stem: str) -> Binary | None:
 
 
 def _compile(source: KernelSource, architecture: int, aligned: bool, stem: str) -> Binary:
-    compiled = compile_for(source, architecture, aligned=aligned)
-    code, metadata = compiled.asm["cubin"], compiled.metadata
-    scratch = [getattr(metadata, f"{kind}_scratch_size", None) for kind in ("global", "profile")]
-    if any(scratch):
-        raise RuntimeError(f"the kernel {source.name} wants scratch memory")
-    binary = Binary(
-        f"{stem}.cubin",
-        metadata.name,
-        metadata.num_warps,
-        metadata.shared,
-        sum(size is not None for size in scratch),
-        hashlib.sha256(code).hexdigest(),
-    )
-    facts = {name: value for name, value in asdict(binary).items() if name != "path"}
-    _write(binary.path, code)
-    _write(f"{stem}.json", json.dumps(facts).encode())
+    work = job(source, architecture, aligned=aligned, stem=stem)
+    if not _workers.compile(work):
+        worker.compile_and_keep(work)  # raises what is wrong
+    binary = _read(stem)
+    if binary is None:
+        raise OSError(f"the machine code of {source.name} cannot be kept in {os.path.dirname(stem)}")
     return binary
-
-
-def compile_for(source: KernelSource, architecture: int, *, aligned: bool = True) -> Any:
-    """Triton's result for a kernel on an architecture (90 for `sm_90`); no GPU is needed."""
-    import triton  # takes a third of a second, and is not needed where every kernel is in the cache
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    function = load_function(source)
-    attributes = {(n,): [["tt.divisibility", 16]] for n in range(len(source.signature))} if aligned else {}
-    signature = ASTSource(function, dict(source.signature), {}, attributes)
-    target = GPUTarget("cuda", architecture, 32)
-    return triton.compile(signature, target=target, options={"num_warps": source.warps, "num_stages": 1})
 
 
 @functools.lru_cache(maxsize=1)
 def _versions() -> str:
     """What machine code depends on besides the kernel's text."""
-    device = os.path.join(os.path.dirname(__file__), "device.py")
-    with open(device, encoding="utf-8") as file:
-        return f"{importlib.metadata.version('triton')} {_digest(file.read())}"
+    return importlib.metadata.version("triton")
 
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _write(path: str, contents: bytes) -> None:
-    """Puts a file in place, whole."""
-    directory = os.path.dirname(path)
-    os.makedirs(directory, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=directory)
-    with os.fdopen(handle, "wb") as file:
-        file.write(contents)
-    os.replace(temporary, path)

@@ -29,8 +29,18 @@ from thunder.trace import Op
 
 HEADER = """import triton
 import triton.language as tl
+"""
 
-from thunder.executors.triton_fusion.device import device_math, row_maximum, row_minimum
+_HELPER = """
+@triton.jit
+def {side}(left, right):
+    return tl.{function}(left, right, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def row_{function}(values, axis: tl.constexpr):
+    return tl.reduce(values, axis, {side})
+
 """
 
 _MAXIMUM_NAME_PARTS = 4
@@ -120,8 +130,19 @@ class _Writer:
         described = [f"    # {parameter}: {var.name} {describe(var.value)}" for parameter, var in (*inputs, *outputs)]
         parameters = ", ".join(parameter for parameter, _ in signature)
         head = ["@triton.jit", f"def {name}({parameters}):", *described]
-        text = "\n".join([HEADER, "", *head, *self.lines, ""])
+        text = "\n".join([self._preamble(), *head, *self.lines, ""])
         return KernelSource(name, text, signature, self.schedule.warps)
+
+    def _preamble(self) -> str:
+        """Imports and the functions that the kernel calls."""
+        body, text = "\n".join(self.lines), HEADER
+        if "device_math." in body:
+            text += "from triton.language.extra import libdevice as device_math\n"
+        text += "\n"
+        for function, side in (("maximum", "larger"), ("minimum", "smaller")):
+            if f"row_{function}(" in body:
+                text += _HELPER.format(function=function, side=side)
+        return text
 
     def _line(self, text: str) -> None:
         self.lines.append("    " * self.indent + text)
