@@ -101,3 +101,16 @@ def test_a_class_that_stays_inside():
     for _ in range(2):
         assert torch.equal(compiled(torch.ones(2)), torch.full((2,), 2.0))
     assert thunder.cache_misses(compiled) == 1
+
+
+def test_attributes_of_tensors_that_the_program_makes():
+    def program(x):
+        shared = [x.shape[0]]
+        left, right = x * 2, (x + 1).t()
+        left.tag, right.tag, right.other = shared, shared, left
+        return left, right
+
+    compiled = thunder.jit(program, executors=["eager"])
+    for _ in range(2):
+        left, right = compiled(torch.ones(2, 3))
+        assert left.tag == [2] and left.tag is right.tag and right.other is left

@@ -250,8 +250,8 @@ class _Acquisition:
             return repr(bool(value)) if isinstance(value, torch.SymBool) else self.symbols.text(value)
 
         epilogue = Epilogue(
-            prologue, tracker.known, tensor_expression, number_expression, _definition(self.function),
-            tracker.made_classes,
+            prologue, tracker.known, tensor_expression, number_expression,
+            lambda shadow: tracker.input_of(shadow) is not None, _definition(self.function), tracker.made_classes,
         )  # fmt: skip
         changes = self.heap.changes()
         epilogue.count_uses(result)

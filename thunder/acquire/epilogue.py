@@ -46,6 +46,7 @@ class Epilogue:
         known: sources of objects that existed before the call, by id.
         tensors: expression for a shadow, or None when the object is no tensor of the program.
         numbers: expression for a symbolic number.
+        is_input: whether a shadow stands for a tensor that existed before the call.
         location: the line of the call, for errors.
         made_classes: classes that the program makes, by id.
     """
@@ -56,6 +57,7 @@ class Epilogue:
         known: dict[int, Source],
         tensors: Any,
         numbers: Any,
+        is_input: Callable[[torch.Tensor], bool],
         location: Location | None = None,
         made_classes: Container[int] = (),
     ) -> None:
@@ -64,6 +66,7 @@ class Epilogue:
         self._known = known
         self._tensor = tensors
         self._number = numbers
+        self._is_input = is_input
         self._location = location
         self._made_classes = made_classes
         self._made: dict[int, str] = {}
@@ -75,7 +78,9 @@ class Epilogue:
     # Expressions ------------------------------------------------------------------------------------------------
     def count_uses(self, value: Any) -> None:
         """Finds the objects that are referred to more than once: they are made in a statement of their own."""
-        if is_plain(value) or isinstance(value, torch.Tensor) or id(value) in self._known:
+        if is_plain(value) or id(value) in self._known:
+            return
+        if isinstance(value, torch.Tensor) and not self._decorated(value):
             return
         self._uses[id(value)] += 1
         if self._uses[id(value)] > 1:
@@ -92,7 +97,7 @@ class Epilogue:
                     "a tensor leaves the program that thunder did not record", self._location,
                     "make it with torch calls inside of the compiled function",
                 )  # fmt: skip
-            return str(name)
+            return self._decorate(value, str(name)) if self._decorated(value) else str(name)
         if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
             return self._number(value)
         made = self._made.get(id(value))
@@ -119,6 +124,24 @@ class Epilogue:
         if once and kind is dict:
             return "{" + ", ".join([f"{self.expression(k)}: {self.expression(v)}" for k, v in value.items()]) + "}"
         return self._make(value, kind)
+
+    def _decorated(self, tensor: torch.Tensor) -> bool:
+        """Whether the program has set attributes of a tensor that it made."""
+        return bool(tensor.__dict__) and id(tensor) not in self._known and not self._is_input(tensor)
+
+    def _decorate(self, tensor: torch.Tensor, text: str) -> str:
+        """Names a tensor that the program made, and gives it the attributes that the program has set."""
+        made = self._made.get(id(tensor))
+        if made is not None:
+            return made
+        name = self._bind(tensor, text)
+
+        def fill() -> None:
+            for key, item in tensor.__dict__.items():
+                self.lines.append(f"{name}.__dict__[{key!r}] = {self.expression(item)}")
+
+        self._fill(fill)
+        return name
 
     def _tuple(self, items: Iterable[Any]) -> str:
         inner = "".join([f"{self.expression(item)}, " for item in items])
@@ -363,7 +386,9 @@ def _call(maker: Callable[..., Any], *arguments: Any) -> Any:
 
 def _parts(value: Any) -> Iterator[Any]:
     """The objects that `value` refers to, as far as it is made anew with them."""
-    if isinstance(value, dict):
+    if isinstance(value, torch.Tensor):
+        yield from value.__dict__.values()
+    elif isinstance(value, dict):
         yield from dict.keys(value)
         yield from dict.values(value)
     elif isinstance(value, (list, tuple, set, frozenset, collections.deque)):

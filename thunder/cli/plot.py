@@ -28,7 +28,7 @@ class Measured(Protocol):
 def check_plotting() -> None:
     """Raises `OptionError` when nothing can be drawn here, before anything is measured."""
     if importlib.util.find_spec("matplotlib") is None:
-        raise OptionError("drawing needs matplotlib, which is not installed", remedy="pip install matplotlib")
+        raise OptionError("drawing needs matplotlib, which is not installed", remedy="pip install 'thunder[plot]'")
 
 
 def draw(path: Path, workloads: Sequence[Workload], measurements: Sequence[Measured]) -> None:
