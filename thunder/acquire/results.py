@@ -352,6 +352,8 @@ class ResultInference(ValueResults):
             ) from error
         finally:
             torch.set_rng_state(state)
+        if type(error).__module__.startswith("torch._subclasses"):  # an error that only fake tensors raise
+            error = RuntimeError(str(error))
         add_location_note(error, location)
         raise error
 

@@ -30,9 +30,10 @@ def usable_cores() -> int:
 
 
 def describe_machine() -> str:
-    """One line: processor, cores, PyTorch's threads, system."""
+    """One line: accelerator, processor, cores, PyTorch's threads, system."""
+    accelerator = f"{torch.cuda.get_device_name()}; " if torch.cuda.is_available() else ""
     return (
-        f"{processor_name()}, {usable_cores()} cores, {torch.get_num_threads()} PyTorch threads, "
+        f"{accelerator}{processor_name()}, {usable_cores()} cores, {torch.get_num_threads()} PyTorch threads, "
         f"{platform.system()} {platform.machine()}"
     )
 
