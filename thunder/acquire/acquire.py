@@ -251,7 +251,7 @@ class _Acquisition:
 
         epilogue = Epilogue(
             prologue, tracker.known, tensor_expression, number_expression,
-            lambda shadow: tracker.input_of(shadow) is not None, _definition(self.function), tracker.made_classes,
+            tracker.attributes_of_made, _definition(self.function), tracker.made_classes,
         )  # fmt: skip
         changes = self.heap.changes()
         epilogue.count_uses(result)

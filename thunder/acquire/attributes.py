@@ -38,6 +38,8 @@ class AttributeTracker(VariableTracker):
         self._plans: dict[tuple[type, str], Callable[[Any, str, Source | None], Any]] = {}
         self._generic_plans: dict[tuple[type, str], Callable[[Any, str, Source | None], Any]] = {}
         self._class_guarded: set[int] = set()
+        # Tensors that the program made and the attributes that it has set on them, by id.
+        self._attributes_of_made: dict[int, tuple[torch.Tensor, set[str]]] = {}
 
     def load_attr(self, obj: Any, name: str) -> Any:
         kind = type(obj)
@@ -433,11 +435,18 @@ class AttributeTracker(VariableTracker):
         self._plans.clear()
         self._generic_plans.clear()
 
+    def attributes_of_made(self, shadow: torch.Tensor) -> dict[str, Any]:
+        """What the program has set on a tensor that it made; PyTorch keeps things of its own there as well."""
+        known = self._attributes_of_made.get(id(shadow))
+        return {} if known is None else {name: shadow.__dict__[name] for name in shadow.__dict__ if name in known[1]}
+
     def _store_on_tensor(self, obj: torch.Tensor, name: str, value: Any) -> None:
         found = self._input_of_shadow.get(id(obj))
         if found is None or hasattr(torch.Tensor, name):
             if found is not None and name == "grad":
                 found[0].child(GRAD, "grad").written = True
+            elif not hasattr(torch.Tensor, name):
+                self._attributes_of_made.setdefault(id(obj), (obj, set()))[1].add(name)
             setattr(obj, name, value)
             return
         place, real = found

@@ -46,7 +46,7 @@ class Epilogue:
         known: sources of objects that existed before the call, by id.
         tensors: expression for a shadow, or None when the object is no tensor of the program.
         numbers: expression for a symbolic number.
-        is_input: whether a shadow stands for a tensor that existed before the call.
+        attributes: what the program has set on a tensor that it made.
         location: the line of the call, for errors.
         made_classes: classes that the program makes, by id.
     """
@@ -57,7 +57,7 @@ class Epilogue:
         known: dict[int, Source],
         tensors: Any,
         numbers: Any,
-        is_input: Callable[[torch.Tensor], bool],
+        attributes: Callable[[torch.Tensor], dict[str, Any]],
         location: Location | None = None,
         made_classes: Container[int] = (),
     ) -> None:
@@ -66,7 +66,7 @@ class Epilogue:
         self._known = known
         self._tensor = tensors
         self._number = numbers
-        self._is_input = is_input
+        self._attributes = attributes
         self._location = location
         self._made_classes = made_classes
         self._made: dict[int, str] = {}
@@ -80,12 +80,12 @@ class Epilogue:
         """Finds the objects that are referred to more than once: they are made in a statement of their own."""
         if is_plain(value) or id(value) in self._known:
             return
-        if isinstance(value, torch.Tensor) and not self._decorated(value):
+        if isinstance(value, torch.Tensor) and not self._attributes(value):
             return
         self._uses[id(value)] += 1
         if self._uses[id(value)] > 1:
             return
-        for part in _parts(value):
+        for part in self._attributes(value).values() if isinstance(value, torch.Tensor) else _parts(value):
             self.count_uses(part)
 
     def expression(self, value: Any) -> str:
@@ -97,7 +97,7 @@ class Epilogue:
                     "a tensor leaves the program that thunder did not record", self._location,
                     "make it with torch calls inside of the compiled function",
                 )  # fmt: skip
-            return self._decorate(value, str(name)) if self._decorated(value) else str(name)
+            return self._decorate(value, str(name)) if self._attributes(value) else str(name)
         if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
             return self._number(value)
         made = self._made.get(id(value))
@@ -125,10 +125,6 @@ class Epilogue:
             return "{" + ", ".join([f"{self.expression(k)}: {self.expression(v)}" for k, v in value.items()]) + "}"
         return self._make(value, kind)
 
-    def _decorated(self, tensor: torch.Tensor) -> bool:
-        """Whether the program has set attributes of a tensor that it made."""
-        return bool(tensor.__dict__) and id(tensor) not in self._known and not self._is_input(tensor)
-
     def _decorate(self, tensor: torch.Tensor, text: str) -> str:
         """Names a tensor that the program made, and gives it the attributes that the program has set."""
         made = self._made.get(id(tensor))
@@ -137,7 +133,7 @@ class Epilogue:
         name = self._bind(tensor, text)
 
         def fill() -> None:
-            for key, item in tensor.__dict__.items():
+            for key, item in self._attributes(tensor).items():
                 self.lines.append(f"{name}.__dict__[{key!r}] = {self.expression(item)}")
 
         self._fill(fill)
@@ -386,9 +382,7 @@ def _call(maker: Callable[..., Any], *arguments: Any) -> Any:
 
 def _parts(value: Any) -> Iterator[Any]:
     """The objects that `value` refers to, as far as it is made anew with them."""
-    if isinstance(value, torch.Tensor):
-        yield from value.__dict__.values()
-    elif isinstance(value, dict):
+    if isinstance(value, dict):
         yield from dict.keys(value)
         yield from dict.values(value)
     elif isinstance(value, (list, tuple, set, frozenset, collections.deque)):
