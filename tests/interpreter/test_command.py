@@ -107,7 +107,7 @@ ROWS = {
     "interrupted": ["-c", "import atexit; atexit.register(print, 'at exit'); raise KeyboardInterrupt"],
     "finalizer that fails": ["-c", FINALIZER],
     "arguments": ["-c", "import sys; print(sys.orig_argv[1:], sys.argv)", "x", "-m", "y"],
-    "own modules": ["-c", "import sys; print([name in sys.modules for name in ('re', 'enum', 'typing')])"],
+    "own modules": ["-c", "import sys; print([name in sys.modules for name in ('dataclasses', 'ast', 'runpy')])"],
     "misspelt name": ["misspelt.py"],
     "traced": ["traced.py"],
 }
