@@ -110,6 +110,18 @@ class OptionError(ThunderError, ValueError):
     """A wrong option: names the option, the value and the known values."""
 
 
+class QuantizationError(ThunderError, ValueError):
+    """A matrix, layer or model that cannot be quantised as asked; the model is left as it was."""
+
+
+class CheckpointError(ThunderError, ValueError):
+    """A file of quantised weights that cannot be read: foreign, damaged, of another version or another model."""
+
+
+class PrecisionNote(UserWarning):
+    """Which way a computation in few bits is taken on this machine."""
+
+
 class ExecutorWarning(UserWarning):
     """An executor cannot do its work here, or not for one region; the message says which and why."""
 
