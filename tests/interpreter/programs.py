@@ -649,4 +649,48 @@ except KeyError as error:
     result = entry.tb_frame.f_code.co_name, entry.tb_lineno
 """,
     ),
+    (
+        "exit_thrown_into_handlers",
+        (3, 10),
+        """
+seen = []
+def g():
+    try: raise ValueError
+    except ValueError:
+        try: raise KeyError
+        except KeyError:
+            try: yield 1
+            except GeneratorExit as error:
+                seen.append((type(error.__context__).__name__, type(error.__context__.__context__).__name__))
+                seen.append((yield 2))
+            try: yield 3
+            finally: seen.append('finally')
+    yield 4
+g1 = g(); g2 = g(); g3 = g()
+result = [next(g1), g1.throw(GeneratorExit), g1.send('sent'), next(g1), seen]
+next(g2)
+try: g2.close()
+except RuntimeError as error: result.append(str(error))
+next(g3), g3.throw(GeneratorExit), g3.send(None), g3.close()
+def returns():
+    try: 1 / 0
+    except ZeroDivisionError:
+        try: yield
+        except GeneratorExit: return 5
+g4 = returns(); next(g4)
+try: g4.throw(GeneratorExit)
+except StopIteration as stop: result.append(stop.value)
+async def c():
+    try: raise ValueError
+    except ValueError:
+        try: await Once()
+        except GeneratorExit: await Once()
+class Once:
+    def __await__(self): yield 6
+c1 = c(); c1.send(None)
+result.append(c1.throw(GeneratorExit))
+try: c1.close()
+except BaseException as error: result.append(repr(error))
+""",
+    ),
 ]

@@ -65,7 +65,6 @@ _DEFAULTS = {
     "f_trace_opcodes": False,
     "kept_locals": None,
     "origin": None,
-    "outcome": NULL,
     "shown_place": None,
     "tracing": None,
 }
@@ -93,7 +92,6 @@ class Frame:
         "names",
         "native_generator",
         "origin",
-        "outcome",
         "pending",
         "position",
         "program",
@@ -121,7 +119,6 @@ class Frame:
     f_trace: Any
     f_trace_lines: bool
     f_trace_opcodes: bool
-    outcome: Any  # what a nested driver of code that suspends has returned
     raised_at: int | None
     result: Any
     shown_place: tuple[int | None, int] | None  # (line, offset) during an event that lies beside an instruction

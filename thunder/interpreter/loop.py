@@ -89,6 +89,49 @@ class Delegation:
         return self.iterator
 
 
+class NestedDriver:
+    """What a driver delegates to while a nested one executes an exception handler: the nested one without `close`.
+
+    The native `close()` and `throw(GeneratorExit)` first close what a generator delegates to.  But here both are one
+    generator to the program, which may catch GeneratorExit in its handler and yield again.  So the outer driver gets
+    the exception, which it must `pass_on`.
+    """
+
+    __slots__ = ("driver", "send", "thrown")
+
+    def __init__(self, driver: Any) -> None:
+        self.driver = driver
+        self.send = driver.send
+        self.thrown: BaseException | None = None
+
+    def __iter__(self) -> NestedDriver:
+        return self
+
+    def __next__(self) -> Any:
+        if self.thrown is None:
+            return self.send(None)
+        thrown, self.thrown = self.thrown, None
+        try:
+            return self.driver.throw(thrown)
+        finally:
+            del thrown
+
+    def throw(self, kind: Any, value: Any = None, traceback: Any = None) -> Any:
+        """`generator.throw`, in whose three arguments the native code calls this."""
+        if value is None and traceback is None:
+            return self.driver.throw(kind)
+        if isinstance(kind, type) and not isinstance(value, kind):
+            arguments = () if value is None else value if isinstance(value, tuple) else (value,)
+            value = kind(*arguments)
+        return self.driver.throw((kind if value is None else value).with_traceback(traceback))
+
+    def pass_on(self, error: BaseException) -> None:
+        """Makes `error` the next that is thrown in, unless it came out of the nested driver: then it is raised."""
+        if self.driver.gi_frame is None:
+            raise error
+        self.thrown = error
+
+
 def generator_driver(frame: Frame) -> Any:
     """Executes a frame that suspends, as `run` executes one that does not."""
     stack = frame.stack
@@ -96,10 +139,12 @@ def generator_driver(frame: Frame) -> Any:
     thrown: BaseException | None = None
     while True:
         if handled is not None and sys.exc_info()[1] is not handled:
-            try:
-                return (yield from restored_driver(frame, handled))
-            except GeneratorExit:
-                return outcome_despite_close(frame)
+            nested = NestedDriver(restored_driver(frame, handled))
+            while True:
+                try:
+                    return (yield from nested)
+                except GeneratorExit as error:
+                    nested.pass_on(error)
         iterator: Any = iter(frame.instructions)
         frame.iterator = iterator
         frame.jump = iterator.__setstate__
@@ -112,7 +157,6 @@ def generator_driver(frame: Frame) -> Any:
                     if reason is not None:
                         break
                 else:
-                    frame.outcome = frame.result
                     return frame.result
                 try:
                     if reason is YIELD:
@@ -144,36 +188,20 @@ def generator_driver(frame: Frame) -> Any:
                 # A bare `raise` would bring back the traceback as it was before `unwind`, in 3.10.
                 raise raised()  # noqa: B904 - it is the exception that is being handled
             if action == LEAVE:
-                frame.outcome = LEFT_HANDLER
                 return LEFT_HANDLER
             if action == ENTER:
                 frame.in_handler = True
-                nested = iterable_coroutine_driver(frame)
+                nested = NestedDriver(iterable_coroutine_driver(frame))
                 while True:
-                    frame.outcome = NULL
                     try:
                         result = yield from nested
-                    except GeneratorExit:
-                        result = outcome_despite_close(frame)
-                    if result is not SWITCHED:
-                        break
-                    nested = restored_driver(frame, frame.pending)
+                        if result is not SWITCHED:
+                            break
+                        nested = NestedDriver(restored_driver(frame, frame.pending))
+                    except GeneratorExit as error:
+                        nested.pass_on(error)
                 if result is not LEFT_HANDLER:
-                    frame.outcome = result
                     return result
-                frame.outcome = NULL
-
-
-def outcome_despite_close(frame: Frame) -> Any:
-    """What a nested driver returned when it was closed; raises again what it raised.
-
-    `close` (and `throw(GeneratorExit)`) closes the nested driver first, and takes no notice of what it returns: perhaps
-    it left an exception handler, and its frame has to go on outside of that.
-    """
-    outcome = frame.outcome
-    if outcome is NULL:
-        raise raised()
-    return outcome
 
 
 def restored_driver(frame: Frame, handled: BaseException) -> Any:
@@ -188,10 +216,12 @@ def restored_driver(frame: Frame, handled: BaseException) -> Any:
     except BaseException:  # a boundary: whatever the program handles
         handled.__traceback__, handled.__context__ = traceback, context
         frame.in_handler = True
-        try:
-            return (yield from iterable_coroutine_driver(frame))
-        except GeneratorExit:
-            return outcome_despite_close(frame)
+        nested = NestedDriver(iterable_coroutine_driver(frame))
+        while True:
+            try:
+                return (yield from nested)
+            except GeneratorExit as error:
+                nested.pass_on(error)
 
 
 def _rethrow(error: BaseException, handled: BaseException | None) -> None:

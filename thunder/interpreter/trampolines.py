@@ -22,20 +22,16 @@ _SIGNATURE_FLAGS = CO_VARARGS | CO_VARKEYWORDS
 _models: dict[tuple[int, int, int, int, int], CodeType] = {}
 
 
-class Entry:
-    """What a trampoline calls: the original code object and the interpreter that executes it."""
+def _entry(code: CodeType, enter: Any) -> FunctionType:
+    """What a trampoline of `code` calls. A function, because C code between two Python calls uses up the C stack."""
 
-    __slots__ = ("code", "enter")
-
-    def __init__(self, code: CodeType, enter: Any) -> None:
-        self.code = code
-        self.enter = enter
-
-    def __call__(self, *arguments: Any) -> Any:
+    def entry(*arguments: Any) -> Any:
         *values, get_cells = arguments
         native = sys._getframe(1)
         closure = get_cells.__closure__ if get_cells is not None else None
-        return self.enter(self.code, native.f_globals, closure, values)
+        return enter(code, native.f_globals, closure, values)
+
+    return entry  # type: ignore[return-value]
 
 
 def _model(positional_only: int, positional: int, keyword_only: int, flags: int, free: int) -> CodeType:
@@ -88,8 +84,10 @@ def trampoline(code: CodeType, enter: Any) -> CodeType:
         "co_varnames": (*code.co_varnames[:count], ".entry"),
         "co_freevars": code.co_freevars,
         "co_firstlineno": code.co_firstlineno,
-        "co_consts": tuple(
-            Entry(code, enter) if constant == "entry" else constant for constant in model.co_consts
+        # The last constant is for `original_code`.
+        "co_consts": (
+            *(_entry(code, enter) if constant == "entry" else constant for constant in model.co_consts),
+            code,
         ),
     }
     if sys.version_info >= (3, 11):
@@ -99,10 +97,8 @@ def trampoline(code: CodeType, enter: Any) -> CodeType:
 
 def original_code(code: CodeType) -> CodeType:
     """The code object behind a trampoline, or `code` itself if it is none."""
-    if code.co_filename == __file__:
-        for constant in code.co_consts:
-            if type(constant) is Entry:
-                return constant.code
+    if code.co_filename == __file__ and type(code.co_consts[-1]) is CodeType:
+        return code.co_consts[-1]
     return code
 
 

@@ -282,7 +282,7 @@ def warn(
     if position < len(frames):
         frame = frames[position]
         names, filename, line = frame.f_globals, frame.f_code.co_filename, frame.f_lineno or 0
-    elif sys.version_info >= (3, 12):
+    elif sys.version_info >= (3, 13):
         names, filename, line = sys.__dict__, "<sys>", 0
     else:
         names, filename, line = sys.__dict__, "sys", 1
