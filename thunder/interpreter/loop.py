@@ -20,7 +20,7 @@ import weakref
 from types import CodeType, CoroutineType, FunctionType, GeneratorType, coroutine
 from typing import Any
 
-from .frame import DRIVEN_CODE, DRIVER_CODE_IDS, LEFT_HANDLER, NULL, SWITCHED, Frame, visible_frames
+from .frame import DRIVEN_CODE, DRIVER_CODE_IDS, LEFT_HANDLER, SWITCHED, Frame, visible_frames
 from .program import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR, CO_ITERABLE_COROUTINE, Program
 from .unwinding import ENTER, LEAVE, PROPAGATE, raised, unwind
 

@@ -16,7 +16,7 @@ import unittest
 if "--frames" in sys.argv:  # natively run workers need nothing but the standard library
     from thunder.interpreter.frame_counter import FrameCounter
 
-SECONDS_FOR_ONE_TEST = 240
+SECONDS_FOR_ONE_TEST = 600
 
 
 class Recorder(unittest.TestResult):
