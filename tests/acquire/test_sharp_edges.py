@@ -223,3 +223,118 @@ def test_plain_python_is_never_silent():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         compiled(torch.ones(2))  # once for each place
+
+
+DRAWS = {
+    "numpy": lambda: numpy.random.uniform(0, 1),
+    "numpy Generator": lambda: NUMPY_RNG.normal(),
+    "random": lambda: random.uniform(0, 1),
+    "random.random": lambda: random.random(),
+    "Random instance": lambda: RNG.randint(1, 6),
+}
+
+
+def _states():
+    return random.getstate(), RNG.getstate(), str(numpy.random.get_state()), str(NUMPY_RNG.bit_generator.state)
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_a_number_that_is_drawn_and_not_used_is_an_effect(name):
+    draw = DRAWS[name]
+
+    def subject(x, training, rate):
+        for _ in range(3):
+            drawn = draw()
+            if training and drawn < rate:
+                continue
+            x = x + 1
+        return x
+
+    compiled = thunder.jit(subject, executors=["eager"])
+    before = (random.getstate(), RNG.getstate(), numpy.random.get_state(), NUMPY_RNG.bit_generator.state)
+    for training in (False, False, True, False):
+        expected = subject(torch.ones(2), training, 0.5)
+        states = _states()
+        random.setstate(before[0])
+        RNG.setstate(before[1])
+        numpy.random.set_state(before[2])
+        NUMPY_RNG.bit_generator.state = before[3]
+        assert torch.equal(compiled(torch.ones(2), training, 0.5), expected)
+        assert _states() == states
+        before = (random.getstate(), RNG.getstate(), numpy.random.get_state(), NUMPY_RNG.bit_generator.state)
+    assert thunder.compile_stats(compiled).plain_calls == 1
+    with pytest.raises(SharpEdgeError, match="test_sharp_edges.py:"):
+        thunder.jit(subject, executors=["eager"], sharp_edges="error")(torch.ones(2), False, 0.5)
+
+
+class _Holder:
+    last = None
+
+
+HOLDER = _Holder()
+
+
+def _caught(x, number):
+    try:
+        return x.mul(number)
+    except TypeError:
+        return x
+
+
+def _stored(x, number):
+    HOLDER.last = number
+    return x
+
+
+USES = {
+    "comparison": lambda x, number: x + 1 if number < 0.5 else x,
+    "truth": lambda x, number: x + 1 if number else x,
+    "negation": lambda x, number: x + 1 if not number else x,
+    "arithmetic": lambda x, number: x * (1 - number),
+    "factor": lambda x, number: x * number,
+    "argument": lambda x, number: x.mul(number),
+    "argument, errors caught": _caught,
+    "keyword": lambda x, number: torch.add(x, x, alpha=number),
+    "filling": lambda x, number: torch.full((2,), number),
+    "tensor": lambda x, number: torch.tensor([number]),
+    "type": lambda x, number: x if type(number) is float else x + 1,
+    "text": lambda x, number: (x, f"{number}"),
+    "conversion": lambda x, number: x + int(number * 10),
+    "maximum": lambda x, number: x + max(number, 0.5),
+    "membership": lambda x, number: x if number in [0.5] else x + 1,
+    "result": lambda x, number: (x, number),
+    "result in a container": lambda x, number: {"x": [x, number]},
+    "attribute": lambda x, number: x if hasattr(number, "is_integer") else x + 1,
+    "stored": _stored,
+    "closure": lambda x, number: (lambda: x + number)(),
+    "default": lambda x, number: (lambda y=number: x + y)(),
+}
+
+
+@pytest.mark.parametrize("name", USES)
+def test_a_use_of_a_drawn_number_runs_in_plain_python(name):
+    use = USES[name]
+
+    def subject(x):
+        return use(x, numpy.random.uniform(0, 1))
+
+    compiled = thunder.jit(subject, executors=["eager"])
+    numpy.random.seed(0)
+    expected = [subject(torch.ones(2)) for _ in range(2)]
+    numpy.random.seed(0)
+    assert [repr(compiled(torch.ones(2))) for _ in range(2)] == list(map(repr, expected))
+    assert thunder.compile_stats(compiled).plain_calls == 2
+    assert "uniform() of NumPy's random numbers" in thunder.compile_stats(compiled).plain_reason
+
+
+def test_the_class_of_a_drawn_number_is_known():
+    def subject(x):
+        number, count = numpy.random.uniform(0, 1), random.randint(1, 6)
+        match number:
+            case float():
+                x = x + 1
+        return x * 2 if isinstance(number, float) and isinstance(count, int) and count is not None else x
+
+    compiled = thunder.jit(subject, executors=["eager"])
+    assert torch.equal(compiled(torch.ones(2)), subject(torch.ones(2)))
+    assert thunder.compile_stats(compiled).plain_calls == 0

@@ -188,6 +188,7 @@ class _Acquisition:
         except Exception:
             if refusals:
                 raise refusals[0] from None
+            self.sharp_edges.check_drawn()
             raise
         finally:
             self.heap.restore()

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from thunder.acquire.drawn_numbers import DrawnNumber, use
 from thunder.acquire.guards import Prologue, is_plain, items_of
 from thunder.acquire.heap import EMPTY_CELL, Heap, content_of, instance_dict, slot_names
 from thunder.acquire.sources import Source
@@ -115,6 +116,8 @@ class Epilogue:
                 )
             return self.prologue.literal(value)
         kind = type(value)
+        if kind is DrawnNumber:
+            use(value)
         once = self._uses[id(value)] <= 1
         if kind is tuple and once:
             return self._tuple(value)

@@ -4,8 +4,9 @@ Three things can be done with such a call, and the answer is never what it was w
 
 - an *effect* without an answer (`print`, `time.sleep`, `file.write`) is made by the epilogue, at every call;
 - an *answer that stays* as long as the process (`os.getpid()`, `id(obj)`) is guarded;
-- an *answer that differs from call to call* (`random.random()`, `time.time()`, `open()`) decides that calls that get
-  to it run in plain Python: `ImpureCallError` ends the acquisition, and what was read until then becomes their guards.
+- an *answer that differs from call to call* (`time.time()`, `open()`, the use of `random.random()`) decides that calls
+  that get to it run in plain Python: `ImpureCallError` ends the acquisition, and what was read until then becomes their
+  guards.  A random number that the program draws without using it (`drawn_numbers.py`) is an effect.
 
 With `sharp_edges="warn"` or `"error"` each is reported with the user's line; the third is always.
 """
@@ -23,13 +24,20 @@ import types
 import uuid
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
+from thunder.acquire.drawn_numbers import (
+    PYTHON_METHODS,
+    DrawnNumber,
+    is_shared_generator,
+    kind_of_number,
+    use,
+)
 from thunder.acquire.guards import is_plain, type_lookup
 from thunder.acquire.texts import is_tensor_text
-from thunder.acquire.tracker import AcquisitionTracker
+from thunder.acquire.tracker import AcquisitionTracker, not_foreign
 from thunder.errors import (
     DataDependentError,
     ImpureCallError,
@@ -73,6 +81,7 @@ class SharpEdges:
         self.is_library = is_library
         self._printed: list[tuple[torch.Tensor, int, Location | None]] = []
         self._seeded: dict[int, random.Random] = {}
+        self._first_drawn: DrawnNumber | None = None
         tracker.foreign_method = self.foreign_method
 
     def table(self) -> dict[Any, Callable[..., Any]]:
@@ -89,10 +98,10 @@ class SharpEdges:
             table[function] = self.other_every_time(function)
         for function in _SAME_IN_A_PROCESS:
             table[function] = self.same_in_a_process(function)
-        for name in ("random", "getrandbits"):
-            table[getattr(_random.Random, name)] = self.random_number(getattr(_random.Random, name))
-        for name in ("getstate", "setstate"):
-            table[getattr(random.Random, name)] = self.random_number(getattr(random.Random, name))
+        for function in (_random.Random.random, _random.Random.getrandbits, *PYTHON_METHODS):
+            table[function] = self.random_number(function)
+        for function in (random.Random.getstate, random.Random.setstate):
+            table[function] = self.random_number(function)
         return table
 
     # Reports ----------------------------------------------------------------------------------------------------
@@ -105,11 +114,11 @@ class SharpEdges:
             raise SharpEdgeError(what, self.location(), remedy)
         warnings.warn(f"{what}\n  at {self.location()}", SharpEdgeWarning, stacklevel=2)
 
-    def refuse(self, call: str, remedy: str) -> None:
+    def refuse(self, call: str, remedy: str, where: Location | None = None) -> NoReturn:
         """The answer of a call is another one every time: calls that get here run in plain Python."""
         what = f"{call} has another answer at every call"
         kind = SharpEdgeError if self.mode == "error" else ImpureCallError
-        raise kind(what, self.location(), remedy)
+        raise kind(what, where or self.location(), remedy)
 
     # Answers ----------------------------------------------------------------------------------------------------
     def other_every_time(self, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -132,16 +141,37 @@ class SharpEdges:
 
     def random_number(self, function: Any) -> Callable[..., Any]:
         """Numbers from Python's generators; one that the program makes and seeds itself is no concern."""
+        name = function.__name__
 
-        def replacement(interp: Any, generator: Any, *args: Any) -> Any:
-            if id(generator) not in self._seeded:
-                self.refuse(
-                    f"{_name(function)}() of Python's random numbers",
-                    "draw it outside of the compiled function, or use torch.rand",
-                )
-            return function(generator, *args)
+        def replacement(interp: Any, generator: Any, *args: Any, **kwargs: Any) -> Any:
+            if id(generator) in self._seeded:
+                return function(generator, *args, **kwargs)
+            return self.draw(f"{_name(function)}() of Python's random numbers", generator, name, args, kwargs)
 
         return replacement
+
+    def draw(
+        self, call: str, generator: Any, method: str, arguments: tuple[Any, ...], keywords: dict[str, Any]
+    ) -> DrawnNumber:
+        """A number that the epilogue draws; what the program does with it decides whether that is enough."""
+        remedy = "draw it outside of the compiled function, or use torch.rand"
+        stays = generator is not None and (is_shared_generator(generator) or self._stays(generator))
+        kind = kind_of_number(method, arguments, keywords)
+        if not stays or kind is None:
+            self.refuse(call, remedy)
+        self.report(f"{call} is drawn when the computation is done")
+        self.tracker.heap.defer(getattr(generator, method), *arguments)
+        self.tracker.has_drawn_numbers = True
+        where = self.location()
+        drawn = DrawnNumber(kind, lambda: self.refuse(call, remedy, where))
+        if self._first_drawn is None:
+            self._first_drawn = drawn
+        return drawn
+
+    def check_drawn(self) -> None:
+        """The program has failed: it may have done so for want of a number that is only drawn when it runs."""
+        if self._first_drawn is not None:
+            use(self._first_drawn)
 
     def seed(self, interp: Any, generator: Any, *args: Any) -> Any:
         shared = generator is random._inst or id(generator) in self.tracker.known
@@ -190,12 +220,12 @@ class SharpEdges:
         self.report("time.sleep() is called when the computation is done")
         self.tracker.heap.defer(time.sleep, seconds)
 
-    def foreign_method(self, owner: Any, name: str, arguments: tuple[Any, ...]) -> bool:
-        """Whether the method of an object from outside has been dealt with: a file's, a generator's of NumPy's."""
+    def foreign_method(self, owner: Any, name: str, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+        """What a method of an object from outside answers: a file's, a generator's of NumPy's."""
         kind = type(owner)
         if isinstance(owner, io.IOBase):
             if id(owner) not in self.tracker.known and owner not in (sys.stdout, sys.stderr):
-                return False  # the program has made it itself
+                return not_foreign  # the program has made it itself
             if name in _FILE_EFFECTS and self._stays(owner) and all(map(is_plain, arguments)):
                 if any(map(is_tensor_text, arguments)):
                     raise DataDependentError(
@@ -205,17 +235,14 @@ class SharpEdges:
                     )
                 self.report(f"{name}() of a file is called when the computation is done")
                 self.tracker.heap.defer(getattr(owner, name), *arguments)
-                return True
+                return None
             self.refuse(f"{name}() of a {kind.__qualname__}", "use the file outside of the compiled function")
-        self.refuse(
-            f"{name}() of NumPy's random numbers", "draw it outside of the compiled function, or use torch.rand"
-        )
-        return True
+        return self.draw(f"{name}() of NumPy's random numbers", owner, name, arguments, keywords)
 
-    def _stays(self, file: Any) -> bool:
-        """Whether a file is the same at every call."""
-        source = self.tracker.known.get(id(file))
-        return file is sys.stdout or file is sys.stderr or (source is not None and source.stable)
+    def _stays(self, outside: Any) -> bool:
+        """Whether a file or generator is the same at every call."""
+        source = self.tracker.known.get(id(outside))
+        return outside is sys.stdout or outside is sys.stderr or (source is not None and source.stable)
 
     # Addresses --------------------------------------------------------------------------------------------------
     def id(self, interp: Any, obj: Any) -> int:

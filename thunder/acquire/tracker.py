@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from thunder.acquire.attributes import AttributeTracker
+from thunder.acquire.drawn_numbers import DrawnNumber, use
 from thunder.acquire.guards import VALUE_TYPES, Prologue, is_plain, items_of
 from thunder.acquire.heap import Heap, instance_dict, is_container, slot_names
 from thunder.acquire.objects import CONTAINER_BASES
@@ -35,7 +36,8 @@ class AcquisitionTracker(AttributeTracker):
             "__setattr__": self.store_generic,
             "__delattr__": self.delete_generic,
         }
-        self.foreign_method: Callable[[Any, str, tuple[Any, ...]], bool] = lambda owner, name, arguments: False
+        self.foreign_method: Callable[..., Any] = lambda owner, name, arguments, keywords: not_foreign
+        self.has_drawn_numbers = False
         self._foreign_types: dict[type, bool] = {}
         self.made_classes: dict[int, type] = {}
 
@@ -52,13 +54,19 @@ class AcquisitionTracker(AttributeTracker):
             if generic is not None and not isinstance(function.__self__, (type, torch.Tensor)):
                 return generic(function.__self__, *arguments)
         owner = getattr(function, "__self__", None)
-        if owner is None and arguments and kind in _UNBOUND:
+        is_of_numpy_random = _is_of_numpy_random(function)
+        if owner is None and arguments and (kind in _UNBOUND or is_of_numpy_random):
             owner, arguments_of_method = arguments[0], arguments[1:]
         else:
             arguments_of_method = arguments
-        if (owner is not None and self._is_foreign(type(owner))) or _is_of_numpy_random(function):
-            if self.foreign_method(owner, function.__name__, arguments_of_method):
-                return None
+        if (owner is not None and self._is_foreign(type(owner))) or is_of_numpy_random:
+            answer = self.foreign_method(owner, function.__name__, arguments_of_method, keywords)
+            if answer is not not_foreign:
+                return answer
+        if self.has_drawn_numbers:
+            for argument in (*arguments, *keywords.values()):
+                if type(argument) is DrawnNumber:
+                    use(argument)
         depth = _DEPTHS.get(id(function), 2)
         if isinstance(owner, CONTAINER_BASES):
             depth = _METHOD_DEPTHS.get(function.__name__, 2)
@@ -229,6 +237,8 @@ def _assigned_keys(name: str, arguments: tuple[Any, ...], keywords: dict[str, An
     return [key for argument in (*arguments, keywords) for key in items_of(argument)]
 
 
+not_foreign = object()
+"""The answer of `foreign_method` for a method that stays within the program."""
 _NODE_HOOKS = frozenset({"register_hook", "register_prehook"})
 _UNBOUND = (types.MethodDescriptorType, types.WrapperDescriptorType)
 _C_CALLABLES = frozenset(
