@@ -9,7 +9,8 @@ from torch.nn import functional as F
 import thunder
 from tests.executors.recorded_graphs import RecordedGraphs
 from thunder.errors import OptionError
-from thunder.executors.cuda_graphs import GraphPolicy
+from thunder.executors.cuda_graphs import GraphedFunction, GraphPolicy
+from thunder.executors.cuda_graphs.graphed import Pools
 
 
 def compiled(function, *, training=False, **options):
@@ -310,3 +311,24 @@ def test_a_capture_that_fails_is_noted_and_answered():
 def test_unknown_modes():
     with pytest.raises(OptionError, match="inference"):
         thunder.jit(lambda x: x, cuda_graphs="sometimes")
+
+
+def test_what_a_replay_hands_out_is_read_where_it_is():
+    """The second of two functions waits until the results of the first have settled, and copies none of them."""
+    backend, notes = RecordedGraphs(), []
+
+    def graphed(function, **options):
+        pools = Pools(backend, torch.device("cpu"), shared=False)
+        return GraphedFunction(
+            function, others=(), changed=frozenset(), pools=pools, report=notes.append, is_training=True, **options
+        )
+
+    first = graphed(lambda x: (x * 2, x + 1), tensors=[0])
+    second = graphed(lambda a, b, g: (a * g + b,), tensors=[0, 1, 2], after=first)
+    for _ in range(4):  # no more: these graphs, unlike CUDA's, keep their inputs alive, and those occupy the first
+        x, g = torch.randn(3), torch.randn(3)
+        (result,) = second(*first(x), g)
+        torch.testing.assert_close(result, x * 2 * g + (x + 1))
+        del result
+    assert second.last is not None and second.last.plan.copied == (2,)
+    assert (first.captures, second.captures, notes) == (1, 1, [])

@@ -112,11 +112,11 @@ class LinkedProgram:
                 forward = graphs.inference(forward, trace, self._notes, changed=changed)
                 self.graphed = forward if isinstance(forward, GraphedFunction) else None
             return make_inference_run(forward, lowered, self._forward.outputs)
-        self.backward_for(_likely_gradients(lowered))
         if graphs is not None:
             count = len(self._forward.outputs)
             forward = graphs.forward(forward, trace, self._notes, output_count=count, changed=changed)
             self.graphed = forward if isinstance(forward, GraphedFunction) else None
+        self.backward_for(_likely_gradients(lowered))
         program = TrainingProgram(lowered, self._forward, forward, self.backward_for)
         return make_training_run(program, lowered, self._forward.outputs, grad_enabled=grad_enabled)
 
@@ -136,7 +136,7 @@ class LinkedProgram:
                 self._backward_traces[present] = trace
                 function = trace.callable(boxed=True)
                 if self._graphs is not None:
-                    function = self._graphs.backward(function, trace, self._notes)
+                    function = self._graphs.backward(function, trace, self._notes, after=self.graphed)
                 self._backwards[present] = function
         return function
 

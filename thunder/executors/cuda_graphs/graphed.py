@@ -96,10 +96,13 @@ class GraphedFunction:
         boxed: see `function`.
         by_shape: whether sizes may differ between calls.
         is_training: whether it is a part of a program with gradients.
+        after: the function whose results are among the inputs. They stay at their places when its calls are replays,
+            and calls before that say nothing about where they will be.
 
     Attributes:
         last: the recording that was used last, or captured since.
         used: that of the last call, when the call was a replay or made it; a replay would repeat the call.
+        has_replayed: whether the last call was a replay.
     """
 
     def __init__(
@@ -117,8 +120,10 @@ class GraphedFunction:
         boxed: bool = False,
         by_shape: bool = False,
         is_training: bool = False,
+        after: GraphedFunction | None = None,
     ) -> None:
         self.is_training = is_training
+        self._after = after
         self._function = _unboxed(function) if boxed else function
         self._boxed = boxed
         self._tensors = tuple(tensors)
@@ -137,6 +142,7 @@ class GraphedFunction:
         self.captures = 0
         self.last: Recording | None = None
         self.used: Recording | None = None
+        self.has_replayed = False
         self.blocked: str | None = None
 
     def __call__(self, *inputs: Any) -> Any:
@@ -145,6 +151,7 @@ class GraphedFunction:
             inputs = tuple(given)
             given.clear()
         self.used = None
+        self.has_replayed = False
         if self.blocked is not None or self._backend.is_capturing():
             return self._function(*inputs)
         with self._lock:
@@ -156,12 +163,16 @@ class GraphedFunction:
     def _replay(self, recording: Recording, inputs: Sequence[Any]) -> Any:
         results = recording.replay(inputs)
         self.used = recording
+        self.has_replayed = True
         if self._tells_autograd and self._changed:
             torch.autograd.graph.increment_version([inputs[position] for position in self._changed])
         return results
 
     def _find(self, inputs: Sequence[Any]) -> Any:
         """A call for which the recording that was used last will not do."""
+        after = self._after
+        if after is not None and after.blocked is None and not after.has_replayed:
+            return self._function(*inputs)
         calls = self._calls_like(inputs)
         if not calls.seen:
             calls.seen = [{inputs[position].data_ptr()} for position in self._tensors]

@@ -99,8 +99,10 @@ class GraphPolicy:
             is_training=True,
         )
 
-    def backward(self, function: Callable[..., Any], trace: Trace, notes: list[str]) -> Any:
-        """The backward function of a program with gradients; it takes one list."""
+    def backward(
+        self, function: Callable[..., Any], trace: Trace, notes: list[str], *, after: GraphedFunction | None
+    ) -> Any:
+        """The backward function of a program with gradients, whose forward function is `after`; it takes one list."""
         if not self.training:
             return function
         device = self._device(trace, notes)
@@ -117,6 +119,7 @@ class GraphPolicy:
             copies_when_busy=False,
             is_training=True,
             boxed=True,
+            after=after,
         )
 
     def concerns(self, trace: Trace) -> bool:
