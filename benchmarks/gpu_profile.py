@@ -3,17 +3,20 @@
     python benchmarks/gpu_profile.py --output profile.json --only deepseek-train --only vit [--sources FOLDER]
 
 For each workload of `thunder bench --suite models`: the first call's time, the median time of a step, the peak memory,
-and the kernels of a step (how often, microseconds).  `--by NAME` profiles another contender of the benchmark, such as
-`torch.compile`.  `--sources` writes the last traces of thunder's programs and its generated kernels there.
+the kernels of a step (how often, microseconds), and where the host spends its time.  `--by NAME` profiles another
+contender of the benchmark, such as `torch.compile`.  `--sources` writes the last traces of thunder's programs and its
+generated kernels there.
 """
 
 from __future__ import annotations
 
 import argparse
+import cProfile
 import faulthandler
 import gc
 import json
 import os
+import pstats
 import statistics
 import time
 import traceback
@@ -61,6 +64,7 @@ def profile(workload: Workload, by: str, sources: Path | None) -> dict[str, Any]
             for _ in range(PROFILED_CALLS):
                 call()
             torch.cuda.synchronize()
+        found["host"] = host_profile(call)
     rows = [
         (event.key[:150], event.count / PROFILED_CALLS, round(event.self_device_time_total / PROFILED_CALLS, 1))
         for event in profiler.key_averages()
@@ -75,6 +79,22 @@ def profile(workload: Workload, by: str, sources: Path | None) -> dict[str, Any]
         if sources is not None:
             write_sources(compiled, sources / workload.name)
     return found
+
+
+def host_profile(call: Any, limit: int = 30) -> list[tuple[str, int, float]]:
+    """Where Python spends its time in a step: function, calls, microseconds in itself (several times what it takes
+    unobserved, so that only ratios count)."""
+    profiler = cProfile.Profile()
+    torch.cuda.synchronize()
+    profiler.enable()
+    call()
+    profiler.disable()
+    torch.cuda.synchronize()
+    rows = [
+        (f"{Path(file).name}:{line} {name}", calls, round(1e6 * own, 1))
+        for (file, line, name), (_, calls, own, _, _) in pstats.Stats(profiler).stats.items()  # type: ignore[attr-defined]
+    ]
+    return sorted(rows, key=lambda row: -row[2])[:limit]
 
 
 def write_sources(compiled: Any, stem: Path) -> None:
@@ -121,7 +141,7 @@ def main() -> None:
             found["seconds"] = round(time.perf_counter() - began, 1)
             report["workloads"].setdefault(name, []).append(found)
             arguments.output.write_text(json.dumps(report, indent=1))
-            brief = {key: value for key, value in found.items() if not key.startswith("kernels")}
+            brief = {key: value for key, value in found.items() if not key.startswith(("kernels", "host"))}
             print(name, json.dumps(brief, default=str)[:1200], flush=True)
             gc.collect()
             torch.cuda.empty_cache()

@@ -320,7 +320,7 @@ def test_what_a_replay_hands_out_is_read_where_it_is():
     def graphed(function, **options):
         pools = Pools(backend, torch.device("cpu"), shared=False)
         return GraphedFunction(
-            function, others=(), changed=frozenset(), pools=pools, report=notes.append, is_training=True, **options
+            function, others=(), changed=frozenset(), pools=pools, report=notes.append, **options
         )
 
     first = graphed(lambda x: (x * 2, x + 1), tensors=[0])
@@ -332,3 +332,23 @@ def test_what_a_replay_hands_out_is_read_where_it_is():
         del result
     assert second.last is not None and second.last.plan.copied == (2,)
     assert (first.captures, second.captures, notes) == (1, 1, [])
+
+
+def test_training_goes_on_when_a_guard_fails():
+    """A replay that was started before the guards were looked at is dropped with what autograd noted of it."""
+    torch.manual_seed(0)
+    network, x = Network(), torch.randn(5, 8)
+    scaled = lambda module: lambda: (module(x) * scale["of"]).square().mean()  # noqa: E731
+    scale = {"of": 2.0}
+    backend = RecordedGraphs()
+    policy = GraphPolicy(training=True, verbose=True, backend=backend)
+    plain, run = scaled(network), thunder.jit(scaled(network), executors=["aten"], cuda_graphs=policy)
+    for step in range(12):
+        scale["of"] = 3.0 if step == 8 else 2.0
+        found = []
+        for function in (plain, run):
+            network.zero_grad()
+            function().backward()
+            found.append([parameter.grad.clone() for parameter in network.parameters()])
+        torch.testing.assert_close(found[0], found[1], msg=lambda text, step=step: f"step {step}: {text}")
+    assert replays(backend) >= 6, thunder.compile_stats(run).notes

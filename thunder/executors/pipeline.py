@@ -87,13 +87,13 @@ class CompiledComputation:
 
     @functools.cached_property
     def runs_ahead(self) -> Callable[[], bool] | None:
-        """Says at a call whether `run` will only replay a graph; None for programs that draw random numbers, are
-        differentiated or are not captured.
+        """Says at a call whether `run` will only replay a graph; None for programs that draw random numbers or are not
+        captured.
 
         Replaying such a graph for a call that turns out to need another program does no harm.
         """
         graphed = self.graphed
-        if graphed is None or not self.is_lowered or graphed.is_training:
+        if graphed is None or not self.is_lowered:
             return None
         if any(is_random(op) for op in self.forward_traces[-1].ops):
             return None

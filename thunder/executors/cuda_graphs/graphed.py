@@ -95,7 +95,6 @@ class GraphedFunction:
             run as they are.
         boxed: see `function`.
         by_shape: whether sizes may differ between calls.
-        is_training: whether it is a part of a program with gradients.
         after: the function whose results are among the inputs. They stay at their places when its calls are replays,
             and calls before that say nothing about where they will be.
 
@@ -119,10 +118,8 @@ class GraphedFunction:
         copies_when_busy: bool = True,
         boxed: bool = False,
         by_shape: bool = False,
-        is_training: bool = False,
         after: GraphedFunction | None = None,
     ) -> None:
-        self.is_training = is_training
         self._after = after
         self._function = _unboxed(function) if boxed else function
         self._boxed = boxed

@@ -96,7 +96,6 @@ class GraphPolicy:
             name="the forward program",
             cloned=small,
             copies_when_busy=False,
-            is_training=True,
         )
 
     def backward(
@@ -117,7 +116,6 @@ class GraphPolicy:
             report=notes.append,
             name="the backward program",
             copies_when_busy=False,
-            is_training=True,
             boxed=True,
             after=after,
         )
