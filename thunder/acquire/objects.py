@@ -213,6 +213,12 @@ class ObjectTracker(Tracker):
             if isinstance(real, torch.nn.Parameter):
                 shadow = torch.Tensor._make_subclass(type(real), shadow, real.requires_grad)
             elif real.requires_grad:
+                if is_view_and_leaf(real):  # what is made of it without gradients does not require grad
+                    shadow = shadow.view_as(shadow)
+                    self.prologue.check(
+                        f"{self.prologue.expression(source)}._is_view()",
+                        f"{source.describe()} is a view of a tensor that does not require grad",
+                    )
                 shadow.requires_grad_(True)
                 if not real.is_leaf:
                     with torch.enable_grad():
@@ -250,6 +256,11 @@ class ObjectTracker(Tracker):
         if not place.seen and not place.written:
             place.seen, place.value = True, absent
             self.prologue.has_key(holder, name, False)
+
+
+def is_view_and_leaf(tensor: torch.Tensor) -> bool:
+    """Whether the tensor requires grad as a leaf and is a view of one that does not."""
+    return tensor.is_leaf and tensor._is_view() and not tensor._base.requires_grad  # type: ignore[union-attr]
 
 
 def is_stable_owner(source: Source) -> bool:

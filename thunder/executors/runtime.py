@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from thunder import _torch_compat
-from thunder.lower import ForwardProgram, Lowered, Mask, View
+from thunder.lower import ForwardProgram, Lowered, Mask, View, gradient_strides
 from thunder.trace import Var, compile_source
 
 _FREED = (
@@ -87,7 +87,8 @@ class TrainingProgram:
 
 
 def _tangent_type(var: Var) -> TangentType:
-    return TangentType(tuple(var.value.shape), tuple(var.value.stride()))
+    shape = tuple(var.value.shape)
+    return TangentType(shape, gradient_strides(shape, var.value.stride()))
 
 
 def _sharing_memory(outputs: Sequence[Var], computed: Sequence[Var], known: set[int]) -> list[int]:

@@ -9,6 +9,7 @@ from thunder.lower.assemble import (
     make_regions,
 )
 from thunder.lower.block import Block
+from thunder.lower.layouts import gradient_strides
 from thunder.lower.limits import NotLowerable
 from thunder.lower.program import Lowered, View, lower_program
 from thunder.lower.split import SplitBlock, split_joint
@@ -24,6 +25,7 @@ __all__ = [
     "View",
     "assemble_backward",
     "assemble_forward",
+    "gradient_strides",
     "lower_program",
     "make_regions",
     "split_joint",

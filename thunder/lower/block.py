@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from thunder import _torch_compat
+from thunder.lower.layouts import gradient_strides, is_dense, same_layout
 from thunder.lower.limits import NotLowerable
 from thunder.lower.operators import aten
 from thunder.lower.recorder import AtenRecorder, Decompositions
@@ -155,20 +156,24 @@ class _Lowering:
             self.entries.append(entry)
         recorder.paused = False
 
-    def outputs(self, values: Sequence[Any]) -> list[Output]:
-        """Describes the values that leave the block."""
+    def outputs(self, values: Sequence[Any], variables: Sequence[Var]) -> list[Output]:
+        """Describes the values that leave the block; `variables` are what acquisition recorded of them."""
         self._storages: dict[int, int] = {}
         for number, entry in enumerate(self.entries):
             self._storages.setdefault(_torch_compat.storage_key(entry), number)
         self._numbers = {id(var): number for number, var in enumerate(self.inputs)}
-        return [self._output(value) for value in values]
+        self._leaving: set[int] = set()
+        self._laid_out_anew: set[int] = set()
+        return [self._output(value, var.value.stride()) for value, var in zip(values, variables)]
 
-    def _output(self, value: Any) -> Output:
+    def _output(self, value: Any, strides: Sequence[int]) -> Output:
+        """Describes a value that leaves the block and has these strides in eager PyTorch."""
         if not isinstance(value, torch.Tensor):
             raise NotLowerable(f"a {type(value).__name__} leaves a block")
         if value.layout is not torch.strided or value.is_conj() or value.is_neg():
             raise NotLowerable("a lazy conjugate, a lazy negative or a sparse tensor leaves a block")
         storage = self._storages.setdefault(_torch_compat.storage_key(value), len(self.entries) + len(self._storages))
+        value, is_whole = self._with_eager_strides(value, strides, storage)
         kind = TensorType(
             tuple(value.shape),
             tuple(value.stride()),
@@ -192,9 +197,27 @@ class _Lowering:
                 var, number, known = alias, None, None
         if number is None and (known is None or value.requires_grad):
             self.results[id(var)] = (var, value)
-        is_whole = value.numel() * value.element_size() == value.untyped_storage().nbytes()
-        is_whole = is_whole and kind.storage_offset == 0
         return Output(var, kind, number, is_input, storage, is_whole, _has_own_gradient(value))
+
+    def _with_eager_strides(
+        self, value: torch.Tensor, strides: Sequence[int], storage: int
+    ) -> tuple[torch.Tensor, bool]:
+        """(the value in the memory layout that it has in eager PyTorch, whether it is all of its memory).
+
+        An operation in place keeps the layout of its argument; the functional one chooses the layout of its result.
+        """
+        was_there, self._leaving = storage in self._leaving, self._leaving | {storage}
+        inner = _torch_compat.from_functional(value)
+        if same_layout(value.shape, inner.stride(), strides):
+            if storage in self._laid_out_anew:
+                raise NotLowerable("a value that shares its memory leaves a block in another layout than it was made")
+            is_whole = value.numel() * value.element_size() == value.untyped_storage().nbytes()
+            return value, is_whole and value.storage_offset() == 0
+        if was_there:
+            raise NotLowerable("a value that shares its memory leaves a block in another layout than it was made")
+        self._laid_out_anew.add(storage)
+        with torch.set_grad_enabled(value.requires_grad):
+            return _with_strides(value, strides), is_dense(value.shape, strides)
 
     def changed_inputs(self) -> list[tuple[int, Output]]:
         """The inputs that were changed in place, with their new values."""
@@ -203,7 +226,7 @@ class _Lowering:
             if _torch_compat.has_metadata_mutation(entry):
                 raise NotLowerable(f"the shape or the storage of {self.inputs[number]} is changed in place")
             if _torch_compat.has_data_mutation(entry):
-                output = self._output(entry)
+                output = self._output(entry, kind.stride)
                 if (output.type.shape, output.type.stride) != (kind.shape, kind.stride):
                     raise NotLowerable(f"{self.inputs[number]} is changed in place to another shape")
                 if kind.requires_grad and kind.is_leaf and not _torch_compat.is_changed_under_no_grad(entry):
@@ -222,7 +245,8 @@ class _Lowering:
         tangents, tangent_vars = [], []
         recorder.paused = True
         for result in results:
-            tangent = torch.empty_strided(result.shape, result.stride(), dtype=result.dtype, device=result.device)
+            strides = gradient_strides(result.shape, result.stride())
+            tangent = torch.empty_strided(result.shape, strides, dtype=result.dtype, device=result.device)
             tangents.append(tangent)
             tangent_vars.append(recorder.new_input("tangent", _torch_compat.from_functional(tangent)))
         recorder.paused = False
@@ -240,10 +264,17 @@ class _Lowering:
         """The gradient in the memory layout of its input, for which the block before was lowered."""
         if gradient.layout is not torch.strided:
             raise NotLowerable("a gradient is sparse")
-        if tuple(gradient.stride()) == kind.stride or (kind.is_leaf and gradient.is_contiguous()):
+        strides = gradient_strides(kind.shape, kind.stride)
+        if tuple(gradient.stride()) == strides or (kind.is_leaf and gradient.is_contiguous()):
             return gradient
-        empty = torch.empty_strided(kind.shape, kind.stride, dtype=gradient.dtype, device=gradient.device)
-        return aten.copy.default(empty, gradient)
+        return _with_strides(gradient, strides)
+
+
+def _with_strides(tensor: torch.Tensor, strides: Sequence[int]) -> torch.Tensor:
+    """A copy with another memory layout."""
+    empty = torch.empty_strided(tensor.shape, strides, dtype=tensor.dtype, device=tensor.device)
+    copied: torch.Tensor = aten.copy.default(empty, tensor)
+    return copied
 
 
 def _has_own_gradient(value: torch.Tensor) -> bool:
@@ -287,7 +318,7 @@ def lower_block(
             values = {id(var): entry for var, entry in zip(inputs, lowering.entries)}
             Replay(lowering.recorder, fake_mode, values, states).run(ops)
             state.without_autocast().apply()
-            described = lowering.outputs([values[id(var)] for var in outputs])
+            described = lowering.outputs([values[id(var)] for var in outputs], outputs)
             changed = lowering.changed_inputs()
             tangents, numbers, gradients = lowering.gradients()
     results = [var for var, _ in lowering.results.values()]

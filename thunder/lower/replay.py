@@ -6,12 +6,13 @@ define; each operation's `subops` are the ATen calls recorded beneath it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from thunder import _torch_compat
+from thunder.lower.layouts import overlaps
 from thunder.lower.limits import NotLowerable
 from thunder.lower.recorder import AtenRecorder
 from thunder.lower.state import AmbientState, is_state_statement
@@ -51,6 +52,8 @@ class Replay:
         self.states = states
         self._entered = {id(value) for value in values.values()}
         self._nodes_seen: set[Any] = set()
+        self._overlapping: set[int] = set()
+        self._note_overlaps(values.values(), [])
 
     def run(self, ops: Sequence[Op]) -> None:
         for op in ops:
@@ -84,12 +87,32 @@ class Replay:
         self._refuse_new_leaves((args, kwargs), op)
         if any(isinstance(out, torch.Tensor) and out.numel() == 0 for out in leaves(kwargs.get("out"))):
             raise NotLowerable("an empty tensor is given as out=, which gets another shape", op)
+        overlapping = [leaf for leaf in leaves((args, kwargs)) if id(leaf) in self._overlapping]
+        versions = [tensor._version for tensor in overlapping]
         result = op.target(*args, **kwargs)
+        if [tensor._version for tensor in overlapping] != versions:
+            raise NotLowerable("a tensor is changed in place of which several elements are one place in memory", op)
+        self._note_overlaps(leaves(result), overlapping)
         op.subops = self.recorder.ops[first:]
         if not op.subops and not any(isinstance(leaf, torch.Tensor) for leaf in leaves(result)):
             raise NotLowerable(f"{name or op.target} does something that is no tensor operation", op)
         self._bind(op.result, result, op)
         self._note_source_of_gradients(result, op)
+
+    def _note_overlaps(self, values: Iterable[Any], overlapping: Sequence[torch.Tensor]) -> None:
+        """Remembers the tensors with overlapping elements, and views of them: functionalisation cannot change them.
+
+        Args:
+            values: the tensors that an operation has made.
+            overlapping: those of its arguments that are remembered.
+        """
+        storages = {_torch_compat.storage_key(tensor) for tensor in overlapping}
+        for value in values:
+            if isinstance(value, torch.Tensor) and value.layout is torch.strided:
+                if overlaps(value.shape, value.stride()) or (
+                    storages and _torch_compat.storage_key(value) in storages
+                ):
+                    self._overlapping.add(id(value))
 
     def _refuse_new_leaves(self, args: Any, op: Op) -> None:
         """A view that was made without gradients can be a leaf of its own, whose gradient the input does not get."""
