@@ -1,4 +1,4 @@
-"""Memory layouts: values leave a lowered program with eager's strides, and tensors whose elements overlap stay right."""
+"""Memory layouts: outputs have the strides of eager PyTorch, and tensors whose elements overlap stay right."""
 
 import pytest
 import torch
