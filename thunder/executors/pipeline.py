@@ -12,9 +12,8 @@ it, runs as the torch-level trace stands.
 from __future__ import annotations
 
 import functools
-import gc
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -22,6 +21,7 @@ import torch
 from thunder import _torch_compat
 from thunder.errors import OptionError, ThunderError
 from thunder.executors.claim import claim_torch_operations
+from thunder.executors.collection import collection_paused
 from thunder.executors.cuda_graphs import GraphedFunction, GraphPolicy
 from thunder.executors.executor import Executor
 from thunder.executors.gain import WORTHWHILE_SECONDS, estimate_gain
@@ -136,20 +136,8 @@ def compile_computation(
         worthwhile_seconds: a program that fusion can make faster by less than this in a call is not compiled.
         graphs: what is captured in CUDA graphs when calls repeat.
     """
-    with _collection_paused(), _random_state_kept():
+    with collection_paused(), _random_state_kept():
         return _compile(computation, executors, transforms, grad_enabled, worthwhile_seconds, graphs)
-
-
-@contextmanager
-def _collection_paused() -> Iterator[None]:
-    """Within the block the garbage collector does not run: compilers make many objects, and drop few in cycles."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _random_state_kept() -> AbstractContextManager[None]:

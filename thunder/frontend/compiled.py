@@ -8,7 +8,6 @@ Acquisition holds a lock, because the user's objects really change while it runs
 from __future__ import annotations
 
 import functools
-import gc
 import threading
 import time
 import warnings
@@ -32,6 +31,7 @@ from thunder.errors import (
     unknown_name,
 )
 from thunder.executors import CompiledComputation, Executor, compile_computation, default_executors, resolve_executors
+from thunder.executors.collection import collection_paused
 from thunder.executors.cuda_graphs import GraphPolicy, graph_policy
 from thunder.frontend.undoing import InputsChangedError, UndoingRun, may_draw_random_numbers
 from thunder.kernels.placement import place_together
@@ -271,18 +271,9 @@ class CompiledFunction:
             warnings.warn(f"{self!r} runs in plain Python: {error}", SharpEdgeWarning, stacklevel=5)
 
     def compile(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Entry:
-        """Acquires and compiles the program for one call.
-
-        Python's garbage collector pauses meanwhile: much is made and little thrown away, and with torch imported one
-        full collection costs more than acquiring a large model.
-        """
-        collecting = gc.isenabled()
-        gc.disable()
-        try:
+        """Acquires and compiles the program for one call."""
+        with collection_paused():
             return self._compile(args, kwargs)
-        finally:
-            if collecting:
-                gc.enable()
 
     def _compile(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Entry:
         options = self.options

@@ -10,14 +10,13 @@ of the pool has to be kept elsewhere: `GraphedFunction` sees to that.
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
 import torch
 
 from thunder import _torch_compat
+from thunder.executors.collection import collection_paused
 
 Result = TypeVar("Result")
 
@@ -107,7 +106,7 @@ class CudaGraphs:
     def capture(self, function: Callable[[], Result], device: torch.device, pool: Any) -> tuple[Graph, Result]:
         graph = torch.cuda.CUDAGraph()
         torch.cuda.synchronize(device)
-        with torch.cuda.device(device), torch.cuda.stream(self._stream(device)), _collection_paused():
+        with torch.cuda.device(device), torch.cuda.stream(self._stream(device)), collection_paused():
             try:
                 # Other threads may allocate memory meanwhile: only what this thread does can spoil the capture.
                 graph.capture_begin(pool=pool, capture_error_mode="thread_local")
@@ -160,15 +159,3 @@ def _abandon(graph: torch.cuda.CUDAGraph) -> None:
         graph.capture_end()
     except RuntimeError:
         pass
-
-
-@contextmanager
-def _collection_paused() -> Iterator[None]:
-    """Within the block Python's garbage collector does not run: what it frees might be in use on the device."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
