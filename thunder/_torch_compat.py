@@ -239,6 +239,13 @@ def cuda_architecture(device: torch.device) -> int:
     return major * 10 + minor
 
 
+def scaled_mm(
+    a: torch.Tensor, b: torch.Tensor, scale_a: torch.Tensor, scale_b: torch.Tensor, dtype: torch.dtype
+) -> torch.Tensor:
+    """The product of float8 matrices, `b` with its columns side by side, times scales.  Tested: 2.11."""
+    return torch._scaled_mm(a, b, scale_a=scale_a, scale_b=scale_b, out_dtype=dtype, use_fast_accum=True)
+
+
 def has_cuda_kernel_launcher() -> bool:
     """Whether torch can load and launch machine code of kernels.  Tested: 2.11 to 2.13."""
     return hasattr(torch._C, "_StaticCudaLauncher")

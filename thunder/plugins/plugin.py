@@ -19,12 +19,14 @@ class Choices:
         options: further arguments of `thunder.jit`.
         front_end: "interpreter" acquires the whole call as one program; "dynamo" leaves acquisition to torch.compile,
             with its graph breaks and dynamic shapes.
+        notes: lines for `thunder.compile_stats(...).notes`.
     """
 
     transforms: list[Callable[..., Any]] = field(default_factory=list)
     executors: list[Any] | None = None
     options: dict[str, Any] = field(default_factory=dict)
     front_end: str = "interpreter"
+    notes: list[str] = field(default_factory=list)
 
 
 class Plugin:
@@ -39,6 +41,13 @@ class Plugin:
     def apply(self, choices: Choices, target: Callable[..., Any]) -> Choices:
         """The changed choices for `target`, a model or function."""
         raise NotImplementedError(f"{type(self).__qualname__} does not override `apply`")
+
+    def check(self, target: Callable[..., Any]) -> None:
+        """Raises when `apply` would; called for all plugins before any of them changes the model."""
+
+    def refuses(self, other: Plugin) -> str | None:
+        """A sentence that says why the two cannot be used together, or None."""
+        return None
 
 
 _registry: dict[str, Callable[[], Plugin]] = {}
@@ -72,3 +81,14 @@ def resolve_plugins(plugins: str | Plugin | Sequence[str | Plugin] | None) -> li
         else:
             raise unknown_name("plugin", plugin, plugin_names())
     return resolved
+
+
+def check_together(plugins: Sequence[Plugin]) -> None:
+    """Raises `OptionError` when two of the plugins cannot be used together."""
+    for number, plugin in enumerate(plugins):
+        for other in plugins[:number]:
+            if type(plugin) is type(other) and plugin == other:
+                raise OptionError(f"the plugin {plugin.name!r} is given twice", remedy="name it once")
+            reason = plugin.refuses(other) or other.refuses(plugin)
+            if reason is not None:
+                raise OptionError(reason, remedy=f"use one of {other.name!r} and {plugin.name!r}")

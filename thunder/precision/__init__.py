@@ -1,1 +1,17 @@
 """Precision: number formats, quantised layers, training in 8 bits, and the search for a mix of formats."""
+
+from thunder.precision.checkpoint import load_original, load_quantized, save_quantized
+from thunder.precision.layer import QuantizedLinear, quantize_layer
+from thunder.precision.quantize_model import Layerwise, memory_of, quantize_model, quantized_layers
+
+__all__ = [
+    "Layerwise",
+    "QuantizedLinear",
+    "load_original",
+    "load_quantized",
+    "memory_of",
+    "quantize_layer",
+    "quantize_model",
+    "quantized_layers",
+    "save_quantized",
+]

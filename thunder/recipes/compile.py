@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from thunder.dynamo import backend
-from thunder.frontend import jit
-from thunder.plugins import Plugin, resolve_plugins
+from thunder.frontend import is_compiled_module, jit, original_module
+from thunder.frontend.inspection import compiled_function
+from thunder.plugins import Plugin, check_together, resolve_plugins
 from thunder.recipes.recipe import Recipe, get_recipe
 
 
@@ -35,7 +36,8 @@ def compile(
         A module that shares the model's state, or a callable.
 
     Raises:
-        OptionError: for an unknown name, listing the known ones.
+        OptionError: for an unknown name, listing the known ones, and for plugins that cannot be used together.
+        QuantizationError: for layers that cannot be quantised as asked; the model is then as before.
 
     Example:
         >>> import torch, thunder
@@ -44,7 +46,13 @@ def compile(
         torch.Size([3, 2])
     """
     choices = get_recipe(recipe).choices(model_or_fn)
-    for plugin in resolve_plugins(plugins):
+    resolved = resolve_plugins(plugins)
+    check_together(resolved)
+    if resolved and isinstance(model_or_fn, torch.nn.Module) and is_compiled_module(model_or_fn):
+        model_or_fn = original_module(model_or_fn)
+    for plugin in resolved:
+        plugin.check(model_or_fn)
+    for plugin in resolved:
         choices = plugin.apply(choices, model_or_fn)
     if choices.front_end == "dynamo":
         options = {"transforms": choices.transforms, "executors": choices.executors}
@@ -53,7 +61,10 @@ def compile(
     choices.options.setdefault("all_dynamic", dynamic is True)
     if _generates(model_or_fn):
         choices.options.setdefault("mixins", (importlib.import_module("thunder.generate").GenerationMethods,))
-    return jit(model_or_fn, transforms=choices.transforms, executors=choices.executors, **choices.options)
+    compiled = jit(model_or_fn, transforms=choices.transforms, executors=choices.executors, **choices.options)
+    if choices.notes:
+        compiled_function(compiled).statistics.notes.append(choices.notes)
+    return compiled
 
 
 def _generates(target: Any) -> bool:

@@ -101,11 +101,11 @@ def quantize(
     shape = (x.shape[0], x.shape[1])
     chosen.check(shape)
     x = x.detach()
-    lowest, highest = torch.aminmax(x.float() if x.dtype.itemsize == 1 else x)
-    if nonfinite == "error" and not bool(torch.isfinite(lowest) & torch.isfinite(highest)):
+    if nonfinite == "error" and not is_finite(x):
         raise QuantizationError("the matrix holds infinities or NaNs", remedy="pass finite numbers")
     result = out if out is not None else empty_quantized(shape, chosen, x.device)
     if result.tensor_scale is not None:
+        lowest, highest = torch.aminmax(x.float() if x.dtype.itemsize == 1 else x)
         most = torch.maximum(-lowest.float(), highest.float())
         result.tensor_scale.copy_(_or_one(most / (get_element("e4m3").maximum * chosen.kind.maximum)))
     rows, _ = chosen.block(shape)
@@ -121,6 +121,12 @@ def quantize(
         blocks = slice(first, first + max(part.shape[0] // rows, 1))
         _quantize_rows(part, chosen, result, slice(start, start + step), blocks, whole_scale, rounding, generator)
     return result
+
+
+def is_finite(x: torch.Tensor) -> bool:
+    """Whether a tensor holds neither infinities nor NaNs; needs no memory."""
+    lowest, highest = torch.aminmax(x.float() if x.dtype.itemsize == 1 else x)
+    return bool(torch.isfinite(lowest) & torch.isfinite(highest))
 
 
 def _column_maxima(x: torch.Tensor, format: Format, step: int) -> torch.Tensor:

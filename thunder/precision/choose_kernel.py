@@ -1,0 +1,35 @@
+"""Which Triton kernels serve a tensor: those of `thunder.precision.kernels`, where Triton is and knows the format.
+
+The kernels need Triton, without which everything is computed by plain PyTorch; they are imported at their first use.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+from typing import Any
+
+import torch
+
+from thunder import _torch_compat
+
+KERNEL_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+
+
+@functools.cache
+def _kernels() -> Any:
+    """The module of kernels, or None without Triton."""
+    if importlib.util.find_spec("triton") is None:
+        return None
+    return importlib.import_module("thunder.precision.kernels")
+
+
+def kernels_for(tensor: torch.Tensor, format: str, dtype: torch.dtype) -> Any:
+    """The module of kernels when these run on the tensor, in a format and for a dtype that they know; else None."""
+    if not (tensor.is_cuda or _torch_compat.is_triton_interpreted()) or dtype not in KERNEL_DTYPES:
+        return None
+    kernels = _kernels()
+    if kernels is None or not kernels.knows(format, tensor.shape[1]):
+        return None
+    return kernels

@@ -1,0 +1,7 @@
+"""Operators on quantised weights, as `torch.library` custom ops; one file each."""
+
+from thunder.precision.operators.dequantize import dequantize_weight
+from thunder.precision.operators.dynamic import linear_dynamic
+from thunder.precision.operators.weight_only import linear_weight_only
+
+__all__ = ["dequantize_weight", "linear_dynamic", "linear_weight_only"]
