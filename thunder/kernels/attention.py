@@ -3,8 +3,9 @@
 Input: a torch-level trace.  Output: the same program, in which
 
 - attention of one new token over a cache is `thunder::decode_attention`;
-- a mask that is made of comparisons of positions, and is the causal one, is `is_causal=True`, without which
-  PyTorch's flash kernel cannot be used;
+- a mask that hides nothing is left out, and one that is the causal one is `is_causal=True`, without which PyTorch's
+  flash kernel cannot be used: masks that no input goes into are computed to find out, others recognised when they are
+  comparisons of positions;
 - keys and values that are repeated for grouped-query attention are handed over as they are.
 """
 
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 
 from thunder.kernels import decode_attention
+from thunder.kernels.constant_masks import EXACT_OPERATIONS, ConstantMasks
 from thunder.kernels.pattern import Definitions
 from thunder.kernels.registry import is_disabled, is_wanted_on
 from thunder.kernels.substitute import Surroundings
@@ -30,7 +32,8 @@ def improve_attention(trace: Trace) -> Trace:
         return trace
     definitions = Definitions(trace)
     surroundings = Surroundings(trace)
-    ops = [_improved(op, definitions, surroundings) for op in trace.ops]
+    constant_masks = ConstantMasks(definitions, surroundings)
+    ops = [_improved(op, definitions, surroundings, constant_masks) for op in trace.ops]
     if all(new is old for new, old in zip(ops, trace.ops)):
         return trace
     return drop_unused(trace.replace(ops=ops))
@@ -53,7 +56,7 @@ class _Mask:
     ops: tuple[Op, ...]
 
 
-def _improved(op: Op, definitions: Definitions, surroundings: Surroundings) -> Op:
+def _improved(op: Op, definitions: Definitions, surroundings: Surroundings, constant_masks: ConstantMasks) -> Op:
     if op.name != "scaled_dot_product_attention" or not isinstance(op.result, Var):
         return op
     arguments = definitions.call(op).arguments
@@ -66,6 +69,10 @@ def _improved(op: Op, definitions: Definitions, surroundings: Surroundings) -> O
         return op
     if any(type(size) is not int for var in (query, key, value) for size in var.value.shape):
         return op
+    if isinstance(mask, Var) and not arguments.get("is_causal", False):
+        meaning = constant_masks.meaning(mask, op, query.value.shape[2], key.value.shape[2])
+        if meaning is not None:
+            mask, arguments = None, {**arguments, "attn_mask": None, "is_causal": meaning == "causal"}
     found = _analyse_mask(mask, definitions)
     plain_key, key_ops = _without_repetition(key, query, definitions)
     plain_value, value_ops = _without_repetition(value, query, definitions)
@@ -81,7 +88,7 @@ def _improved(op: Op, definitions: Definitions, surroundings: Surroundings) -> O
         call = _decode_call(op, query, plain_key, plain_value, mask, found, arguments)
         if call is not None:
             return call
-    return _plain_call(op, query, key, value, plain_key, plain_value, found, arguments)
+    return _plain_call(op, (query, key, value), (plain_key, plain_value), found, arguments, definitions)
 
 
 def _decode_call(
@@ -106,17 +113,23 @@ def _decode_call(
 
 
 def _plain_call(
-    op: Op, query: Var, key: Var, value: Var, plain_key: Var, plain_value: Var, found: _Mask | None, arguments: Any
+    op: Op,
+    inputs: tuple[Var, Var, Var],
+    plain: tuple[Var, Var],
+    found: _Mask | None,
+    arguments: dict[Any, Any],
+    definitions: Definitions,
 ) -> Op:
     """The call with a simpler mask, and without repeated keys and values where PyTorch's flash kernel takes both."""
+    query, key, _value = inputs
     changed = dict(arguments)
     lengths = query.value.shape[2], key.value.shape[2]
     if found is not None and not found.rest and found.offset == 0 and lengths[0] == lengths[1]:
         changed["attn_mask"], changed["is_causal"] = None, True
     unmasked = changed.get("attn_mask") is None
-    if unmasked and plain_key is not key and query.value.is_cuda and query.value.element_size() == 2:
-        changed["key"], changed["value"], changed["enable_gqa"] = plain_key, plain_value, True
-    if changed == dict(arguments):
+    if unmasked and plain[0] is not key and query.value.is_cuda and query.value.element_size() == 2:
+        changed["key"], changed["value"], changed["enable_gqa"] = *plain, True
+    if changed == definitions.call(op).arguments:
         return op
     positional = tuple(changed.pop(name) for name in ("query", "key", "value"))
     return replace(op, args=positional, kwargs=changed)
@@ -257,14 +270,6 @@ def _first_of_range(var: Var, definitions: Definitions) -> int | None:
     return None
 
 
-_COMPUTES_ONLY = frozenset(
-    {
-        "arange", "add", "__getitem__", "unsqueeze", "expand", "reshape", "le", "ge", "__and__", "bitwise_and", "to",
-        "repeat_interleave", "new_ones", "ones", "tensor",
-    }
-)  # fmt: skip
-
-
 def drop_unused(trace: Trace) -> Trace:
     """Without the masks and repeated tensors that nothing uses any more."""
     needed = {id(var) for var in trace.output_vars()} | {id(var) for var in trace.inputs}
@@ -272,7 +277,7 @@ def drop_unused(trace: Trace) -> Trace:
     for op in reversed(trace.ops):
         outputs = list(op.outputs())
         is_unused = outputs and not any(id(var) in needed for var in outputs)
-        if is_unused and op.name in _COMPUTES_ONLY and "out" not in op.kwargs:
+        if is_unused and op.name in EXACT_OPERATIONS and "out" not in op.kwargs:
             continue
         needed.update(id(var) for var in op.inputs())
         kept.append(op)
