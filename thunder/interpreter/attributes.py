@@ -143,12 +143,11 @@ def get_attribute(interp: Any, obj: Any, name: str) -> Any:
     try:
         return _without_fallback(interp, obj, cls, name, getattribute)
     except AttributeError:
-        if fallback is NULL:
-            fallback = _module_fallback(obj)
-            if fallback is NULL:
-                raise
-            return interp.call(fallback, name)
-        return interp.call(fallback, obj, name)
+        module_fallback = _module_fallback(obj) if fallback is NULL else NULL
+        if fallback is NULL and module_fallback is NULL:
+            raise
+    # Outside of the `except` block: what the fallback raises has nothing to do with the failed attempt.
+    return interp.call(module_fallback, name) if fallback is NULL else interp.call(fallback, obj, name)
 
 
 def _module_fallback(obj: Any) -> Any:

@@ -6,6 +6,8 @@ of its own: of those that the interpreter has imported for itself, it sees only 
 
 from __future__ import annotations
 
+import _frozen_importlib  # type: ignore[import-not-found]
+import _frozen_importlib_external  # type: ignore[import-not-found]
 import atexit
 import builtins
 import linecache
@@ -19,7 +21,7 @@ from typing import Any
 
 from .calling import run_code
 from .interpreter import Interpreter
-from .lookasides.programs import NATIVE_CALLS_PER_CALL
+from .recursion import set_limit
 from .tracebacks import without_internal_frames
 
 _USAGE = "usage: python -m thunder.interpreter [OPTIONS] [-m MODULE | -c CODE | FILE | -] [ARGS...]"
@@ -41,9 +43,9 @@ class UsageError(Exception):
     """The command line cannot be carried out; the text is what Python would print."""
 
 
-def raise_native_limits() -> None:
+def raise_native_limits(interp: Interpreter) -> None:
     """Makes room for the native calls that interpreted calls are made of."""
-    sys.setrecursionlimit(sys.getrecursionlimit() * NATIVE_CALLS_PER_CALL)
+    set_limit(interp, sys.getrecursionlimit())
     _, hard = resource.getrlimit(resource.RLIMIT_STACK)
     wanted = STACK_BYTES if hard == resource.RLIM_INFINITY else min(STACK_BYTES, hard)
     resource.setrlimit(resource.RLIMIT_STACK, (wanted, hard))
@@ -79,7 +81,7 @@ def separate_modules() -> None:
 def _fresh_main() -> types.ModuleType:
     """A new `__main__`, in the place of the interpreter's own."""
     module = types.ModuleType("__main__")
-    module.__dict__["__builtins__"] = builtins
+    module.__dict__.update(__builtins__=builtins, __annotations__={})
     sys.modules["__main__"] = module
     return module
 
@@ -114,7 +116,9 @@ def run_program(interp: Interpreter, arguments: list[str]) -> None:
         interp.call(runpy._run_module_as_main, arguments[1])  # type: ignore[attr-defined]
         return
     module = _fresh_main()
-    module.__dict__.update(__spec__=None, __package__=None, __loader__=None)
+    module.__dict__.update(
+        __spec__=None, __package__=None, __loader__=_frozen_importlib.BuiltinImporter
+    )
     if first == "-c":
         sys.argv[:] = ["-c", *arguments[2:]]
         sys.path.insert(0, "")
@@ -122,6 +126,7 @@ def run_program(interp: Interpreter, arguments: list[str]) -> None:
     elif first == "-":
         sys.argv[:] = arguments or [""]
         sys.path.insert(0, "")
+        module.__dict__.update(__file__="<stdin>", __cached__=None)
         _run_source(interp, sys.stdin.read(), "<stdin>", module)
     else:
         sys.argv[:] = arguments
@@ -141,9 +146,8 @@ def _run_path(interp: Interpreter, path: str, module: types.ModuleType) -> None:
         text = f"can't open file {os.path.abspath(path)!r}: [Errno {error.errno}] {error.strerror}"
         raise UsageError(f"{sys.executable}: {text}") from None
     sys.path.insert(0, os.path.dirname(os.path.realpath(path)))
-    names = module.__dict__
-    names["__file__"] = os.path.abspath(path)
-    names["__cached__"] = None
+    loader = _frozen_importlib_external.SourceFileLoader("__main__", os.path.abspath(path))
+    module.__dict__.update(__file__=os.path.abspath(path), __cached__=None, __loader__=loader)
     _run_source(interp, source, os.path.abspath(path), module)
 
 
@@ -221,11 +225,11 @@ def main(arguments: list[str]) -> None:
         os.execv(sys.executable, [sys.executable, *options, "-m", package, *arguments])
     if sys.path and not os.environ.get("PYTHONSAFEPATH"):
         del sys.path[0]  # where `python -m` looked for the interpreter
-    raise_native_limits()
     keep_builtins()
     _hide_interpreter_from_reports()
     _hide_interpreter_from_arguments()
     interp = Interpreter(interprets_everything=True)
+    raise_native_limits(interp)
     separate_modules()
     try:
         run_program(interp, arguments)

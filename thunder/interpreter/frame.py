@@ -60,6 +60,7 @@ DRIVEN_CODE: dict[int, CodeType] = {}
 
 _HAS_PROXIES = sys.version_info >= (3, 13)
 _DEFAULTS = {
+    "depth": 0,
     "f_trace": None,
     "f_trace_lines": True,
     "f_trace_opcodes": False,
@@ -77,6 +78,7 @@ class Frame:
         "__weakref__",
         "blocks",
         "builtins",
+        "depth",
         "f_trace",
         "f_trace_lines",
         "f_trace_opcodes",
@@ -115,6 +117,7 @@ class Frame:
     pending: Any
     native_generator: Any  # a weak reference to the generator or coroutine that executes the frame
     origin: Any  # `cr_origin`
+    depth: int  # see `recursion`; 0: not known
     kept_locals: dict[Any, Any] | None  # see `frame_locals`
     f_trace: Any
     f_trace_lines: bool
@@ -144,6 +147,9 @@ class Frame:
         self.position = 0
         self.reraising = False
         self.in_handler = False
+        interpreter.frames_left -= 1
+        if interpreter.frames_left < 0:
+            interpreter.count_frames()
 
     def __getattr__(self, name: str) -> Any:
         """What is set only when it is used has a value nevertheless."""

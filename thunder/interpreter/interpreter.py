@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType, NoneType
 from typing import Any
 
-from . import attributes, iteration, operators
+from . import attributes, iteration, operators, recursion
 from .calling import call_value
 from .classes import build_class
 from .extensions import with_extensions
@@ -69,6 +69,7 @@ class Interpreter:
         self.is_opaque = is_opaque
         self.log = log
         self.tracing = Tracing(self)
+        self.recursion_limit = self.frames_left = sys.maxsize  # see `recursion`
         self.origin_depth = 0  # as `sys.set_coroutine_origin_tracking_depth`
         self.profile_function: Any = None
         self.interprets_everything = interprets_everything
@@ -285,6 +286,10 @@ class Interpreter:
         if program.suspends:
             return suspended(frame, code.co_name, getattr(code, "co_qualname", code.co_name))
         return run(frame)
+
+    def count_frames(self) -> None:
+        """As many frames were made as could be without coming near the recursion limit."""
+        recursion.count_frames(self)
 
     @staticmethod
     def clean_traceback(error: BaseException) -> None:

@@ -64,7 +64,7 @@ def _import_submodule(frame: Frame, module: Any, name: str) -> Any:
         return sys.modules[full_name]
     shown = module_name if isinstance(module_name, str) else "<unknown module name>"
     # A module without a location tells the native instruction's own message; the words differ between versions.
-    code = compile(f"from m import {name}", "<import>", "exec", dont_inherit=True)
+    code = compile(f"from m import {name}", __file__, "exec", dont_inherit=True)
     namespace = {"__builtins__": {**vars(builtins), "__import__": lambda *_: module}}
     exec(code, namespace)
     raise ImportError(f"cannot import name {name!r} from {shown!r}", name=shown)

@@ -13,6 +13,7 @@ from types import FunctionType, MethodType, TracebackType
 from typing import Any
 
 from ..frame import current_frame
+from ..recursion import current_depth, set_limit
 from .frames import warn
 
 _IMPORT_FILES = ("<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>")
@@ -37,7 +38,7 @@ def import_module(
         return interp.call(_interpretable_import, name, globals, locals, fromlist or (), level)
     except BaseException as error:
         error.__traceback__ = _without_import_system(error.__traceback__)
-        raise
+        raise error  # noqa: TRY201 - a bare `raise` would bring back the whole traceback, in 3.10
 
 
 def vars_of(module: Any) -> Any:
@@ -61,20 +62,22 @@ def _without_import_system(traceback: TracebackType | None) -> TracebackType | N
     return result
 
 
-# One interpreted call takes a few native ones.
-NATIVE_CALLS_PER_CALL = 6
-
-
 def set_recursion_limit(interp: Any, limit: Any, /) -> None:
-    """`sys.setrecursionlimit`, in interpreted calls."""
-    if isinstance(limit, int) and 0 < limit < 2**27:
-        limit *= NATIVE_CALLS_PER_CALL
-    sys.setrecursionlimit(limit)
+    """`sys.setrecursionlimit`, in interpreted frames."""
+    if not isinstance(limit, int) or not 0 < limit < 2**31:
+        sys.setrecursionlimit(limit)  # fails
+        return
+    depth = current_depth() + (sys.version_info < (3, 12))  # the native call of the builtin counted, up to 3.11
+    if depth >= limit:
+        raise RecursionError(
+            f"cannot set the recursion limit to {limit} at the recursion depth {depth}: the limit is too low"
+        )
+    set_limit(interp, limit)
 
 
 def get_recursion_limit(interp: Any) -> int:
-    """`sys.getrecursionlimit`, in interpreted calls."""
-    return sys.getrecursionlimit() // NATIVE_CALLS_PER_CALL
+    """`sys.getrecursionlimit`, in interpreted frames."""
+    return min(interp.recursion_limit, sys.getrecursionlimit())
 
 
 def set_trace(interp: Any, function: Any, /) -> None:
