@@ -38,7 +38,7 @@ def import_module(
         return interp.call(_interpretable_import, name, globals, locals, fromlist or (), level)
     except BaseException as error:
         error.__traceback__ = _without_import_system(error.__traceback__)
-        raise error  # noqa: TRY201 - a bare `raise` would bring back the whole traceback, in 3.10
+        raise error  # a bare `raise` would bring back the whole traceback, in 3.10
 
 
 def vars_of(module: Any) -> Any:
