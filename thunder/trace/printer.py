@@ -15,6 +15,7 @@ import linecache
 import math
 import os
 import sys
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -314,12 +315,13 @@ def compile_trace(trace: Trace, *, boxed: bool = False) -> Callable[..., Any]:
 
 
 def compile_source(source: str, name: str, namespace: dict[str, Any]) -> Callable[..., Any]:
-    """Executes `source` and returns the function `name` that it defines."""
+    """Executes `source` and returns the function `name` that it defines; the source is known as long as its code is."""
     filename = f"<thunder {name} {next(_file_numbers)}>"
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
     exec(compile(source, filename, "exec"), namespace)
     function = namespace[name]
     function.source = source
+    weakref.finalize(function.__code__, linecache.cache.pop, filename, None).atexit = False
     return function
 
 
