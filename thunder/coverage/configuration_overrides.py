@@ -16,6 +16,11 @@ HALF_ROTARY = {**SMALL_ROTARY, "partial_rotary_factor": 0.5, "mrope_section": [2
 ROTARY = {"rope_type": "default", "rope_theta": 10000.0}
 TIME_SERIES = {"prediction_length": 4, "context_length": 8, "lags_sequence": [1, 2, 3]}
 
+FEATURES_OF_RESNET = {
+    "backbone_channel_list": [1024, 512, 256, 64],
+    "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]],
+}
+
 
 def small_resnet() -> ResNetConfig:
     """A convolutional backbone that needs no other library."""
@@ -66,7 +71,16 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "gemma3n": {"text_config": LAYERS_OF_GEMMA3N},
     "gemma3n_text": LAYERS_OF_GEMMA3N,
     "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_hidden_layers": 2},
-    "deepseek_ocr2": {"text_config": {"mlp_layer_types": ["dense", "sparse"], "num_hidden_layers": 2}},
+    "deepseek_ocr2": {
+        "text_config": {
+            "mlp_layer_types": ["dense", "sparse"],
+            "num_hidden_layers": 2,
+            "num_experts_per_tok": 2,
+            "n_group": 1,
+            "topk_group": 1,
+        },
+        "vision_config": {"sam_config": {"downsample_channels": [64, 64]}},
+    },
     # Sections of rotary embeddings that a model falls back to fit only heads of 128.
     **{
         name: {"text_config": {"rope_parameters": HALF_ROTARY}}
@@ -90,7 +104,13 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
         "text_config": {"rope_parameters": SMALL_ROTARY},
     },
     "qwen3_omni_moe_thinker": {"vision_start_token_id": 110},
-    "qwen4_exp_text": {"indexer_budget": 16, "indexer_compress_ratio": 4},
+    "qwen4_exp_text": {
+        "indexer_budget": 16,
+        "indexer_compress_ratio": 4,
+        "indexer_n_heads": 4,
+        "indexer_kv_heads": 1,
+        "indexer_head_dim": 16,
+    },
     "qwen4_exp": {"text_config": {"indexer_budget": 16, "indexer_compress_ratio": 4}},
     "hunyuan_vl": {"text_config": {"rope_parameters": {**ROTARY, "mrope_section": [2, 2, 2, 2]}}},
     "hunyuan_vl_text": {"rope_parameters": {**ROTARY, "mrope_section": [2, 2, 2, 2]}},
@@ -99,6 +119,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "timm_backbone": {"backbone": "test_resnet"},
     "gemma4_assistant": {"text_config": {"hidden_size_per_layer_input": 0}},
     "deepseek_v2": {"num_experts_per_tok": 2, "n_group": 1, "topk_group": 1},
+    "blt": {"encoder_hash_byte_group_vocab": 512},
     "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1},
     "diffusion_gemma": {"text_config": {"num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 64}},
     "step3p7": {"text_config": {"sliding_window": 16}},
@@ -117,6 +138,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     # Towers of another library.
     "pe_video_encoder": {"vision_config": small_perception_encoder()},
     "pe_video": {"video_config": {"vision_config": small_perception_encoder()}},
+    "pe_audio_video_encoder": {"video_config": {"vision_config": small_perception_encoder()}},
     "pe_audio_video": {"audio_video_config": {"video_config": {"vision_config": small_perception_encoder()}}},
     # Convolutions whose groups follow a width.
     "csm": {"codec_config": {"upsample_groups": 64}},
@@ -125,7 +147,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "mimi": {"upsample_groups": 64},
     "pocket_tts_audio_tokenizer_decoder": {"upsample_groups": 64},
     # Time series need to know how far to look back and ahead.
-    "autoformer": TIME_SERIES,
+    "autoformer": {**TIME_SERIES, "label_length": 4, "moving_average": 3},
     "informer": TIME_SERIES,
     "time_series_transformer": TIME_SERIES,
     # Images as large as something else in the configuration wants them.
@@ -166,6 +188,8 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
         },
         "prompt_encoder_config": {"image_size": 64},
     },
+    # The backbone that these fall back to has other channels than the ones that they expect.
+    "edgetam_vision_model": FEATURES_OF_RESNET,
     "patchtst": {"context_length": 16, "patch_length": 4, "patch_stride": 4, "num_input_channels": 2},
     "patchtsmixer": {"context_length": 16, "patch_length": 4, "patch_stride": 4, "num_input_channels": 2},
     # Audio codecs that double their width at every stage.
@@ -176,6 +200,10 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
             "vibevoice_acoustic_tokenizer_encoder",
             "vibevoice_acoustic_tokenizer_decoder",
         )
+    },
+    "vibevoice": {
+        "audio_config": {"num_filters": 4, "depths": [1] * 7},
+        "semantic_model_config": {"num_filters": 4, "depths": [1] * 7},
     },
     "vibevoice_asr": {
         "acoustic_tokenizer_encoder_config": {"num_filters": 4, "depths": [1] * 7},

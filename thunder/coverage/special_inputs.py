@@ -271,6 +271,42 @@ def idefics(model: PreTrainedModel) -> Inputs:
     }
 
 
+def robot(model: PreTrainedModel) -> Inputs:
+    """What one camera sees, an instruction, the state of a robot and noise to make actions of."""
+    image = model.config.vlm_config.vision_config.image_size
+    patches = (image // model.config.vlm_config.vision_config.patch_size) ** 2
+    placeholders = torch.full((BATCH, patches), model.config.vlm_config.image_token_id)
+    text = torch.cat([placeholders, tokens(model)], dim=1)
+    return {
+        "state": torch.randn(BATCH, model.config.max_state_dim),
+        "noise": torch.randn(BATCH, model.config.chunk_size, model.config.max_action_dim),
+        "timestep": torch.rand(BATCH),
+        "input_ids": text,
+        "attention_mask": torch.ones_like(text),
+        "pixel_values": torch.randn(BATCH, 1, 3, image, image),
+        "pixel_attention_mask": torch.ones(BATCH, 1, dtype=torch.bool),
+    }
+
+
+def sound_and_video(model: PreTrainedModel) -> Inputs:
+    """A waveform and the frames of a video."""
+    return {"input_values": torch.randn(BATCH, 1, 4000), "pixel_values_videos": torch.randn(BATCH, 2, 3, 64, 64)}
+
+
+def text_without_cache(model: PreTrainedModel) -> Inputs:
+    """Text; the cache that the model would make by itself asks for sizes that its configuration does not have."""
+    text = tokens(model)
+    return {"input_ids": text, "attention_mask": torch.ones_like(text), "use_cache": False}
+
+
+def single_video(model: PreTrainedModel) -> Inputs:
+    """A video and a question about it; grids of positions are made for one video only."""
+    text = tokens(model, batch=1)
+    frames, size = model.config.num_frames, model.config.max_img_size
+    video = torch.randn(1, frames, 3, size, size)
+    return {"input_ids": text, "attention_mask": torch.ones_like(text), "pixel_values": video}
+
+
 def kosmos(model: PreTrainedModel) -> Inputs:
     """Text in which marked positions take the image's latent queries."""
     queries, size = model.config.latent_query_num, model.config.vision_config.image_size
@@ -397,6 +433,10 @@ SPECIAL_INPUTS: dict[str, Callable[[Any], Inputs]] = {
     "granite_speech5_ctc": stacked_frames,
     "granite_speech5_encoder": stacked_frames,
     "jev": marked_prompt,
+    "pe_audio_video_encoder": sound_and_video,
+    "blt": text_without_cache,
+    "pi0": robot,
+    "tvp": single_video,
     "depth_pro": large_image,
     "muse_spark_audio": whole_frames,
 }
