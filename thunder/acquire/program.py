@@ -7,6 +7,7 @@ or a `PlainCall`.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -166,11 +167,15 @@ class Program:
 
     def failed_guard(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
         """The number of the guard that fails for a call, found by checking one after the other; -1 for none."""
+        found: int = self._explain(args, kwargs)
+        return found
+
+    @functools.cached_property
+    def _explain(self) -> Callable[..., int]:
         lines = ["def explain(args, kwargs):", "    try:", *(f"        {line}" for line in self.prologue.lines)]
         lines += ["        pass", "    except _guard_errors:", "        return -1", "    return -1"]
         namespace = {**self.prologue.namespace, "_guard_errors": _GUARD_ERRORS}
-        found: int = compile_source("\n".join(lines) + "\n", "explain", namespace)(args, kwargs)
-        return found
+        return compile_source("\n".join(lines) + "\n", "explain", namespace)
 
     def varied(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> set[tuple[str, int | None]]:
         """Places that differ at this call only by a size or a number: (tensor, dimension) or (number, None)."""
