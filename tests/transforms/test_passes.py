@@ -9,6 +9,7 @@ from thunder.trace import Op, Trace, Var, delete, disabled_passes, run_source, t
 from thunder.transforms import (
     delete_dead_values,
     drop_absent_inputs,
+    drop_empty_parts,
     eliminate_common_subexpressions,
     eliminate_dead_code,
     fold_constants,
@@ -249,3 +250,33 @@ def test_inputs_that_die_are_not_free():
     trace = b.trace(((result,), (back,)))
     assert crossing(rematerialise(trace, transient=frozenset({0}))) <= {small.name, scaled.name}
     same_results(trace, rematerialise(trace, transient=frozenset({0})))
+
+
+def test_empty_and_whole_parts_are_dropped():
+    b = Builder(x=torch.randn(2, 6), y=torch.randn(2, 3))
+    empty = b.call(aten.slice.Tensor, b.x, 1, 6, 9)
+    joined = b.call(aten.cat.default, [b.x, empty], 1)
+    zeros = b.call(aten.zeros.default, [2, 6])
+    unchanged = b.call(aten.slice_scatter.default, zeros, empty, 1, 6, 9)
+    covered = b.call(aten.slice_scatter.default, zeros, b.x, 1, 0, 9)
+    total = b.call(aten.add.Tensor, b.call(aten.add.Tensor, joined, unchanged), covered)
+    partly = b.call(aten.slice_scatter.default, total, b.y, 1, 0, 6, 2)
+    three = b.call(aten.cat.default, [b.y, empty, b.y], -1)
+    trace = b.trace((partly, three))
+    after = drop_empty_parts(trace)
+    same_results(trace, after)
+    assert targets(eliminate_dead_code(after)) == [
+        aten.zeros.default, aten.add.Tensor, aten.add.Tensor, aten.slice_scatter.default, aten.cat.default,
+    ]  # fmt: skip
+    assert len(after.ops[-1].args[0]) == 2
+
+
+def test_outputs_keep_memory_of_their_own_without_empty_parts():
+    b = Builder(x=torch.randn(2, 6), transposed=torch.randn(6, 2).t())
+    empty = b.call(aten.slice.Tensor, b.x, 1, 6, 9)
+    trace = b.trace(
+        (b.x, b.call(aten.cat.default, [b.x, empty], 1), b.call(aten.cat.default, [b.transposed, empty], 1))
+    )
+    after = drop_empty_parts(trace)
+    same_results(trace, after)
+    assert targets(after) == [aten.slice.Tensor, aten.clone.default, aten.cat.default]

@@ -36,6 +36,7 @@ from thunder.trace import Trace, verify
 from thunder.transforms import (
     apply_transforms,
     delete_dead_values,
+    drop_empty_parts,
     eliminate_common_subexpressions,
     eliminate_dead_code,
     fold_constants,
@@ -46,6 +47,7 @@ from thunder.transforms import (
 # Passes over the joint trace of each distinct block, in order; each can be switched off by name.
 BLOCK_PASSES: tuple[Callable[..., Trace], ...] = (
     eliminate_dead_code,
+    drop_empty_parts,
     eliminate_common_subexpressions,
     fold_constants,
     rematerialise,

@@ -10,12 +10,14 @@ from collections.abc import Callable
 
 from thunder.kernels.attention import improve_attention
 from thunder.kernels.merge_projections import merge_projections
+from thunder.kernels.patch_projection import use_patch_projections
 from thunder.kernels.rotate_into_cache import rotate_into_cache
 from thunder.kernels.substitute import substitute_kernels
 from thunder.kernels.use_gemv import use_gemv
 from thunder.trace import Trace
 
 KERNEL_PASSES: tuple[Callable[..., Trace], ...] = (
+    use_patch_projections,
     improve_attention,
     rotate_into_cache,
     substitute_kernels,
