@@ -23,7 +23,7 @@ import torch
 import triton
 import triton.language as tl
 
-from thunder.kernels.launch import empty_contiguous, is_interpreted, multiprocessor_count, runs_triton
+from thunder.kernels.launch import begins_early, empty_contiguous, is_interpreted, multiprocessor_count, runs_triton
 
 LARGEST_HEAD = 256
 BLOCK_L = 64
@@ -37,7 +37,11 @@ def _decode_kernel(
     query_b, query_h, keys_b, keys_h, keys_l, values_b, values_h, values_l, mask_b, mask_h, mask_l,
     GROUP: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_L: tl.constexpr,
     SPLITS: tl.constexpr, HAS_POSITION: tl.constexpr, HAS_MASK: tl.constexpr, WIDE: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
+    if EARLY:
+        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
     b = (tl.program_id(0) // KV_HEADS).to(tl.int64)
     kv_head = tl.program_id(0) % KV_HEADS
     split = tl.program_id(1)
@@ -101,8 +105,11 @@ def _decode_kernel(
 @triton.jit
 def _join_kernel(
     partial_ptr, statistics_ptr, out_ptr,
-    D: tl.constexpr, BLOCK_D: tl.constexpr, SPLITS: tl.constexpr, BLOCK_S: tl.constexpr,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, SPLITS: tl.constexpr, BLOCK_S: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
+    if EARLY:
+        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
     place = tl.program_id(0).to(tl.int64) * SPLITS
     split = tl.arange(0, BLOCK_S)
     d = tl.arange(0, BLOCK_D)
@@ -132,8 +139,19 @@ def launch(
     mask: torch.Tensor | None,
     scale: float,
     splits: int | None = None,
+    *,
+    early: bool = True,
+    block: int = BLOCK_L,
+    warps: int = 4,
 ) -> torch.Tensor:
-    """Runs the kernels; `splits` (see `choose_splits`) is for callers that know better."""
+    """Runs the kernels.
+
+    Args:
+        query, keys, values, position, mask, scale: see the module's docstring.
+        splits: programs that share a head; `choose_splits` knows without it.
+        early: begin while the kernel before is running, and let the next begin (from Hopper on).
+        block, warps: of a program.
+    """
     batch, heads, _, size = query.shape
     kv_heads, length = keys.shape[1], keys.shape[2]
     group = heads // kv_heads
@@ -147,20 +165,22 @@ def launch(
     mask_strides = [stride if s > 1 else 0 for s, stride in zip(mask.shape, mask.stride())] if mask is not None else []
     mask_b, mask_h, _, mask_l = mask_strides or (0, 0, 0, 0)
     block_d = triton.next_power_of_2(size)
+    early = early and begins_early(query.device)
+    options = {"EARLY": early, "num_warps": warps, **({"launch_pdl": True} if early else {})}
     _decode_kernel[(batch * kv_heads, splits)](
         query, keys, values, position if position is not None else query,
         mask.view(torch.int8) if mask is not None else query, out, partial, statistics,
         length, heads, kv_heads, scale * 1.4426950408889634,
         query.stride(0), query.stride(1), keys.stride(0), keys.stride(1), keys.stride(2),
         values.stride(0), values.stride(1), values.stride(2), mask_b, mask_h, mask_l,
-        GROUP=group, ROWS=max(16, triton.next_power_of_2(group)), D=size, BLOCK_D=block_d, BLOCK_L=BLOCK_L,
+        GROUP=group, ROWS=max(16, triton.next_power_of_2(group)), D=size, BLOCK_D=block_d, BLOCK_L=block,
         SPLITS=splits, HAS_POSITION=position is not None, HAS_MASK=mask is not None,
-        WIDE=is_interpreted(), num_warps=4,
+        WIDE=is_interpreted(), **options,
     )  # fmt: skip
     if splits > 1:
         _join_kernel[(batch * heads,)](
             partial, statistics, out, D=size, BLOCK_D=block_d, SPLITS=splits,
-            BLOCK_S=triton.next_power_of_2(splits), num_warps=4,
+            BLOCK_S=triton.next_power_of_2(splits), **options,
         )  # fmt: skip
     return out
 

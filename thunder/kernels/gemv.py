@@ -18,7 +18,6 @@ These are for inference: they have no gradient.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Optional
 
@@ -27,31 +26,39 @@ import triton
 import triton.language as tl
 from torch.nn import functional as F
 
+from thunder.kernels.activation import ACTIVATIONS, activate
 from thunder.kernels.launch import as_rows, begins_early, empty_contiguous, multiprocessor_count, rows_of, runs_triton
 from thunder.kernels.registry import register_library_kernel
 
 MOST_ROWS = 8
 FASTEST_ROWS = 1  # on more rows than these, cuBLAS was faster on an H100
 LONGEST_RESIDENT = 4096
-ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "none": lambda x: x,
-    "silu": F.silu,
-    "gelu": F.gelu,
-    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
-}
 
 
 @triton.jit
-def activate(x, ACTIVATION: tl.constexpr):
-    """An activation function in float32."""
-    if ACTIVATION == "silu":
-        x = x / (1.0 + tl.exp(-x))
-    elif ACTIVATION == "gelu":
-        x = 0.5 * x * (1.0 + tl.erf(x * 0.7071067811865476))
-    elif ACTIVATION == "gelu_tanh":
-        inner = 0.7978845608028654 * (x + 0.044715 * x * x * x)
-        x = x / (1.0 + tl.exp(-2.0 * inner))
-    return x
+def _load_block(weight_rows, n, k, N, K: tl.constexpr, EVEN: tl.constexpr):
+    """A block of a weight, 0 where there is none."""
+    if EVEN:
+        return tl.load(weight_rows + k[None, :], eviction_policy="evict_first")
+    mask = (n < N)[:, None] & (k < K)[None, :]
+    return tl.load(weight_rows + k[None, :], mask=mask, other=0.0, eviction_policy="evict_first")
+
+
+@triton.jit
+def _add_block(
+    weight, up, total, up_total, squares, x_ptr, norm_ptr, k, m, rows, x_stride,
+    K: tl.constexpr, GATED: tl.constexpr, HAS_NORM: tl.constexpr,
+):  # fmt: skip
+    """Adds the products of a block of the weights with x."""
+    x_mask = (m < rows)[:, None] & (k < K)[None, :]
+    x = tl.load(x_ptr + m[:, None] * x_stride + k[None, :], mask=x_mask, other=0.0).to(tl.float32)
+    if HAS_NORM:
+        squares += x * x
+        x *= tl.load(norm_ptr + k, mask=k < K, other=0.0).to(tl.float32)[None, :]
+    total += x[:, None, :] * weight.to(tl.float32)[None, :, :]
+    if GATED:
+        up_total += x[:, None, :] * up.to(tl.float32)[None, :, :]
+    return total, up_total, squares
 
 
 @triton.jit
@@ -61,7 +68,7 @@ def _gemv_kernel(
     K: tl.constexpr, ROWS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     EVEN_N: tl.constexpr, EVEN_K: tl.constexpr,
     GATED: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, HAS_NORM: tl.constexpr,
-    ACTIVATION: tl.constexpr,
+    ACTIVATION: tl.constexpr, EARLY: tl.constexpr, AHEAD: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     m = tl.arange(0, ROWS)
@@ -71,26 +78,30 @@ def _gemv_kernel(
     total = tl.zeros([ROWS, BLOCK_N, BLOCK_K], tl.float32)
     up_total = tl.zeros([ROWS, BLOCK_N, BLOCK_K], tl.float32)
     squares = tl.zeros([ROWS, BLOCK_K], tl.float32)
-    for start in range(0, K, BLOCK_K):
+    if EARLY and not AHEAD:
+        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
+    if AHEAD:
+        weight = _load_block(weight_rows, n, k_block, N, K, EVEN_N and EVEN_K)
+        up = weight
+        if GATED:
+            up = _load_block(up_rows, n, k_block, N, K, EVEN_N and EVEN_K)
+        if EARLY:
+            # Nothing that runs before writes the weights: the first are on their way already.
+            tl.extra.cuda.gdc_wait()
+            tl.extra.cuda.gdc_launch_dependents()
+        total, up_total, squares = _add_block(
+            weight, up, total, up_total, squares, x_ptr, norm_ptr, k_block, m, rows, x_stride, K, GATED, HAS_NORM
+        )
+    for start in tl.range(BLOCK_K if AHEAD else 0, K, BLOCK_K, num_stages=STAGES):
         k = start + k_block
-        if EVEN_N and EVEN_K:
-            weight = tl.load(weight_rows + k[None, :], eviction_policy="evict_first")
-        else:
-            weight_mask = (n < N)[:, None] & (k < K)[None, :]
-            weight = tl.load(weight_rows + k[None, :], mask=weight_mask, other=0.0, eviction_policy="evict_first")
+        weight = _load_block(weight_rows, n, k, N, K, EVEN_N and EVEN_K)
+        up = weight
         if GATED:
-            if EVEN_N and EVEN_K:
-                up = tl.load(up_rows + k[None, :], eviction_policy="evict_first")
-            else:
-                up = tl.load(up_rows + k[None, :], mask=weight_mask, other=0.0, eviction_policy="evict_first")
-        x_mask = (m < rows)[:, None] & (k < K)[None, :]
-        x = tl.load(x_ptr + m[:, None] * x_stride + k[None, :], mask=x_mask, other=0.0).to(tl.float32)
-        if HAS_NORM:
-            squares += x * x
-            x *= tl.load(norm_ptr + k, mask=k < K, other=0.0).to(tl.float32)[None, :]
-        total += x[:, None, :] * weight.to(tl.float32)[None, :, :]
-        if GATED:
-            up_total += x[:, None, :] * up.to(tl.float32)[None, :, :]
+            up = _load_block(up_rows, n, k, N, K, EVEN_N and EVEN_K)
+        total, up_total, squares = _add_block(
+            weight, up, total, up_total, squares, x_ptr, norm_ptr, k, m, rows, x_stride, K, GATED, HAS_NORM
+        )
     result = tl.sum(total, axis=2)
     if HAS_NORM:
         scale = tl.rsqrt(tl.sum(squares, axis=1) / K + eps)[:, None]
@@ -141,11 +152,11 @@ def _resident_kernel(
     x_ptr, weight_ptr, up_ptr, bias_ptr, residual_ptr, norm_ptr, out_ptr, N, weight_stride, up_stride, eps,
     K: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GATED: tl.constexpr, HAS_BIAS: tl.constexpr,
     HAS_RESIDUAL: tl.constexpr, HAS_NORM: tl.constexpr, ACTIVATION: tl.constexpr,
-    EARLY: tl.constexpr, SINGLE: tl.constexpr,
+    EARLY: tl.constexpr, AHEAD: tl.constexpr, SINGLE: tl.constexpr,
 ):  # fmt: skip
     k = tl.arange(0, BLOCK_K)
     first = tl.program_id(0)
-    if EARLY:
+    if EARLY and not AHEAD:
         # The launch overlaps with the end of the kernel before; what that one writes may be anything, weights too.
         tl.extra.cuda.gdc_wait()
         tl.extra.cuda.gdc_launch_dependents()
@@ -154,10 +165,16 @@ def _resident_kernel(
         up = weight
         if GATED:
             up = _load_rows(up_ptr, first, k, up_stride, N, K, BLOCK_N)
+    if HAS_NORM:
+        norm = tl.load(norm_ptr + k, mask=k < K, other=0.0).to(tl.float32)
+    if EARLY and AHEAD:
+        # Nothing that runs before writes the weights: they are on their way already.
+        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
     x = tl.load(x_ptr + k, mask=k < K, other=0.0).to(tl.float32)
     if HAS_NORM:
         x *= tl.rsqrt(tl.sum(x * x, axis=0) / K + eps)
-        x *= tl.load(norm_ptr + k, mask=k < K, other=0.0).to(tl.float32)
+        x *= norm
     if SINGLE:
         n = first * BLOCK_N + tl.arange(0, BLOCK_N)
         _finish_rows(weight, up, x, n, bias_ptr, residual_ptr, out_ptr, N, GATED, HAS_BIAS, HAS_RESIDUAL, ACTIVATION)
@@ -181,7 +198,8 @@ class Plan:
         block_n, block_k, warps: of a program; the resident kernel has all of K in a block.
         resident: programs a multiprocessor for the resident kernel; 0 for the walking one.
         early: launch while the kernel before is still running, and wait for its end in the kernel (programmatic
-            dependent launch, from Hopper on); resident kernel only.
+            dependent launch, from Hopper on).
+        stages: of the walking kernel's loop: as many blocks less one are on their way while one is used.
     """
 
     block_n: int
@@ -189,6 +207,7 @@ class Plan:
     warps: int
     resident: int = 0
     early: bool = False
+    stages: int = 1
 
 
 def choose_plan(rows: int, n: int, k: int, *, gated: bool) -> Plan:
@@ -219,6 +238,7 @@ def launch(
     activation: str,
     out: torch.Tensor | None = None,
     plan: Plan | None = None,
+    ahead: bool = False,
 ) -> torch.Tensor:
     """Runs the kernel.
 
@@ -226,6 +246,8 @@ def launch(
         x, weight, up, bias, residual, norm_weight, eps, activation: see the module's docstring.
         out: where the result goes: a matrix with a row for each row of x, elements side by side.
         plan: in place of the one that `choose_plan` makes.
+        ahead: the kernel launched before does not write the weights: with an early launch they are read before that
+            kernel has ended.
     """
     n, k = weight.shape
     matrix = as_rows(x)
@@ -244,20 +266,22 @@ def launch(
         "GATED": up is not None, "HAS_BIAS": bias is not None, "HAS_RESIDUAL": residual is not None,
         "HAS_NORM": norm_weight is not None, "ACTIVATION": activation,
     }  # fmt: skip
+    early = plan.early and begins_early(x.device)
+    options = {"num_warps": plan.warps, **({"launch_pdl": True} if early else {})}
     if plan.resident:
-        early = plan.early and begins_early(x.device)
         programs = min(blocks, plan.resident * multiprocessor_count(x.device))
         _resident_kernel[(programs,)](
             *tensors, n, weight.stride(0), up_stride, eps, K=k, BLOCK_N=plan.block_n,
-            BLOCK_K=triton.next_power_of_2(k), **flags, EARLY=early, SINGLE=programs == blocks,
-            num_warps=plan.warps, **({"launch_pdl": True} if early else {}),
+            BLOCK_K=triton.next_power_of_2(k), **flags, EARLY=early, AHEAD=early and ahead, SINGLE=programs == blocks,
+            **options,
         )  # fmt: skip
         return out
     _gemv_kernel[(blocks,)](
         *tensors, rows, n, matrix.stride(0), weight.stride(0), up_stride,
         residual_rows.stride(0), out.stride(-2) if out.dim() > 1 else n, eps,
         K=k, ROWS=triton.next_power_of_2(rows), BLOCK_N=plan.block_n, BLOCK_K=plan.block_k,
-        EVEN_N=n % plan.block_n == 0, EVEN_K=k % plan.block_k == 0, **flags, num_warps=plan.warps,
+        EVEN_N=n % plan.block_n == 0, EVEN_K=k % plan.block_k == 0, **flags,
+        EARLY=early, AHEAD=early and ahead, STAGES=plan.stages, **options,
     )  # fmt: skip
     return out
 

@@ -28,7 +28,7 @@ import torch
 import triton
 import triton.language as tl
 
-from thunder.kernels.launch import runs_triton
+from thunder.kernels.launch import begins_early, runs_triton
 from thunder.kernels.registry import register_library_kernel
 
 LARGEST_HEAD = 512
@@ -76,8 +76,11 @@ def _rope_into_cache_kernel(
     q_ptr, k_ptr, v_ptr, cos_ptr, sin_ptr, keys_ptr, values_ptr, index_ptr, out_ptr, S, H, G,
     q_b, q_h, q_s, k_b, k_h, k_s, v_b, v_h, v_s, cos_b, cos_s, sin_b, sin_s,
     keys_b, keys_h, keys_l, values_b, values_h, values_l, out_b, out_h, out_s,
-    HALF: tl.constexpr, BLOCK: tl.constexpr,
+    HALF: tl.constexpr, BLOCK: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
+    if EARLY:
+        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
     b = (tl.program_id(0) // S).to(tl.int64)
     s = (tl.program_id(0) % S).to(tl.int64)
     head = tl.program_id(1)
@@ -139,7 +142,11 @@ def _launch_into_cache(
     keys: torch.Tensor,
     values: torch.Tensor,
     index: torch.Tensor,
+    *,
+    early: bool = True,
 ) -> torch.Tensor:
+    """`early`: begin while the kernel before is running, and let the next begin (from Hopper on)."""
+    early = early and begins_early(q.device)
     q, k, v, cos, sin = map(_side_by_side, (q, k, v, cos, sin))
     batch, heads, length, size = q.shape
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
@@ -147,7 +154,8 @@ def _launch_into_cache(
         q, k, v, cos, sin, keys, values, index, out, length, heads, k.shape[1],
         *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *_table_strides(cos), *_table_strides(sin),
         *keys.stride()[:3], *values.stride()[:3], *out.stride()[:3],
-        HALF=size // 2, BLOCK=triton.next_power_of_2(size // 2), num_warps=1,
+        HALF=size // 2, BLOCK=triton.next_power_of_2(size // 2), EARLY=early, num_warps=1,
+        **({"launch_pdl": True} if early else {}),
     )  # fmt: skip
     return out
 

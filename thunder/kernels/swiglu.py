@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch.nn import functional as F
 
-from thunder.kernels.gemv import ACTIVATIONS, activate
+from thunder.kernels.activation import ACTIVATIONS, activate
 from thunder.kernels.launch import as_rows, empty_contiguous, runs_triton
 from thunder.kernels.registry import register_library_kernel
 

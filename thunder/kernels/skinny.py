@@ -1,0 +1,132 @@
+"""Linear layers on 2 to 16 rows: a matrix product as high as one tile, which reads every weight once.
+
+    out[m, n] = residual[m, n] + act(bias[n] + sum_k x[m, k] * weight[n, k])
+    out[m, n] = act(sum_k x[m, k] * weight[n, k]) * sum_k x[m, k] * up[n, k]            when `up` is given
+
+    x: [M, K]    weight, up: [N, K]    bias: [N]    residual, out: [M, N]
+
+A program computes BLOCK_N columns for all rows, padded to 16, and walks along K with as many blocks of the weight on
+their way from memory as there are stages.  Products are added up in float32, in a fixed order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+
+from thunder.kernels.activation import activate
+from thunder.kernels.launch import begins_early, is_interpreted
+
+ROWS = 16
+
+
+@triton.jit
+def _skinny_kernel(
+    x_ptr, weight_ptr, up_ptr, bias_ptr, residual_ptr, out_ptr,
+    rows, N, x_stride, weight_stride, up_stride, residual_stride, out_stride,
+    K: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr,
+    EVEN_N: tl.constexpr, EVEN_K: tl.constexpr,
+    GATED: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, ACTIVATION: tl.constexpr,
+    EARLY: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
+    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    m = tl.arange(0, 16)
+    k_block = tl.arange(0, BLOCK_K)
+    # The columns of the weight, as the right operand of a product.
+    columns = weight_ptr + n.to(tl.int64)[None, :] * weight_stride
+    up_columns = up_ptr + n.to(tl.int64)[None, :] * up_stride
+    x_rows = x_ptr + m[:, None] * x_stride
+    total = tl.zeros([16, BLOCK_N], tl.float32)
+    up_total = tl.zeros([16, BLOCK_N], tl.float32)
+    if EARLY:
+        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
+    for start in tl.range(0, K, BLOCK_K, num_stages=STAGES):
+        k = start + k_block
+        if EVEN_K:
+            x = tl.load(x_rows + k[None, :], mask=(m < rows)[:, None], other=0.0)
+        else:
+            x = tl.load(x_rows + k[None, :], mask=(m < rows)[:, None] & (k < K)[None, :], other=0.0)
+        if EVEN_N and EVEN_K:
+            weight = tl.load(columns + k[:, None], eviction_policy="evict_first")
+        else:
+            mask = (n < N)[None, :] & (k < K)[:, None]
+            weight = tl.load(columns + k[:, None], mask=mask, other=0.0, eviction_policy="evict_first")
+        if WIDE:
+            total += tl.dot(x.to(tl.float32), weight.to(tl.float32), input_precision="ieee")
+        else:
+            total = tl.dot(x, weight, total)
+        if GATED:
+            if EVEN_N and EVEN_K:
+                up = tl.load(up_columns + k[:, None], eviction_policy="evict_first")
+            else:
+                up = tl.load(up_columns + k[:, None], mask=mask, other=0.0, eviction_policy="evict_first")
+            if WIDE:
+                up_total += tl.dot(x.to(tl.float32), up.to(tl.float32), input_precision="ieee")
+            else:
+                up_total = tl.dot(x, up, up_total)
+    if HAS_BIAS:
+        total += tl.load(bias_ptr + n, mask=n < N, other=0.0).to(tl.float32)[None, :]
+    total = activate(total, ACTIVATION)
+    if GATED:
+        total *= up_total
+    mask = (m < rows)[:, None] & (n < N)[None, :]
+    if HAS_RESIDUAL:
+        residual = tl.load(residual_ptr + m[:, None] * residual_stride + n[None, :], mask=mask, other=0.0)
+        total += residual.to(tl.float32)
+    tl.store(out_ptr + m[:, None] * out_stride + n[None, :], total.to(out_ptr.dtype.element_ty), mask=mask)
+
+
+@dataclass(frozen=True)
+class SkinnyPlan:
+    """How a launch is divided into programs.
+
+    Attributes:
+        block_n, block_k, warps, stages: of a program; as many blocks less one are on their way while one is used.
+        early: launch while the kernel before is still running, and wait for its end in the kernel.
+    """
+
+    block_n: int
+    block_k: int
+    warps: int
+    stages: int
+    early: bool = True
+
+
+def choose_plan(n: int, k: int, *, gated: bool) -> SkinnyPlan:
+    """How a layer of these sizes is divided."""
+    if gated:
+        return SkinnyPlan(32, 256, 4, 3)
+    if n >= 4096:
+        return SkinnyPlan(64, 128, 4, 4)
+    return SkinnyPlan(16, 512, 2, 4)
+
+
+def launch(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    up: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    residual: torch.Tensor | None,
+    activation: str,
+    out: torch.Tensor,
+    plan: SkinnyPlan | None = None,
+) -> torch.Tensor:
+    """Runs the kernel on matrices; `plan` in place of the one that `choose_plan` makes."""
+    n, k = weight.shape
+    plan = plan or choose_plan(n, k, gated=up is not None)
+    early = plan.early and begins_early(x.device)
+    _skinny_kernel[(triton.cdiv(n, plan.block_n),)](
+        x, weight, up if up is not None else weight, bias if bias is not None else x,
+        residual if residual is not None else x, out,
+        x.shape[0], n, x.stride(0), weight.stride(0), up.stride(0) if up is not None else 0,
+        residual.stride(0) if residual is not None else 0, out.stride(0),
+        K=k, BLOCK_N=plan.block_n, BLOCK_K=plan.block_k, STAGES=plan.stages,
+        EVEN_N=n % plan.block_n == 0, EVEN_K=k % plan.block_k == 0,
+        GATED=up is not None, HAS_BIAS=bias is not None, HAS_RESIDUAL=residual is not None, ACTIVATION=activation,
+        EARLY=early, WIDE=is_interpreted(), num_warps=plan.warps, **({"launch_pdl": True} if early else {}),
+    )  # fmt: skip
+    return out
