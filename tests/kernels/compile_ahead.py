@@ -1,6 +1,6 @@
 """Compiles every kernel of the library ahead of time, on a machine without a GPU.
 
-    python tests/kernels/compile_ahead.py [--targets 80,90,100] [--json FILE]
+    python tests/kernels/compile_ahead.py [--targets 80,90,100] [--json FILE] [--quantized]
 
 Each kernel is launched by the library's own launcher on CPU tensors; in place of running, its specialisation is
 compiled for each target.  Prints registers and spilled bytes, and ends with an error when something does not compile.
@@ -33,9 +33,14 @@ from thunder.kernels import (
     rope,
     swiglu,
 )
+from thunder.precision.formats import empty_quantized, get_format
+from thunder.precision.kernels import gemm as quantized_gemm
+from thunder.precision.kernels import gemv as quantized_gemv
+from thunder.precision.kernels import tiles
 
 BF16 = torch.bfloat16
-_TYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32", torch.int64: "i64", torch.int8: "i8"}
+_TYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32", torch.int64: "i64", torch.int8: "i8",
+          torch.uint8: "u8"}
 
 
 class Compiler:
@@ -137,17 +142,36 @@ def launch_everything() -> None:
     embedding._launch_backward(randn(32, 1536), torch.zeros(32, dtype=torch.int64), 100, -1)
 
 
+def launch_quantized() -> None:
+    """Calls the launchers of the kernels that read quantised weights."""
+    for name in ("int4", "int4-asymmetric", "nf4", "nvfp4", "mxfp4", "fp6", "mxfp6", "int8", "fp8", "mxfp8"):
+        format = str(get_format(name))
+        for n, k in ((2048, 1536), (1536, 8960)):
+            empty = empty_quantized((n, k), format, "cpu")
+            weight = quantized_gemv.Weight(empty.codes, empty.scales, empty.zeros, empty.tensor_scale, None)
+            quantized_gemv.launch(randn(1, k), [weight], format)
+            if k == 1536:
+                quantized_gemv.launch(randn(1, k), [weight] * 3, format)
+                parts = (weight.codes, weight.scales, weight.zeros, weight.tensor_scale)
+                tiles.launch(*parts, format, k, BF16)
+                for rows in (8, 64, 256):
+                    quantized_gemm.launch(randn(rows, k), weight, format)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--targets", default="80,90,100")
     parser.add_argument("--json", default="")
+    parser.add_argument("--quantized", action="store_true", help="only the kernels that read quantised weights")
     options = parser.parse_args()
     compiler = Compiler([int(target) for target in options.targets.split(",")])
     JITFunction.run = lambda kernel, *args, **kwargs: compiler(kernel, *args, **kwargs)
     for module in (cross_entropy, embedding, gemv, decode_attention, layer_norm, rms_norm, rope, swiglu):
         module.runs_triton = lambda tensor: True
-    gemv.begins_early = lambda device: True
-    launch_everything()
+    gemv.begins_early = quantized_gemv.begins_early = lambda device: True
+    if not options.quantized:
+        launch_everything()
+    launch_quantized()
     for row in compiler.results:
         print(f"{row['registers']:4} registers {row['stack']:5} stack {row['shared']:7} shared  {row['kernel']}")
     if options.json:

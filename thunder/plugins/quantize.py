@@ -17,6 +17,7 @@ from thunder.errors import OptionError, unknown_name
 from thunder.plugins.plugin import Choices, Plugin, register_plugin
 from thunder.precision import Layerwise, quantize_model, quantized_layers
 from thunder.precision.formats import Format, get_format
+from thunder.precision.merge_products import merge_quantized_products
 from thunder.precision.quantize_model import plan_quantization
 from thunder.precision.scaled_product import describe_way, way_for
 from thunder.precision.selection import Patterns
@@ -59,6 +60,8 @@ class QuantizePlugin(Plugin):
     def apply(self, choices: Choices, target: Callable[..., Any]) -> Choices:
         assert isinstance(target, nn.Module)
         activation = self.activation()
+        if merge_quantized_products not in choices.transforms:
+            choices.transforms.append(merge_quantized_products)
         quantize_model(target, self.format(), include=self.include, exclude=self.exclude, activation=activation)
         if activation is not None:
             choices.notes.append(_note(target, get_format(activation)))

@@ -25,11 +25,11 @@ def _kernels() -> Any:
     return importlib.import_module("thunder.precision.kernels")
 
 
-def kernels_for(tensor: torch.Tensor, format: str, dtype: torch.dtype) -> Any:
-    """The module of kernels when these run on the tensor, in a format and for a dtype that they know; else None."""
+def kernels_for(tensor: torch.Tensor, format: str, columns: int, dtype: torch.dtype) -> Any:
+    """The module of kernels when these run on the tensor and know the format of a weight [N, columns]; else None."""
     if not (tensor.is_cuda or _torch_compat.is_triton_interpreted()) or dtype not in KERNEL_DTYPES:
         return None
     kernels = _kernels()
-    if kernels is None or not kernels.knows(format, tensor.shape[1]):
+    if kernels is None or not kernels.knows(format, columns):
         return None
     return kernels

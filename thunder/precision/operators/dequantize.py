@@ -27,8 +27,8 @@ def dequantize_weight(
     dtype: torch.dtype,
 ) -> torch.Tensor:
     """See the module's docstring."""
-    kernels = kernels_for(codes, format, dtype)
-    if kernels is not None:
+    kernels = kernels_for(codes, format, inputs_of(codes, format), dtype)
+    if kernels is not None and codes.is_contiguous():
         weight: torch.Tensor = kernels.dequantize(codes, scales, zeros, tensor_scale, format, dtype)
         return weight
     return dequantize(as_quantized(codes, scales, zeros, tensor_scale, format), dtype)

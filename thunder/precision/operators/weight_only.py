@@ -32,7 +32,7 @@ def linear_weight_only(
     format: str,
 ) -> torch.Tensor:
     """See the module's docstring."""
-    kernels = kernels_for(x, format, x.dtype)
+    kernels = kernels_for(x, format, x.shape[-1], x.dtype)
     if kernels is not None and kernels.serves(x, codes, format):
         out: torch.Tensor = kernels.linear(x, codes, scales, zeros, tensor_scale, bias, format)
         return out

@@ -1,0 +1,127 @@
+"""The kernels that read quantised weights, against the dequantised weight in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import thunder
+from tests.generate.tiny_models import make_model
+from tests.kernels.comparison import TOLERANCE, relative_error
+from thunder.kernels import kernel_mode
+from thunder.precision.formats import Format, dequantize, get_format, pack, quantize
+from thunder.precision.kernels import gemm, gemv, knows, serves, tiles
+from thunder.precision.kernels.gemv import Weight
+
+pytestmark = pytest.mark.triton
+
+FORMATS = (
+    "int8", "int8/1x32/float16", "int4/1x32/bfloat16", "uint4/1x16/bfloat16+zero", "nf4/1x64/bfloat16", "fp8",
+    "e4m3/*x*/float32", "e5m2/1x*/float32", "e4m3/1x64/float32", "e4m3/2x64/float32", "mxfp8", "fp6",
+    "e2m3/1x32/e8m0", "mxfp6", "mxfp4", "nvfp4", "int4/1x*/float32",
+)  # fmt: skip
+
+
+def made(format, n, k, dtype=torch.float32, bias=True):
+    torch.manual_seed(0)
+    stored = quantize(torch.randn(n, k) * torch.logspace(-1, 1, n)[:, None], get_format(format))
+    parts = (stored.codes, stored.scales, stored.zeros, stored.tensor_scale)
+    return dequantize(stored, torch.float64), Weight(*parts, torch.randn(n, dtype=dtype) if bias else None)
+
+
+def exact(x, matrix, weight):
+    return torch.nn.functional.linear(x.double(), matrix, None if weight.bias is None else weight.bias.double())
+
+
+def text(format):
+    return str(get_format(format))
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("dtype, k, plan", [
+    (torch.float32, 192, gemv.Plan(4, 16, 1)), (torch.bfloat16, 320, gemv.Plan(8, 64, 1)),
+])  # fmt: skip
+def test_one_row(format, dtype, k, plan):
+    matrix, weight = made(format, 6, k, dtype, bias=k != 320)
+    x = torch.randn(1, 1, k, dtype=dtype)
+    found = gemv.launch(x, [weight], text(format), plan)
+    assert found.shape == (1, 1, 6) and found.dtype is dtype
+    # The integers' offset, up to 384, is subtracted from sums in float32.
+    assert relative_error(found, exact(x, matrix, weight)) <= max(TOLERANCE[dtype], 3e-5)
+
+
+@pytest.mark.parametrize("format", ["int4/1x32/bfloat16", "nvfp4", "fp6"])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("sizes", [(7, 4), (9, 3, 5)])
+def test_several_weights_in_one_launch(format, bias, sizes):
+    pairs = [made(format, n, 128, bias=bias) for n in sizes]
+    x = torch.randn(1, 128)
+    found = gemv.launch(x, [weight for _, weight in pairs], text(format), gemv.Plan(2, 16, 1))
+    wanted = torch.cat([exact(x, matrix, weight) for matrix, weight in pairs], -1)
+    assert relative_error(found, wanted) < 3e-5
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_some_rows(format):
+    matrix, weight = made(format, 18, 192)
+    x = torch.randn(20, 256)[:, :192]
+    found = gemm.launch(x, weight, text(format), gemm.Plan(32, 16, 64, 4, 1))
+    assert found.shape == (20, 18)
+    assert relative_error(found, exact(x, matrix, weight)) < 1e-5
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_dequantising(format):
+    dtype = torch.bfloat16
+    matrix, weight = made(format, 10, 192)
+    found = tiles.launch(weight.codes, weight.scales, weight.zeros, weight.tensor_scale, text(format), 192, dtype)
+    assert found.dtype is dtype
+    assert relative_error(found, matrix) <= TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("element", ["e4m3", "e5m2", "e3m2", "e2m3", "e2m1", "int8", "int4", "uint4", "nf4"])
+def test_every_code_is_decoded_exactly(element):
+    format = Format(element)
+    kind = format.kind
+    codes = torch.arange(1 << kind.bits, dtype=torch.uint8)
+    numbers = kind.decode(codes)
+    finite = numbers.isfinite()
+    codes = torch.where(finite, codes, 0).view(1, -1)
+    from_codes = kind.decode(codes)
+    packed = pack(codes, kind.bits)
+    scales = torch.ones(1, 1)
+    found = tiles.launch(packed, scales, None, None, str(format), codes.shape[1], torch.float32)
+    assert torch.equal(found, from_codes)
+
+
+@pytest.mark.parametrize("rows", [1, 5, 80])
+@pytest.mark.parametrize("format", ["int4/1x32/bfloat16", "int8", "fp6"])
+def test_the_operator_uses_the_kernels(rows, format):
+    matrix, weight = made(format, 16, 128)
+    x = torch.randn(rows, 1, 128)
+    operator = torch.ops.thunder.linear_weight_only
+    found = operator(x, weight.codes, weight.scales, weight.zeros, weight.tensor_scale, weight.bias, text(format))
+    assert relative_error(found, exact(x, matrix, weight)) < 3e-5
+    assert serves(x, weight.codes, text(format))
+
+
+def test_what_the_kernels_leave_to_pytorch():
+    assert not knows("int4/1x2/bfloat16", 64) and not knows("int8/1x*/float32", 33)
+    matrix, weight = made("int8", 4, 33)
+    x = torch.randn(2, 33)
+    parts = (weight.codes, weight.scales, None, None, weight.bias)
+    found = torch.ops.thunder.linear_weight_only(x, *parts, text("int8"))
+    assert relative_error(found, exact(x, matrix, weight)) < 1e-6
+
+
+def test_projections_of_one_row_are_merged():
+    """In a decoding step query, key and value are one launch; the results are those of the single products."""
+    model = make_model("llama")
+    compiled = thunder.compile(model, recipe="eager", plugins="quantize-int4")
+    with torch.no_grad(), kernel_mode("always"):
+        for length in (1, 3):
+            ids = torch.arange(5, 5 + length)[None]
+            found = compiled(ids, use_cache=False).logits
+            assert relative_error(found, model(ids, use_cache=False).logits) < 1e-4
+            names = [op.name for trace in thunder.last_traces(compiled) for op in trace.ops]
+            assert ("linear_weight_only_merged.default" in names) == (length == 1)
