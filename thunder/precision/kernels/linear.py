@@ -59,7 +59,8 @@ def linear_merged(x: torch.Tensor, parts: Sequence[tuple[Any, ...]], format: str
     weights = [Weight(*part) for part in parts]
     if rows_of(x) == 1 and len(weights) <= gemv.MOST_WEIGHTS:
         return gemv.launch(as_rows(x).view(x.shape), weights, format)
-    return torch.cat([linear(x, *part, format) for part in parts], -1)
+    outs = [linear(x, w.codes, w.scales, w.zeros, w.tensor_scale, w.bias, format) for w in weights]
+    return torch.cat(outs, -1)
 
 
 def dequantize(

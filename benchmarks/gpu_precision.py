@@ -1,0 +1,365 @@
+"""Values and times of quantised linear layers on one GPU, beside bf16; every part stands alone.
+
+    python benchmarks/gpu_precision.py --output precision.json [--seconds 95] [--parts values,gemv,...]
+    python benchmarks/gpu_precision.py --parts generate --formats bf16,int4,nvfp4 --output precision_generate.json
+
+Parts: values (errors of each path against float64), gemv (one row, against a copy's bandwidth and our bf16 kernel),
+skinny (2 to 64 rows), prefill (many rows, and `torch._scaled_mm`), activation (cost of quantising rows), training
+(forward and backward of one layer in 8 bits beside bf16), plans (ways to divide the kernel for one row), generate
+(tokens of the 1.5B configuration).  A part that fails gives its error in place of figures; no part is begun when
+`--seconds` are over.
+"""
+
+# ruff: noqa: B023  (what is timed is called within the loop that makes it)
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import statistics
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+import torch
+import torch.nn.functional as F
+
+import thunder
+from thunder.kernels import gemv as bf16_gemv
+from thunder.plugins import FP6, FP8, MXFP4, NVFP4, QuantizeInt4, QuantizeInt8
+from thunder.precision import memory_of
+from thunder.precision.formats import Quantized, dequantize, get_format, quantize
+from thunder.precision.kernels import gemm, gemv, tiles
+from thunder.precision.kernels.gemv import Weight
+from thunder.precision.scaled_product import scaled_product, way_for
+
+DEVICE = torch.device("cuda")
+BF16 = torch.bfloat16
+CACHES = 192 << 20  # bytes of weights that no cache holds
+FORMATS = ("int8", "fp8", "mxfp8", "fp6", "int4", "nvfp4", "mxfp4", "nf4")
+SHAPES = ((1536, 1536), (8960, 1536), (1536, 8960), (14336, 4096), (4096, 14336))
+
+
+# Measuring ------------------------------------------------------------------------------------------------------------
+def median_of(run: Callable[[], Any], replays: int) -> float:
+    """Median microseconds of a piece of work."""
+    times = []
+    for _ in range(replays):
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        run()
+        end.record()
+        end.synchronize()
+        times.append(start.elapsed_time(end) * 1e3)
+    return statistics.median(times)
+
+
+def timed(calls: list[Callable[[], Any]], replays: int = 9) -> float:
+    """Microseconds of one call, from replays of a CUDA graph of all of them."""
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        for call in calls[:2]:
+            call()
+    stream.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream):
+        for call in calls:
+            call()
+    graph.replay()
+    torch.cuda.synchronize()
+    return median_of(graph.replay, replays) / len(calls)
+
+
+def copy_bandwidth() -> float:
+    """Bytes read and written in a second by a large copy."""
+    source = torch.randn(1 << 28, device=DEVICE)
+    target = torch.empty_like(source)
+    for _ in range(10):
+        target.copy_(source)
+    return 2 * source.numel() * 4 / (median_of(lambda: target.copy_(source), 10) * 1e-6)
+
+
+def relative_error(found: torch.Tensor, exact: torch.Tensor) -> float:
+    return float((found.double() - exact.double()).norm() / exact.double().norm())
+
+
+def copies(nbytes: int) -> int:
+    """Sets of weights that together no cache holds."""
+    return max(2, min(64, CACHES // nbytes + 1))
+
+
+def made(format: str, n: int, k: int) -> tuple[Quantized, Weight]:
+    torch.manual_seed(0)
+    stored = quantize(torch.randn(n, k, device=DEVICE, dtype=BF16) / k**0.5, format)
+    return stored, weight_of(stored)
+
+
+def weight_of(stored: Quantized) -> Weight:
+    return Weight(stored.codes, stored.scales, stored.zeros, stored.tensor_scale, None)
+
+
+def cloned(weight: Weight) -> Weight:
+    return Weight(*(None if part is None else part.clone() for part in vars(weight).values()))
+
+
+# Parts ----------------------------------------------------------------------------------------------------------------
+def values(found: dict[str, Any], arguments: argparse.Namespace) -> None:
+    for format in FORMATS:
+        text = str(get_format(format))
+        stored, weight = made(format, 1536, 1536)
+        matrix = dequantize(stored, torch.float64)
+        on_cpu = Quantized(*(p.cpu() if isinstance(p, torch.Tensor) else p for p in vars(stored).values()))
+        row = found[format] = {"equals_cpu": bool(torch.equal(dequantize(on_cpu), dequantize(stored).cpu()))}
+        for rows in (1, 5, 64):
+            x = torch.randn(rows, 1536, device=DEVICE, dtype=BF16)
+            run = gemv.launch(x, [weight], text) if rows == 1 else gemm.launch(x, weight, text)
+            row[f"error_{rows}"] = relative_error(run, x.double() @ matrix.t())
+        parts = (stored.codes, stored.scales, stored.zeros, stored.tensor_scale)
+        row["dequantised"] = relative_error(tiles.launch(*parts, text, 1536, BF16), matrix)
+        merged = gemv.launch(x[:1], [weight, weight, weight], text)
+        row["merged"] = relative_error(merged, (x[:1].double() @ matrix.t()).repeat(1, 3))
+    for format, way in (("fp8", "rowwise"), ("fp8-tensor", "tensorwise")):
+        stored, _ = made(format, 1024, 1536)
+        x = torch.randn(256, 1536, device=DEVICE, dtype=BF16)
+        inputs = quantize(x, format, nonfinite="keep")
+        chosen = way_for(DEVICE, stored.format, inputs.format, (1024, 1536), BF16)
+        out = scaled_product(way, inputs, stored.codes, stored.scales, BF16)
+        exact = dequantize(inputs, torch.float64) @ dequantize(stored, torch.float64).t()
+        found[f"scaled_mm_{way}"] = {"chosen": chosen, "error": relative_error(out, exact)}
+
+
+def one_row(found: dict[str, Any], arguments: argparse.Namespace) -> None:
+    bandwidth = found["copy_bytes_per_second"] = copy_bandwidth()
+    for n, k in SHAPES:
+        row = found[f"{k} -> {n}"] = {}
+        x = torch.randn(1, k, device=DEVICE, dtype=BF16)
+        sets = [torch.randn(n, k, device=DEVICE, dtype=BF16) for _ in range(copies(2 * n * k))]
+        row["bf16"] = {
+            "us": timed([lambda w=w: bf16_gemv.gemv(x, w) for w in sets]),
+            "eager_us": timed([lambda w=w: F.linear(x, w) for w in sets]),
+        }
+        row["bf16"]["share"] = 2 * n * k / row["bf16"]["us"] / 1e-6 / bandwidth
+        del sets
+        for format in FORMATS:
+            try:
+                stored, weight = made(format, n, k)
+                text = str(stored.format)
+                weights = [weight] + [cloned(weight) for _ in range(copies(stored.nbytes) - 1)]
+                us = timed([lambda w=w: gemv.launch(x, [w], text) for w in weights])
+                row[format] = {
+                    "us": us,
+                    "share": stored.nbytes / us / 1e-6 / bandwidth,
+                    "times_bf16": row["bf16"]["us"] / us,
+                }
+            except Exception as error:  # a format that does not run must not hide the others
+                row[format] = {"failed": f"{type(error).__name__}: {error}"[:300]}
+        print(f"  {k} -> {n}: {json.dumps(row)}", flush=True)
+
+
+def some_rows(found: dict[str, Any], arguments: argparse.Namespace) -> None:
+    bandwidth = copy_bandwidth()
+    n, k = 8960, 1536
+    plain = [torch.randn(n, k, device=DEVICE, dtype=BF16) for _ in range(copies(2 * n * k))]
+    for rows in (2, 4, 8, 16, 64):
+        x = torch.randn(rows, k, device=DEVICE, dtype=BF16)
+        row = found[f"{rows} rows, {k} -> {n}"] = {"bf16_us": timed([lambda w=w: F.linear(x, w) for w in plain])}
+        for format in ("int8", "fp8", "int4", "nvfp4"):
+            stored, weight = made(format, n, k)
+            text = str(stored.format)
+            weights = [weight] + [cloned(weight) for _ in range(copies(stored.nbytes) - 1)]
+            us = timed([lambda w=w: gemm.launch(x, w, text) for w in weights])
+            row[format] = {"us": us, "share": stored.nbytes / us / 1e-6 / bandwidth, "times_bf16": row["bf16_us"] / us}
+
+
+def prefill(found: dict[str, Any], arguments: argparse.Namespace) -> None:
+    for n, k in ((8960, 1536), (4096, 4096), (4096, 14336)):
+        weight = torch.randn(n, k, device=DEVICE, dtype=BF16) / k**0.5
+        for rows in (128, 512, 2048):
+            x = torch.randn(rows, k, device=DEVICE, dtype=BF16)
+            row = found[f"{rows} rows, {k} -> {n}"] = {"bf16_us": timed([lambda: F.linear(x, weight)] * 8)}
+            for format in ("int8", "int4", "nvfp4"):
+                stored, parts = made(format, n, k)
+                text = str(stored.format)
+                whole = (parts.codes, parts.scales, parts.zeros, parts.tensor_scale)
+                times = {
+                    "dequantised_us": timed([lambda: F.linear(x, tiles.launch(*whole, text, k, BF16))] * 8),
+                    "dequantise_us": timed([lambda: tiles.launch(*whole, text, k, BF16)] * 8),
+                }
+                if rows <= 512 and (n, k) == (8960, 1536):
+                    times["gemm_us"] = timed([lambda: gemm.launch(x, parts, text)] * 8)
+                row[format] = times
+            stored, _ = made("fp8", n, k)
+            inputs = quantize(x, "fp8", nonfinite="keep")
+            parts8 = (stored.codes, stored.scales, None, None, None, str(stored.format), str(get_format("fp8")))
+            row["fp8"] = {
+                "product_us": timed([lambda: scaled_product("rowwise", inputs, stored.codes, stored.scales, BF16)] * 8),
+                "dynamic_us": timed([lambda: torch.ops.thunder.linear_dynamic(x, *parts8)] * 8),
+            }
+
+
+def activation(found: dict[str, Any], arguments: argparse.Namespace) -> None:
+    x = torch.randn(2048, 4096, device=DEVICE, dtype=BF16)
+    for format in ("fp8", "fp8-tensor", "mxfp8"):
+        found[format] = timed([lambda: quantize(x, format, nonfinite="keep")] * 4)
+    found["copy"] = timed([lambda: x.clone()] * 4)
+
+
+def training(found: dict[str, Any], arguments: argparse.Namespace) -> None:
+    """One linear layer forward and backward: the table of shapes from which on 8 bits pay."""
+    operators = importlib.import_module("thunder.precision.operators")
+    linear = getattr(operators, "linear_float8", None)
+    if linear is None:
+        found["skipped"] = "this version has no training in 8 bits"
+        return
+    for rows, n, k in ((4096, 1024, 1024), (4096, 2048, 2048), (4096, 4096, 4096), (4096, 14336, 4096),
+                       (4096, 4096, 14336), (8192, 4096, 4096), (8192, 14336, 4096)):  # fmt: skip
+        x = torch.randn(rows, k, device=DEVICE, dtype=BF16, requires_grad=True)
+        w = (torch.randn(n, k, device=DEVICE, dtype=BF16) / k**0.5).requires_grad_()
+        tangent = torch.randn(rows, n, device=DEVICE, dtype=BF16)
+        row = found[f"{rows} x {k} -> {n}"] = {}
+        forms: dict[str, Callable[[], torch.Tensor]] = {"bf16": lambda: F.linear(x, w)}
+        for name in ("tensor", "row"):
+            texts = (("e4m3/*x*/float32", "e5m2/*x*/float32") if name == "tensor" else
+                     ("e4m3/1x*/float32", "e4m3/1x*/float32"))  # fmt: skip
+            forms[f"fp8_{name}"] = lambda texts=texts: linear(x, w, None, None, None, *texts)
+            compiled = thunder.jit(lambda a, b, texts=texts: linear(a, b, None, None, None, *texts))
+            forms[f"fp8_{name}_compiled"] = lambda compiled=compiled: compiled(x, w)
+        for name, form in forms.items():
+            try:
+                row[f"{name}_us"] = median_of(lambda: torch.autograd.grad(form(), (x, w), tangent), 9)
+            except Exception as error:  # one form must not hide the others
+                row[f"{name}_failed"] = f"{type(error).__name__}: {error}"[:300]
+
+
+def plans(found: dict[str, Any], arguments: argparse.Namespace) -> None:
+    bandwidth = copy_bandwidth()
+    for format in ("int4", "nvfp4", "int8"):
+        for n, k in ((8960, 1536), (1536, 8960)):
+            stored, weight = made(format, n, k)
+            text = str(stored.format)
+            weights = [weight] + [cloned(weight) for _ in range(copies(stored.nbytes) - 1)]
+            x = torch.randn(1, k, device=DEVICE, dtype=BF16)
+            rows = found[f"{format} {k} -> {n}"] = {}
+            for plan in (
+                gemv.Plan(1, 128, 1), gemv.Plan(2, 128, 1), gemv.Plan(4, 128, 1), gemv.Plan(8, 128, 1),
+                gemv.Plan(2, 64, 1), gemv.Plan(4, 64, 1), gemv.Plan(8, 64, 1), gemv.Plan(2, 256, 2),
+                gemv.Plan(4, 256, 2), gemv.Plan(8, 256, 2), gemv.Plan(4, 256, 4), gemv.Plan(4, 512, 4),
+                gemv.Plan(4, 256, 2, early=False),
+            ):  # fmt: skip
+                if time.perf_counter() > arguments.deadline:
+                    return
+                us = timed([lambda w=w, plan=plan: gemv.launch(x, [w], text, plan) for w in weights], 5)
+                rows[repr(plan)] = {"us": us, "share": stored.nbytes / us / 1e-6 / bandwidth}
+
+
+PLUGINS = {
+    "bf16": None, "int8": QuantizeInt8, "int4": QuantizeInt4, "nvfp4": NVFP4, "mxfp4": MXFP4, "fp6": FP6, "fp8": FP8,
+}  # fmt: skip
+
+
+def large_model() -> Any:
+    """The configuration of DeepSeek-R1-Distill-Qwen-1.5B with random weights."""
+    transformers = importlib.import_module("transformers")
+    config = transformers.Qwen2Config(
+        hidden_size=1536, num_hidden_layers=28, num_attention_heads=12, num_key_value_heads=2,
+        intermediate_size=8960, vocab_size=151936, max_position_embeddings=131072, tie_word_embeddings=False,
+    )  # fmt: skip
+    with torch.device(DEVICE):
+        torch.set_default_dtype(BF16)
+        try:
+            torch.manual_seed(0)
+            model = transformers.Qwen2ForCausalLM(config)
+        finally:
+            torch.set_default_dtype(torch.float32)
+    model.generation_config = transformers.GenerationConfig(eos_token_id=None, pad_token_id=0)
+    return model.eval()
+
+
+def kernels_of_a_token(compiled: Any, ids: torch.Tensor) -> list[tuple[str, float, float]]:
+    """(name, count, microseconds) a token: 40 tokens less 20, divided by 20."""
+    tables = []
+    for tokens in (20, 40):
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
+            compiled.generate(ids, max_new_tokens=tokens, do_sample=False)
+            torch.cuda.synchronize()
+        tables.append({event.key: (event.count, event.self_device_time_total) for event in profiler.key_averages()})
+    rows = [
+        (name[:90], (count - before[0]) / 20, round((total - before[1]) / 20, 2))
+        for name, (count, total) in tables[1].items()
+        if count > (before := tables[0].get(name, (0, 0.0)))[0]
+    ]
+    return sorted(rows, key=lambda row: -row[2])[:14]
+
+
+def generate(found: dict[str, Any], arguments: argparse.Namespace) -> None:
+    ids = torch.randint(0, 151936, (1, 10), device=DEVICE)
+    for name in arguments.formats.split(","):
+        row = found[name] = {}
+        try:
+            model = large_model()
+            plugin = PLUGINS[name]
+            start = time.perf_counter()
+            compiled = thunder.compile(model, plugins=plugin() if plugin is not None else None)
+            torch.cuda.synchronize()
+            row["quantise_s"] = time.perf_counter() - start
+            row["gigabytes"] = memory_of(model) / 1e9
+            row["peak_gigabytes"] = torch.cuda.max_memory_allocated() / 1e9
+            times = []
+            for _ in range(7):
+                torch.cuda.synchronize()
+                start = time.perf_counter()
+                compiled.generate(ids, max_new_tokens=100, do_sample=False)
+                torch.cuda.synchronize()
+                times.append(1e3 * (time.perf_counter() - start))
+            row["warm_up_ms"], row["ms"] = times[:4], statistics.median(times[4:])
+            if "bf16" in found and name != "bf16":
+                row["times_bf16"] = found["bf16"]["ms"] / row["ms"]
+            row["kernels"] = kernels_of_a_token(compiled, ids)
+            row["notes"] = thunder.compile_stats(compiled).notes[:6]
+            del model, compiled
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        except Exception:  # a format that fails must not hide the others
+            row["error"] = traceback.format_exc()[-2000:]
+        print(f"  {name}: {json.dumps(row, default=str)[:1500]}", flush=True)
+
+
+PARTS: dict[str, Callable[[dict[str, Any], argparse.Namespace], None]] = {
+    "values": values, "gemv": one_row, "skinny": some_rows, "prefill": prefill, "activation": activation,
+    "training": training, "plans": plans, "generate": generate,
+}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", default="gpu_precision.json")
+    parser.add_argument("--parts", default="values,gemv,skinny,prefill,activation,training,plans")
+    parser.add_argument("--formats", default="bf16,int4,nvfp4,int8,fp8", help="for the part generate")
+    parser.add_argument("--seconds", type=float, default=95)
+    arguments = parser.parse_args()
+    arguments.deadline = time.perf_counter() + arguments.seconds
+    report: dict[str, Any] = {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "seconds": {}}
+    for name in arguments.parts.split(","):
+        start = time.perf_counter()
+        report[name] = {}
+        if start > arguments.deadline:
+            report[name]["skipped"] = "out of time"
+            continue
+        try:
+            with torch.no_grad() if name != "training" else torch.enable_grad():
+                PARTS[name](report[name], arguments)
+            torch.cuda.synchronize()
+        except Exception:  # a part that fails must not stop the others
+            report[name]["error"] = traceback.format_exc()[-3000:]
+        report["seconds"][name] = round(time.perf_counter() - start, 2)
+        print(f"{name} ({report['seconds'][name]} s): {json.dumps(report[name], default=str)[:2500]}", flush=True)
+        with open(arguments.output, "w") as file:
+            json.dump(report, file, indent=1, default=str)
+
+
+if __name__ == "__main__":
+    main()
