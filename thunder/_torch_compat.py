@@ -58,6 +58,14 @@ def enter_dual_level() -> Callable[..., Any]:
     return _level("_enter_dual_level")
 
 
+def is_transformed() -> bool:
+    """Whether the caller runs within a transform of `torch.func`, or forward-mode gradients are computed.
+
+    Tested: 2.11, 2.13.
+    """
+    return torch._C._functorch.maybe_current_level() is not None or torch.autograd.forward_ad._current_level >= 0
+
+
 def level_operations() -> list[Callable[..., Any]]:
     """Functions that move tensors between levels of `torch.func`, and switches that hold within one.
 
@@ -513,6 +521,21 @@ def associative_scan() -> Callable[..., Any] | None:
     """
     module = sys.modules.get("torch._higher_order_ops.associative_scan")
     return getattr(module, "associative_scan", None)
+
+
+def higher_order_operator(name: str) -> Any:
+    """An operator that takes functions, or None where this version has none of that name.  Tested: 2.11, 2.13."""
+    return getattr(torch.ops.higher_order, name, None)
+
+
+def recompile_lazy_graph(graph: torch.fx.GraphModule) -> None:
+    """Has `graph.forward` be the graph's own code from here on; Dynamo writes it at the first call.
+
+    Tested: 2.11, 2.13.
+    """
+    recompile = getattr(graph, "real_recompile", None)
+    if recompile is not None:
+        recompile()
 
 
 def flex_attention() -> Callable[..., Any] | None:

@@ -8,7 +8,7 @@ from torch import nn
 
 import thunder
 from thunder.dynamo import backend, compiled_graphs
-from thunder.errors import OptionError
+from thunder.errors import OptionError, SharpEdgeWarning
 
 
 def model():
@@ -177,3 +177,47 @@ def test_the_recipe_compiles_models_with_breaks_for_training():
             function(x).sum().backward()
             found.append([p.grad.clone() for p in eager.parameters()])
         torch.testing.assert_close(*found)
+
+
+class Exponential(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.exp()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * ctx.saved_tensors[0] * 5
+
+
+@pytest.mark.parametrize("executors", [["eager"], ["aten"]])
+@pytest.mark.parametrize(
+    "program",
+    [
+        lambda x: Exponential.apply(x * 2).sum(),
+        lambda x: torch.func.vmap(lambda row: row.sin().sum())(x).sum(),
+        lambda x: torch.func.grad(lambda y: (y**3).sum())(x).sum(),
+        lambda x: torch.cond(x.sum() > 0, lambda x: x.sin(), lambda x: x.cos(), (x,)).sum(),
+    ],
+    ids=["custom function", "vmap", "grad", "cond"],
+)
+def test_functions_of_functions_keep_their_gradients(program, executors):
+    torch._dynamo.reset()
+    compiled = torch.compile(program, backend=backend, options={"executors": executors, "on_break": "error"})
+    ours, theirs = (torch.linspace(0.1, 1, 6).reshape(2, 3).requires_grad_() for _ in range(2))
+    expected = torch.compile(program, backend="eager")(theirs)
+    found = compiled(ours)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(torch.autograd.grad(found, ours), torch.autograd.grad(expected, theirs))
+
+
+def test_a_graph_that_thunder_does_not_know_runs_as_dynamo_made_it():
+    class Labelled(torch.Tensor):
+        pass
+
+    torch._dynamo.reset()
+    x = torch.randn(3).as_subclass(Labelled)
+    with pytest.warns(SharpEdgeWarning, match="plain Python"):
+        found = torch.compile(lambda x: x.sin() + 1, backend=backend)(x)
+    assert type(found) is Labelled
+    torch.testing.assert_close(found.as_subclass(torch.Tensor), x.as_subclass(torch.Tensor).sin() + 1)

@@ -26,6 +26,7 @@ from thunder.acquire.backward_hooks import backward_hook_lookasides
 from thunder.acquire.flex_attention import flex_attention_lookaside
 from thunder.acquire.guards import type_lookup
 from thunder.acquire.heap import instance_dict
+from thunder.acquire.higher_order import higher_order_lookasides
 from thunder.acquire.recorder import Recorder
 from thunder.acquire.sharp_edges import SharpEdges
 from thunder.acquire.sources import INSTANCE_DICT, ITEM
@@ -169,6 +170,7 @@ class Lookasides:
             if check is not None:
                 table[check] = self.runtime_check(check)
         table.update(backward_hook_lookasides(self.recorder, self._one_operation))
+        table.update(higher_order_lookasides(self.recorder, self._one_operation))
         flex = _torch_compat.flex_attention()
         if flex is not None:
             table[flex] = flex_attention_lookaside(self.tracker, self.recorder, flex, self._one_operation)

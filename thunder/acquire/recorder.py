@@ -221,6 +221,16 @@ class Recorder(ResultInference):
         self.ops.append(Op(function, (), {}, self._vars[id(shadow)], self.location(), self.scope))
         return shadow
 
+    def new_result_like(self, shadow: torch.Tensor, requires_grad: bool) -> torch.Tensor:
+        """A tensor of the same type, for the result of an operation that the caller writes down."""
+        with torch._C.DisableTorchFunction():
+            shape, stride = shadow.shape, shadow.stride()
+            return self._new_shadow((shape, stride, shadow.dtype, self._devices[id(shadow)], requires_grad, False))
+
+    def shadows_made(self) -> list[torch.Tensor]:
+        """All tensors of the program up to now."""
+        return [kept for kept in self._keep if isinstance(kept, torch.Tensor) and kept.layout is torch.strided]
+
     def new_parameter(self, kind: type, data: torch.Tensor, requires_grad: bool) -> torch.Tensor:
         """Writes down that a parameter of class `kind` is made; the answer is its shadow."""
         (shadow,), (written,) = self._argument((data,), [], [])

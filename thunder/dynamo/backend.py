@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 
+from thunder._torch_compat import recompile_lazy_graph
 from thunder.errors import OptionError, unknown_name
 from thunder.frontend import CompiledFunction, make_options
 
-_OPTIONS = ("transforms", "executors", "sharp_edges")
+_OPTIONS = ("transforms", "executors", "sharp_edges", "on_break")
 _graphs: list[weakref.ref[CompiledFunction]] = []
 
 
@@ -32,7 +33,8 @@ def backend(
         graph: the graph; its tensors are lifted to inputs.
         example_inputs: not used: the work is done at the first call, with the real inputs.
         mode: torch.compile's modes are its own; any other than "default" is refused.
-        options: `transforms`, `executors` and `sharp_edges` as in `thunder.jit`.
+        options: `transforms`, `executors`, `sharp_edges` and `on_break` as in `thunder.jit`, but `on_break` is "eager"
+            unless given: a graph with something that thunder does not know runs as Dynamo made it, with one warning.
 
     Example:
         >>> import torch, thunder
@@ -43,7 +45,9 @@ def backend(
     for name in options or {}:
         if name not in _OPTIONS:
             raise unknown_name("option of the thunder backend", name, list(_OPTIONS))
-    compiled = CompiledFunction(graph.forward, make_options(cache="symbolic values", **(options or {})))
+    recompile_lazy_graph(graph)
+    choices = {"cache": "symbolic values", "on_break": "eager", **(options or {})}
+    compiled = CompiledFunction(graph.forward, make_options(**choices))
     _graphs.append(weakref.ref(compiled))
     return compiled
 

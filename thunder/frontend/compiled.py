@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from thunder import _torch_compat
 from thunder.acquire import PlainCall, Program, acquire, acquisition
 from thunder.errors import (
     CompilationError,
@@ -127,6 +128,8 @@ class CompiledFunction:
     """
 
     def __init__(self, function: Callable[..., Any], options: Options) -> None:
+        if not isinstance(function, torch.nn.Module):
+            functools.update_wrapper(self, function)  # first: it copies attributes, which may have the names below
         self.function = function
         self.options = options
         self.entries: list[Entry] = []
@@ -139,8 +142,6 @@ class CompiledFunction:
         self._gave_up: str | None = None
         self._breaks = 0
         self._warned: set[tuple[str, Location | None]] = set()
-        if not isinstance(function, torch.nn.Module):
-            functools.update_wrapper(self, function)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.dispatch(args, kwargs)
@@ -152,6 +153,8 @@ class CompiledFunction:
                 return self.function(*args, **kwargs)  # called by code that is not interpreted
             with acquisition.lock:
                 pass
+        if _torch_compat.is_transformed():
+            return self._call_within_transform(args, kwargs)
         entries = self.entries
         for entry in entries:
             answer = entry.call(args, kwargs)
@@ -174,6 +177,17 @@ class CompiledFunction:
     def _to_front(self, entry: Entry) -> None:
         # A new list: another thread may be iterating over the old one.
         self.entries = [entry, *(other for other in self.entries if other is not entry)]
+
+    def _call_within_transform(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Compiled programs know nothing of the tensors of `torch.func` and of forward-mode gradients."""
+        error = UnsupportedError(
+            f"{self!r} is called within a transform of torch.func or of forward-mode gradients",
+            remedy="compile the transformed function: thunder.jit(torch.func.vmap(f))",
+        )
+        if self.options.on_break == "error":
+            raise error
+        self._warn_of_break(error)
+        return self._call_plain(str(error), args, kwargs)
 
     def _compile_and_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self._gave_up is not None:
@@ -268,7 +282,11 @@ class CompiledFunction:
         """Warns, once for each place, that calls run in plain Python there."""
         if (error.what, error.where) not in self._warned:
             self._warned.add((error.what, error.where))
-            warnings.warn(f"{self!r} runs in plain Python: {error}", SharpEdgeWarning, stacklevel=5)
+            message = f"{self!r} runs in plain Python: {error}"
+            if error.where is not None:  # the warning is given for the user's own line
+                warnings.warn_explicit(message, SharpEdgeWarning, error.where.filename, error.where.line)
+            else:
+                warnings.warn(message, SharpEdgeWarning, stacklevel=5)
 
     def compile(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Entry:
         """Acquires and compiles the program for one call."""

@@ -72,6 +72,8 @@ class Replay:
             raise NotLowerable(f"{name} changes more than values", op)
         if isinstance(op.target, type) and issubclass(op.target, torch.nn.Parameter):
             raise NotLowerable("a parameter, which is a new leaf, is made", op)
+        if any(isinstance(argument, Region) for argument in op.args):
+            raise NotLowerable("which branch of torch.cond runs depends on a value", op)
         if op.target is _torch_compat.flex_attention():
             raise NotLowerable("flex attention compiles itself", op)
         if op.target in _torch_compat.level_functions():
