@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from thunder.kernels.attention import improve_attention
+from thunder.kernels.attention_layout import lay_out_queries
 from thunder.kernels.merge_projections import merge_projections
 from thunder.kernels.patch_projection import use_patch_projections
 from thunder.kernels.rotate_into_cache import rotate_into_cache
+from thunder.kernels.shared_masks import share_masks
 from thunder.kernels.substitute import substitute_kernels
 from thunder.kernels.use_gemv import use_gemv
 from thunder.trace import Trace
@@ -19,6 +21,8 @@ from thunder.trace import Trace
 KERNEL_PASSES: tuple[Callable[..., Trace], ...] = (
     use_patch_projections,
     improve_attention,
+    share_masks,
+    lay_out_queries,
     rotate_into_cache,
     substitute_kernels,
     merge_projections,

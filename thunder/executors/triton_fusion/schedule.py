@@ -105,7 +105,11 @@ def _columns_apart(kernel: Kernel, wide: bool) -> Schedule:
     row_block = min(64, power_of_two(kernel.rows))
     while row_block > 16 and kernel.rows / row_block < enough_programs() / 2:
         row_block //= 2
-    column_block = min(64, power_of_two(kernel.columns))
+    column_block = 64
+    if kernel.rows / row_block < enough_programs():
+        # Few programs: each has to have much on the way at a time, or it waits for memory again and again.
+        column_block = 8192 // row_block
+    column_block = min(column_block, power_of_two(kernel.columns))
     is_looped = column_block < kernel.columns
     warps = max(1, min(8, row_block * column_block // (32 * 16)))
     return Schedule(row_block, column_block, is_looped, warps, wide)
