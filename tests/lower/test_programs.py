@@ -285,6 +285,21 @@ def test_batch_norm_updates_its_statistics():
     check(model.eval(), tensor(2, 2, 6, 6))
 
 
+def test_batch_norm_of_a_transposed_tensor():
+    """Its result and gradient are contiguous; what follows is recorded accordingly."""
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.before, self.norm, self.after = torch.nn.Linear(8, 8), torch.nn.BatchNorm1d(8), torch.nn.Linear(8, 8)
+
+        def forward(self, x):
+            return self.after(self.norm(self.before(x).transpose(1, 2)).transpose(1, 2))
+
+    check(Model(), tensor(2, 5, 8, grad=True))
+    check(Model().eval(), tensor(2, 5, 8, grad=True))
+
+
 @pytest.mark.parametrize("kind", ["MultiheadAttention", "TransformerEncoderLayer", "LSTM", "GRU", "Embedding"])
 def test_module(kind):
     if kind == "MultiheadAttention":

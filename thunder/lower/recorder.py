@@ -111,6 +111,9 @@ class AtenRecorder(TorchDispatchMode):
         if func is aten.bernoulli.p and not args[0].is_contiguous() and self._is_filled_in_place(args[0]):
             with self:
                 return _bernoulli_in_memory_order(*args, **kwargs)
+        if func in _BATCH_NORMS:
+            with self:
+                args = _in_memory_order_of_batch_norm(args)
         result = func(*args, **kwargs)
         if not self.paused:
             self._record(func, args, kwargs, result)
@@ -194,8 +197,36 @@ def _bernoulli_in_memory_order(tensor: torch.Tensor, p: float, **kwargs: Any) ->
     return aten.permute.default(drawn, sorted(range(tensor.dim()), key=order.__getitem__))
 
 
+def _in_memory_order_of_batch_norm(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The arguments of a batch norm, or of its backward, with the first laid out like the kernel's result.
+
+    On the CPU the result for a transposed tensor is contiguous, where PyTorch's fake kernel says that it is transposed:
+    a later `view` would be recorded that real tensors do not allow.
+    """
+    tensor = args[0]
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    as_it_is = tensor.is_contiguous() or (
+        tensor.dim() in formats and tensor.is_contiguous(memory_format=formats[tensor.dim()])
+    )
+    if as_it_is or tensor.device.type != "cpu":
+        return args
+    return (aten.clone.default(tensor, memory_format=torch.contiguous_format), *args[1:])
+
+
 def _dropout_by_mask(tensor: torch.Tensor, p: float) -> tuple[torch.Tensor, torch.Tensor]:
     """`native_dropout` on the CPU, in parts: the result can be computed again from the mask."""
     mask = aten.empty_like.default(tensor, dtype=torch.bool)
     mask = aten.bernoulli.p(mask, 1 - p)
     return aten.mul.Tensor(aten.mul.Tensor(tensor, mask), 1 / (1 - p)), mask
+
+
+_BATCH_NORMS = frozenset(
+    {
+        aten.native_batch_norm.default,
+        aten._native_batch_norm_legit.default,
+        aten._native_batch_norm_legit.no_stats,
+        aten._native_batch_norm_legit_functional.default,
+        aten._native_batch_norm_legit_no_training.default,
+        aten.native_batch_norm_backward.default,
+    }
+)
