@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -124,6 +125,8 @@ def share_of_frames(results: list[Comparison], version: str) -> str:
 
 
 def main(arguments: list[str]) -> int:
+    # A shell that runs this in the background makes it ignore SIGINT, and the tests would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     options = parse_arguments(arguments)
     chosen = options.python or list(VERSIONS)
     pythons = find_pythons(tuple(version for version in VERSIONS if version in chosen))
