@@ -114,6 +114,16 @@ def get_attribute(interp: Any, obj: Any, name: str) -> Any:
     plain = interp.plain_attributes.get(id(cls))
     if plain is not None and name in plain:
         return getattr(obj, name)
+    try:
+        return _get_with_hooks(interp, obj, cls, name)
+    except AttributeError as error:
+        if error.name is None and error.obj is None and isinstance(name, str):
+            # As a native access does with what Python code raised; suggestions for misspelt names need it.
+            error.name, error.obj = name, obj
+        raise
+
+
+def _get_with_hooks(interp: Any, obj: Any, cls: type, name: str) -> Any:
     if name in SPECIAL_ATTRIBUTES:
         owner, read = SPECIAL_ATTRIBUTES[name]
         if cls is owner:
