@@ -693,4 +693,27 @@ try: c1.close()
 except BaseException as error: result.append(repr(error))
 """,
     ),
+    (
+        "hooks_that_raise",
+        (3, 10),
+        """
+result = []
+class Fallback:
+    def __getattr__(self, name): raise LookupError(name)
+class Both:
+    def __getattribute__(self, name): raise AttributeError('first')
+    def __getattr__(self, name): raise KeyError(name)
+class Nameless:
+    def __getattr__(self, name): raise AttributeError()
+    @property
+    def value(self): raise AttributeError()
+    @property
+    def inner(self): return (1).missing
+for cls, name in [(Fallback, 'a'), (Both, 'b'), (Nameless, 'c'), (Nameless, 'value'), (Nameless, 'inner')]:
+    obj = cls()
+    try: getattr(obj, name)
+    except Exception as error:
+        result.append((repr(error), error.__context__, getattr(error, 'name', 0), getattr(error, 'obj', 0) is obj))
+""",
+    ),
 ]

@@ -67,6 +67,36 @@ program(2)
 sys.settrace(None)
 """
 
+RECURSIVE = """
+import sys
+deepest = 0
+def descend(depth):
+    global deepest
+    deepest = depth
+    return descend(depth + 1) + 1
+def exponential():
+    global deepest
+    deepest += 1
+    try: exponential()
+    except RecursionError: exponential()
+for limit in (300, 2000):
+    sys.setrecursionlimit(limit)
+    try: descend(0)
+    except RecursionError as error: print(deepest, error, sys.getrecursionlimit())
+deepest = 0
+sys.setrecursionlimit(12)
+try: exponential()
+except RecursionError: pass
+print(deepest)
+sys.setrecursionlimit(500)
+descend(0)
+"""
+
+NAMES_OF_MAIN = """
+print(sorted(name for name in globals() if name.startswith('__')))
+print(__annotations__, __spec__, getattr(__loader__, '__name__', type(__loader__).__name__))
+"""
+
 
 def run(arguments: list[str], interpreted: bool, directory: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, *(["-m", "thunder.interpreter"] if interpreted else []), *arguments]
@@ -110,6 +140,10 @@ ROWS = {
     "own modules": ["-c", "import sys; print([name in sys.modules for name in ('dataclasses', 'ast', 'runpy')])"],
     "misspelt name": ["misspelt.py"],
     "traced": ["traced.py"],
+    "recursive": ["recursive.py"],
+    "names of main in a file": ["names.py"],
+    "names of main in code": ["-c", NAMES_OF_MAIN],
+    "missing name in a module": ["-c", "from os import missing"],
 }
 FAILING = {
     "missing argument": (["-m"], "Argument expected for the -m option"),
@@ -122,6 +156,8 @@ def test_same_as_python(name: str, tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
     (tmp_path / "misspelt.py").write_text(MISSPELT)
     (tmp_path / "traced.py").write_text(TRACED)
+    (tmp_path / "recursive.py").write_text(RECURSIVE)
+    (tmp_path / "names.py").write_text(NAMES_OF_MAIN)
     (tmp_path / "package").mkdir()
     (tmp_path / "package" / "__init__.py").write_text("")
     (tmp_path / "package" / "__main__.py").write_text(
