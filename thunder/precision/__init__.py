@@ -3,8 +3,11 @@
 from thunder.precision.checkpoint import load_original, load_quantized, save_quantized
 from thunder.precision.layer import QuantizedLinear, quantize_layer
 from thunder.precision.quantize_model import Layerwise, memory_of, quantize_model, quantized_layers
+from thunder.precision.training import Float8Linear, Float8Recipe, train_in_float8
 
 __all__ = [
+    "Float8Linear",
+    "Float8Recipe",
     "Layerwise",
     "QuantizedLinear",
     "load_original",
@@ -14,4 +17,5 @@ __all__ = [
     "quantize_model",
     "quantized_layers",
     "save_quantized",
+    "train_in_float8",
 ]

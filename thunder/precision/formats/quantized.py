@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import torch
 
-from thunder.errors import QuantizationError
+from thunder.errors import OptionError, QuantizationError
 from thunder.precision.formats.elements import E8M0, get_element
 from thunder.precision.formats.format import SCALE_TYPES, Format, get_format
 from thunder.precision.formats.packing import pack, packed_length, unpack
@@ -76,6 +76,7 @@ def quantize(
     rounding: str = "nearest",
     generator: torch.Generator | None = None,
     nonfinite: str = "error",
+    most: torch.Tensor | None = None,
     out: Quantized | None = None,
 ) -> Quantized:
     """Quantises a matrix.
@@ -87,6 +88,8 @@ def quantize(
             of MX are powers of 2 not above the exact scale, as the OCP specification says.
         generator: random numbers for "stochastic".
         nonfinite: "error", or "keep": what happens to infinities and NaNs (see the module's docstring).
+        most: float [], for tensorwise formats: the largest magnitude to provide for, in place of the matrix's own;
+            what is beyond saturates.
         out: where the result goes, from `empty_quantized`.
 
     Raises:
@@ -108,12 +111,16 @@ def quantize(
         lowest, highest = torch.aminmax(x.float() if x.dtype.itemsize == 1 else x)
         most = torch.maximum(-lowest.float(), highest.float())
         result.tensor_scale.copy_(_or_one(most / (get_element("e4m3").maximum * chosen.kind.maximum)))
-    rows, _ = chosen.block(shape)
-    step = max(ROWS_AT_ONCE_ELEMENTS // (shape[1] * rows), 1) * rows
+    rows, columns = chosen.block(shape)
+    if most is not None and (rows, columns) != shape:
+        raise OptionError(f"{chosen} has several scales", remedy="`most` is for formats with one scale")
+    at_once = ROWS_AT_ONCE_ELEMENTS << (7 if x.is_cuda else 0)
+    step = max(at_once // (shape[1] * rows), 1) * rows
     whole_scale = None
-    if rows == shape[0] and rows > 1:  # a block reaches over all rows: its scale is known before its codes
-        whole_scale = _column_maxima(x, chosen, step)
-        step = max(ROWS_AT_ONCE_ELEMENTS // shape[1], 1)
+    if rows == shape[0] and (rows > 1 or most is not None):
+        # A block reaches over all rows: its scale is known before its codes.
+        whole_scale = most.view(1, 1) if most is not None else _column_maxima(x, chosen, at_once)
+        step = max(at_once // shape[1], 1)
     for start in range(0, shape[0], step):
         part = x[start : start + step]
         part = part if part.dtype is torch.float64 else part.float()
@@ -129,10 +136,10 @@ def is_finite(x: torch.Tensor) -> bool:
     return bool(torch.isfinite(lowest) & torch.isfinite(highest))
 
 
-def _column_maxima(x: torch.Tensor, format: Format, step: int) -> torch.Tensor:
+def _column_maxima(x: torch.Tensor, format: Format, at_once: int) -> torch.Tensor:
     """Largest magnitudes [1, C / columns] of blocks that reach over all rows."""
     width = format.columns or x.shape[1]
-    rows = max(ROWS_AT_ONCE_ELEMENTS // x.shape[1], 1)
+    rows = max(at_once // x.shape[1], 1)
     parts = [part.float().abs().amax(0) for part in x.split(rows)]
     return torch.stack(parts).amax(0).view(1, -1, width).amax(-1)
 

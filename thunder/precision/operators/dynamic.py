@@ -6,7 +6,8 @@
     x: [..., K]    codes: uint8 [N, packed K]    bias: [N]    out: [..., N] of x's dtype
 
 Where the device multiplies the format (`scaled_product.way_for`), it does; elsewhere both sides are dequantised and
-multiplied in x's dtype, which holds e4m3 and e2m1 with powers of 2 for scales exactly.
+multiplied in x's dtype, which holds e4m3 and e2m1 with powers of 2 for scales exactly.  One row on a GPU is left as it
+is: reading the weight is all that costs then.
 
 Gradients: x has that of the linear layer with the quantised weight (straight through q), bias its own.
 """
@@ -20,6 +21,7 @@ from torch.nn import functional as F
 
 from thunder.precision.formats import Format, dequantize, quantize
 from thunder.precision.operators.dequantize import dequantize_weight
+from thunder.precision.operators.weight_only import linear_weight_only
 from thunder.precision.scaled_product import scaled_product, way_for
 
 
@@ -38,6 +40,8 @@ def linear_dynamic(
     rows = x.reshape(-1, x.shape[-1])
     if rows.shape[0] == 0:
         return x.new_empty((*x.shape[:-1], codes.shape[0]))
+    if x.is_cuda and rows.shape[0] == 1:
+        return linear_weight_only(x, codes, scales, zeros, tensor_scale, bias, format)
     quantized = quantize(rows, activation, nonfinite="keep")
     way = way_for(x.device, Format.parse(format), quantized.format, (codes.shape[0], x.shape[-1]), x.dtype)
     if way != "emulated":
