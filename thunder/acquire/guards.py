@@ -82,18 +82,22 @@ def same_value(a: Any, b: Any) -> bool:
 
 def items_of(obj: Any) -> list[Any]:
     """What a container holds, in order (the keys of a dict), by the methods of its C class."""
+    if type(obj) in _CONTAINERS:
+        return list(obj)
     if isinstance(obj, collections.OrderedDict):
         return list(collections.OrderedDict.__iter__(obj))
-    bases: tuple[Any, ...] = (dict, list, tuple, set, frozenset, collections.deque)
-    for base in bases:
+    for base in _CONTAINERS:
         if isinstance(obj, base):
             return list(base.__iter__(obj))
     return list(obj)
 
 
+_CONTAINERS: tuple[Any, ...] = (list, tuple, dict, set, frozenset, collections.deque)
+
+
 def same_items(obj: Any, items: list[Any]) -> bool:
     """Whether a container holds these very objects, or plain values equal to them, in this order."""
-    found = items_of(obj)
+    found = obj if type(obj) is list or type(obj) is tuple else items_of(obj)
     return len(found) == len(items) and all(map(same_value, found, items))
 
 
