@@ -21,8 +21,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from .modules import MODULES
-from .pythons import VERSIONS, Python, find_pythons, has_module
+from .pythons import VERSIONS, Python, find_pythons, has_module, probe
 from .results import Comparison, compare, read_run
+from .tables import missing_tests, modules_table, totals_table
 
 _WORKER = Path(__file__).with_name("worker.py")
 _ROOT = Path(__file__).resolve().parents[3]
@@ -45,6 +46,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--frames", action="store_true", help="count frames with 3.10 and 3.11 too, in one more, slow run"
     )
+    parser.add_argument("--tables", action="store_true", help="print the results as Markdown tables too")
     return parser.parse_args(arguments)
 
 
@@ -130,7 +132,7 @@ def main(arguments: list[str]) -> int:
     options = parse_arguments(arguments)
     chosen = options.python or list(VERSIONS)
     pythons = find_pythons(tuple(version for version in VERSIONS if version in chosen))
-    pythons += [Python(path, os.path.basename(path)) for path in chosen if os.sep in path]
+    pythons += filter(None, (probe(path) for path in chosen if os.sep in path))
     if not pythons:
         print("no Python with a test package was found", file=sys.stderr)
         return 2
@@ -152,6 +154,8 @@ def main(arguments: list[str]) -> int:
             f"{version}: {interpreted} of {native} tests that pass natively pass interpreted ({share:.2%}); "
             f"interpreted frames: {share_of_frames(results, version)}"
         )
+    if options.tables:
+        print("", totals_table(results), modules_table(results), missing_tests(results), sep="\n\n")
     options.results.mkdir(parents=True, exist_ok=True)
     (options.results / "summary.json").write_text(
         json.dumps([asdict(result) for result in results], indent=1)
