@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from thunder.kernels import decode_attention
+from thunder.kernels.attention_backends import with_new_layouts
 from thunder.kernels.constant_masks import EXACT_OPERATIONS, ConstantMasks
 from thunder.kernels.pattern import Definitions
 from thunder.kernels.registry import is_disabled, is_wanted_on
@@ -34,9 +35,11 @@ def improve_attention(trace: Trace) -> Trace:
     surroundings = Surroundings(trace)
     constant_masks = ConstantMasks(definitions, surroundings)
     ops = [_improved(op, definitions, surroundings, constant_masks) for op in trace.ops]
-    if all(new is old for new, old in zip(ops, trace.ops)):
+    calls = {id(old): new for new, old in zip(ops, trace.ops) if new is not old}
+    if not calls:
         return trace
-    return drop_unused(trace.replace(ops=ops))
+    improved = drop_unused(trace.replace(ops=ops))
+    return with_new_layouts(trace, improved, calls)
 
 
 @dataclass(frozen=True)

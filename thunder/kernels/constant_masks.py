@@ -61,6 +61,10 @@ class ConstantMasks:
             return None
         return found[0]
 
+    def hides_nothing(self, part: Var, user: Op) -> bool:
+        """Whether a boolean value, part of a mask, is true everywhere when `user` is executed."""
+        return part.value.dtype is torch.bool and self.meaning(part, user, 0, 0) == "none"
+
     def _examine(self, mask: Var, queries: int, keys: int) -> tuple[Meaning, list[Op]] | None:
         ops = self._makers(mask)
         if ops is None:

@@ -22,6 +22,7 @@ def refreshed_values(trace: Trace, new: set[int]) -> list[tuple[Var, Any]] | Non
     if mode is None:
         return []
     changed: dict[int, tuple[Var, Any]] = {}
+    storages: set[int] = set()
     known = {id(var) for var in trace.inputs}
     for op in trace.ops:
         outputs = list(op.outputs())
@@ -48,7 +49,11 @@ def refreshed_values(trace: Trace, new: set[int]) -> list[tuple[Var, Any]] | Non
                 continue
             if value.shape != var.value.shape or value.dtype != var.value.dtype:
                 return None
-            changed[id(var)] = (var, value)
+            is_view = _torch_compat.storage_key(value) in storages
+            if is_view or value.stride() != var.value.stride():  # else what follows is as it was
+                storages.add(_torch_compat.storage_key(value))
+                with mode:
+                    changed[id(var)] = (var, value.detach().requires_grad_(var.value.requires_grad))
     return list(changed.values())
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from thunder.kernels.attention import improve_attention
+from thunder.kernels.attention_backends import use_fused_attention
 from thunder.kernels.attention_layout import lay_out_queries
 from thunder.kernels.merge_projections import merge_projections
 from thunder.kernels.patch_projection import use_patch_projections
@@ -21,6 +22,7 @@ from thunder.trace import Trace
 KERNEL_PASSES: tuple[Callable[..., Trace], ...] = (
     use_patch_projections,
     improve_attention,
+    use_fused_attention,
     share_masks,
     lay_out_queries,
     rotate_into_cache,
