@@ -171,7 +171,8 @@ def some_rows(found: dict[str, Any], arguments: argparse.Namespace) -> None:
             stored, weight = made(format, n, k)
             text = str(stored.format)
             weights = [weight] + [cloned(weight) for _ in range(copies(stored.nbytes) - 1)]
-            us = timed([lambda w=w: gemm.launch(x, w, text) for w in weights])
+            parts = [(w.codes, w.scales, w.zeros, w.tensor_scale, None) for w in weights]
+            us = timed([lambda p=p: torch.ops.thunder.linear_weight_only(x, *p, text) for p in parts])
             row[format] = {"us": us, "share": stored.nbytes / us / 1e-6 / bandwidth, "times_bf16": row["bf16_us"] / us}
 
 
@@ -189,7 +190,7 @@ def prefill(found: dict[str, Any], arguments: argparse.Namespace) -> None:
                     "dequantised_us": timed([lambda: F.linear(x, tiles.launch(*whole, text, k, BF16))] * 8),
                     "dequantise_us": timed([lambda: tiles.launch(*whole, text, k, BF16)] * 8),
                 }
-                if rows <= 512 and (n, k) == (8960, 1536):
+                if rows == 128 and format == "int8":
                     times["gemm_us"] = timed([lambda: gemm.launch(x, parts, text)] * 8)
                 row[format] = times
             stored, _ = made("fp8", n, k)
@@ -245,10 +246,11 @@ def plans(found: dict[str, Any], arguments: argparse.Namespace) -> None:
             x = torch.randn(1, k, device=DEVICE, dtype=BF16)
             rows = found[f"{format} {k} -> {n}"] = {}
             for plan in (
-                gemv.Plan(1, 128, 1), gemv.Plan(2, 128, 1), gemv.Plan(4, 128, 1), gemv.Plan(8, 128, 1),
-                gemv.Plan(2, 64, 1), gemv.Plan(4, 64, 1), gemv.Plan(8, 64, 1), gemv.Plan(2, 256, 2),
-                gemv.Plan(4, 256, 2), gemv.Plan(8, 256, 2), gemv.Plan(4, 256, 4), gemv.Plan(4, 512, 4),
-                gemv.Plan(4, 256, 2, early=False),
+                gemv.Plan(1, 1, 32), gemv.Plan(4, 1, 16), gemv.Plan(8, 1, 16), gemv.Plan(2, 2, 16),
+                gemv.Plan(4, 2, 4), gemv.Plan(4, 2, 8), gemv.Plan(4, 2, 16), gemv.Plan(8, 2, 8),
+                gemv.Plan(4, 4, 2), gemv.Plan(4, 4, 4), gemv.Plan(4, 4, 8), gemv.Plan(8, 4, 4),
+                gemv.Plan(2, 8, 2), gemv.Plan(4, 8, 2), gemv.Plan(2, 8, 4), gemv.Plan(2, 16, 2),
+                gemv.Plan(4, 16, 1),
             ):  # fmt: skip
                 if time.perf_counter() > arguments.deadline:
                     return

@@ -13,8 +13,10 @@ import transformers
 from torch import nn
 
 import thunder
+from tests.generate.tiny_models import make_model
 from tests.precision.models import SmallLanguageModel, make, tokens
 from thunder.errors import OptionError, QuantizationError
+from thunder.kernels import kernel_mode
 from thunder.plugins import FP6, FP8, MXFP4, MXFP8, NVFP4, QuantizeInt4, QuantizeInt8
 from thunder.precision import (
     QuantizedLinear,
@@ -310,3 +312,16 @@ def test_a_compiled_model_can_be_quantised():
     again = thunder.compile(compiled, plugins="quantize-int8")
     torch.testing.assert_close(again(tokens()), exact, rtol=0.1, atol=0.1)
     assert type(again).__mro__[2] is SmallLanguageModel or isinstance(again, SmallLanguageModel)
+
+
+def test_projections_of_one_row_are_merged():
+    """In a decoding step query, key and value are one launch; the results are those of the single products."""
+    model = make_model("llama")
+    compiled = thunder.compile(model, recipe="eager", plugins="quantize-int4")
+    with torch.no_grad(), kernel_mode("always"):
+        for length in (1, 3):
+            ids = torch.arange(5, 5 + length)[None]
+            found = compiled(ids, use_cache=False).logits
+            torch.testing.assert_close(found, model(ids, use_cache=False).logits, rtol=1e-4, atol=1e-4)
+            names = [op.name for trace in thunder.last_traces(compiled) for op in trace.ops]
+            assert ("linear_weight_only_merged.default" in names) == (length == 1)

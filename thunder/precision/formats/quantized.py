@@ -109,8 +109,8 @@ def quantize(
     result = out if out is not None else empty_quantized(shape, chosen, x.device)
     if result.tensor_scale is not None:
         lowest, highest = torch.aminmax(x.float() if x.dtype.itemsize == 1 else x)
-        most = torch.maximum(-lowest.float(), highest.float())
-        result.tensor_scale.copy_(_or_one(most / (get_element("e4m3").maximum * chosen.kind.maximum)))
+        largest = torch.maximum(-lowest.float(), highest.float())
+        result.tensor_scale.copy_(_or_one(largest / (get_element("e4m3").maximum * chosen.kind.maximum)))
     rows, columns = chosen.block(shape)
     if most is not None and (rows, columns) != shape:
         raise OptionError(f"{chosen} has several scales", remedy="`most` is for formats with one scale")
