@@ -102,6 +102,10 @@ def programs() -> dict[str, Program]:
         "transposed": (lambda x, y: (x.t() * 2 + y).contiguous(), [tensor(40, 30), tensor(30, 40)]),
         "strided": (lambda x, y: x[:, ::2] * y[::3, 1:-1] + 1, [tensor(4, 20), tensor(12, 12)]),
         "reshaped": (lambda x: x.view(3, 4, 5).permute(2, 0, 1).reshape(15, 4) * 2 + 1, [tensor(12, 5)]),
+        "patches of images": (
+            lambda x: x.view(2, 3, 16, 16, 22, 16).permute(0, 2, 4, 1, 3, 5).reshape(704, 768),
+            [tensor(2, 3, 256, 352)],
+        ),
         "reshaped unevenly": (lambda x, y: (x * 2).view(5, 3) + y, [tensor(3, 5), tensor(5, 3)]),
         "flipped": (lambda x: x.flip(1) * 2 + x, [tensor(4, 6)]),
         "embedding": (
