@@ -127,6 +127,9 @@ def test_scaled_dot_product_attention(executors):
     agrees(lambda q: F.scaled_dot_product_attention(q, q, q, attn_mask=mask, scale=0.3), query, executors=executors)
 
 
+SLOPES = torch.tensor([0.5, 0.25])
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_flex_attention():
     query = torch.randn(1, 2, 16, 8)
@@ -138,6 +141,7 @@ def test_flex_attention():
     compiled = agrees(program, query)
     slope[0] = 0.7
     same(compiled(query), program(query))
+    agrees(lambda q: flex_attention(q, q, q, score_mod=lambda s, b, h, i, k: s + SLOPES[h] * (i - k)), query)
 
 
 def test_flex_attention_with_tensors_of_the_program_is_refused():

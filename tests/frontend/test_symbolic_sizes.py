@@ -102,3 +102,36 @@ def test_fifty_lengths_and_batches_of_a_model_take_two_programs_with_default_exe
     statistics = thunder.compile_stats(compiled)
     assert statistics.cache_misses == 2 and statistics.plain_calls == 0
     assert re.search(r"n0 = \w+\[0\](?s:.)*n1 = \w+\[1\]", thunder.last_prologue(compiled))
+
+
+def test_the_length_of_a_tensor_is_a_symbol():
+    compiled = thunder.jit(lambda x: x.sum() / len(x), **VARIED)
+    for length in range(2, 12):
+        x = torch.randn(length)
+        torch.testing.assert_close(compiled(x), x.sum() / length)
+    assert thunder.cache_misses(compiled) == 2
+
+
+def test_sizes_that_the_program_marks_are_symbols_from_the_first_call_on():
+    compiled = thunder.jit(lambda x, y: x.sum() * y.shape[0] + y.sum(), **VARIED)
+    for length in range(3, 8):
+        x, y = torch.randn(4), torch.randn(length, 2)
+        torch._dynamo.mark_dynamic(y, 0)
+        torch.testing.assert_close(compiled(x, y), x.sum() * length + y.sum())
+    assert thunder.cache_misses(compiled) == 1
+    assert "n0 = " in thunder.last_prologue(compiled) and "n1" not in thunder.last_prologue(compiled)
+
+
+def test_code_that_takes_no_symbols_gets_numbers():
+    tables = {}
+
+    def program(x):
+        if x.shape[0] not in tables:
+            tables[x.shape[0]] = float(x.shape[0])
+        return x * tables[x.shape[0]]
+
+    compiled = thunder.jit(program, **VARIED)
+    for length in (3, 4, 5, 4, 3):
+        x = torch.randn(length)
+        torch.testing.assert_close(compiled(x), x * length)
+    assert sorted(tables) == [3, 4, 5] and thunder.compile_stats(compiled).plain_calls == 0

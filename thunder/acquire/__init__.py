@@ -2,5 +2,6 @@
 
 from thunder.acquire.acquire import acquire, acquisition
 from thunder.acquire.program import PlainCall, Program
+from thunder.acquire.symbols import marked_sizes
 
-__all__ = ["PlainCall", "Program", "acquire", "acquisition"]
+__all__ = ["PlainCall", "Program", "acquire", "acquisition", "marked_sizes"]

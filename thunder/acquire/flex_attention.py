@@ -20,9 +20,15 @@ from thunder.errors import UnsupportedError
 
 
 def flex_attention_lookaside(
-    tracker: AcquisitionTracker, recorder: Recorder, function: Callable[..., Any], one_operation: Callable[..., Any]
+    tracker: AcquisitionTracker, recorder: Recorder, function: Callable[..., Any]
 ) -> Callable[..., Any]:
-    """The replacement of `flex_attention`; `one_operation(function, args, kwargs)` records a call as a whole."""
+    """The replacement of `flex_attention`."""
+
+    def alike(
+        query: Any, key: Any, value: Any, score_mod: Any = None, block_mask: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        # What functions compute, on tensors that they hold, changes values alone.
+        return function(query, key, value, None, None, *args, **kwargs)
 
     def replacement(interp: Any, *args: Any, **kwargs: Any) -> Any:
         for value in (*args, *kwargs.values()):
@@ -38,7 +44,8 @@ def flex_attention_lookaside(
             source = tracker.known.get(id(value))
             if source is not None and not source.stable:
                 tracker.prologue.identical(source, value)
-        return one_operation(function, args, kwargs)
+        with torch._C.DisableTorchFunction():
+            return recorder.call(function, args, kwargs, alike)
 
     return replacement
 

@@ -173,7 +173,7 @@ class Lookasides:
         table.update(higher_order_lookasides(self.recorder, self._one_operation))
         flex = _torch_compat.flex_attention()
         if flex is not None:
-            table[flex] = flex_attention_lookaside(self.tracker, self.recorder, flex, self._one_operation)
+            table[flex] = flex_attention_lookaside(self.tracker, self.recorder, flex)
         scan = _torch_compat.associative_scan()
         if scan is not None:
             table[scan] = lambda interp, *args, **kwargs: self._one_operation(scan, args, kwargs)
@@ -208,7 +208,9 @@ class Lookasides:
             return vars(objects[0])  # raises
         return self.tracker.load_attr(objects[0], "__dict__")
 
-    def len(self, interp: Any, obj: Any) -> int:
+    def len(self, interp: Any, obj: Any) -> Any:
+        if self.recorder.symbols is not None and isinstance(obj, torch.Tensor) and obj.dim() > 0:
+            return obj.shape[0]  # which may be a symbol; `len` itself would want a number
         self.tracker.classes.lookup(type(obj), "__len__")
         method = getattr(type(obj), "__len__", None)
         if isinstance(method, types.FunctionType):

@@ -53,8 +53,17 @@ class Recorder(ResultInference):
                     return answer(device)
         return func(*args, **kwargs)
 
-    def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Works out the result of `func` on shadows and writes the call down as one operation."""
+    def call(
+        self,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        inferred_by: Callable[..., Any] | None = None,
+    ) -> Any:
+        """Works out the result of `func` on shadows and writes the call down as one operation.
+
+        `inferred_by` is called in place of `func` where that cannot be called on shadows: its result is of the same type.
+        """
         if func in _TENSOR_SPLITS:
             args, kwargs = self._with_split_points(func, args, kwargs)
         shadows: list[torch.Tensor] = []
@@ -91,7 +100,7 @@ class Recorder(ResultInference):
             result = None
             self.makes_gradients = True
         else:
-            result = self._infer(func, run_args, run_kwargs, shadows, key)
+            result = self._infer(inferred_by or func, run_args, run_kwargs, shadows, key)
         structure, holds_tensor = self._result(result)
         if not holds_tensor and name in _CONTEXT_CALLS and result is not None:
             structure = self.name_object(result, "context")

@@ -133,7 +133,8 @@ class Symbols:
         """The fake tensor for a real one, symbolic where its sizes vary; checks what the symbols do not leave open."""
         place = source.describe()
         every = self.all_sizes and not source.stable
-        varying = [every or (place, dim) in self.dynamic for dim in range(real.dim())]
+        marked = marked_sizes(real)
+        varying = [every or dim in marked or (place, dim) in self.dynamic for dim in range(real.dim())]
         context: Any = StatelessSymbolicContext(
             dynamic_sizes=[DimDynamic.DYNAMIC if varies else DimDynamic.STATIC for varies in varying]
         )
@@ -314,6 +315,12 @@ class Symbols:
                 continue
             seen.add(text)
             self.prologue.check(text, _print(guard.expr, self._places))
+
+
+def marked_sizes(tensor: torch.Tensor) -> frozenset[int]:
+    """The dimensions that the user has marked with `torch._dynamo.mark_dynamic` or `maybe_mark_dynamic`."""
+    names = ("_dynamo_dynamic_indices", "_dynamo_weak_dynamic_indices")
+    return frozenset(dim for name in names for dim in getattr(tensor, name, ()))
 
 
 def _print(expression: Any, names: dict[sympy.Symbol, str]) -> str:

@@ -16,9 +16,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch.utils import _pytree as pytree
 
 from thunder import _torch_compat
-from thunder.acquire import PlainCall, Program, acquire, acquisition
+from thunder.acquire import PlainCall, Program, acquire, acquisition, marked_sizes
 from thunder.errors import (
     CompilationError,
     DataDependentError,
@@ -326,7 +327,7 @@ class CompiledFunction:
         return self.last
 
     def _acquire(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Program:
-        """Acquires the program; values that have varied are taken for unknown, unless they decide what it is."""
+        """Acquires the program; what has varied or is marked is taken for unknown, where the program allows that."""
         acquire_with = functools.partial(
             acquire,
             self.function,
@@ -334,17 +335,24 @@ class CompiledFunction:
             kwargs,
             sharp_edges=self.options.sharp_edges,
             unstable=self._unstable,
-            dynamic=self._dynamic,
-            all_dynamic=self.options.all_dynamic,
             lookasides=module_lookasides,
         )
+        symbols: dict[str, Any] = {"dynamic": self._dynamic, "all_dynamic": self.options.all_dynamic}
+        if self.options.cache == "symbolic values" and any(map(_is_marked, pytree.tree_leaves((args, kwargs)))):
+            symbols["dynamic"] = self._dynamic | {("marked sizes", None)}
         if self._varying:
             try:
-                return acquire_with(varying=self._varying)
+                return acquire_with(varying=self._varying, **symbols)
             except DataDependentError:
                 self._deciding |= self._varying
                 self._varying = frozenset()
-        return acquire_with()
+        if not any(symbols.values()):
+            return acquire_with()
+        try:
+            return acquire_with(**symbols)
+        except Exception:
+            # A boundary: code that takes ints alone (a dict's keys, extension modules) raises anything for symbols.
+            return acquire_with()
 
     def _note_failure(self, entry: Entry, number: int) -> None:
         self.statistics.failed_guards.append(entry.program.describe_guard(number))
@@ -367,6 +375,10 @@ class CompiledFunction:
             stacklevel=4,
         )
         return self._gave_up
+
+
+def _is_marked(leaf: Any) -> bool:
+    return isinstance(leaf, torch.Tensor) and bool(marked_sizes(leaf))
 
 
 def enables_grad(computation: Trace) -> bool:
