@@ -62,7 +62,7 @@ class Recorder(ResultInference):
     ) -> Any:
         """Works out the result of `func` on shadows and writes the call down as one operation.
 
-        `inferred_by` is called in place of `func` where that cannot be called on shadows: its result is of the same type.
+        `inferred_by` is called in place of a `func` that cannot be called on shadows: its result has the same type.
         """
         if func in _TENSOR_SPLITS:
             args, kwargs = self._with_split_points(func, args, kwargs)
