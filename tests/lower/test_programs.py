@@ -300,6 +300,16 @@ def test_batch_norm_of_a_transposed_tensor():
     check(Model().eval(), tensor(2, 5, 8, grad=True))
 
 
+def test_a_gradient_that_is_not_laid_out_as_its_fake_kernel_says():
+    """`softplus_backward` follows its first argument; the fake kernel says contiguous."""
+
+    def program(x, w):
+        gates = torch.nn.functional.softplus(x.view(2, 3, 4))
+        return (gates.transpose(1, 2).contiguous() * w).sum(-1)
+
+    check(program, tensor(2, 12, grad=True), tensor(2, 4, 3))
+
+
 @pytest.mark.parametrize("kind", ["MultiheadAttention", "TransformerEncoderLayer", "LSTM", "GRU", "Embedding"])
 def test_module(kind):
     if kind == "MultiheadAttention":

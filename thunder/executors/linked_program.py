@@ -12,6 +12,8 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import torch
+
 from thunder.executors.claim import fusible_regions
 from thunder.executors.cuda_graphs import GraphedFunction, GraphPolicy
 from thunder.executors.executor import Executor
@@ -29,6 +31,8 @@ from thunder.lower import (
 )
 from thunder.trace import Region, Trace
 from thunder.transforms import delete_dead_values, drop_absent_inputs, eliminate_dead_code
+
+aten = torch.ops.aten
 
 
 class ProgramTraces(NamedTuple):
@@ -163,3 +167,14 @@ class LinkedProgram:
             if region.implementation is None:
                 region.trace = delete_dead_values(region.trace, inputs=True)
                 region.boxed = True
+                region.implementation = _for_any_layout(region.trace).callable(boxed=True)
+
+
+def _for_any_layout(trace: Trace) -> Trace:
+    """Views become `reshape`, which is the same wherever a view is possible.
+
+    Some of PyTorch's fake kernels say that a result is contiguous where the real kernel lays it out like an argument
+    (`softplus_backward`, `batch_norm`): the view that was recorded behind it would be an error.
+    """
+    ops = [op.with_target(aten.reshape.default) if op.target is aten.view.default else op for op in trace.ops]
+    return trace.replace(ops=ops)
