@@ -200,6 +200,16 @@ def _hide_interpreter_from_reports() -> None:
         )
 
     sys.unraisablehook = sys.__unraisablehook__ = report_program  # type: ignore[misc]
+    threading = sys.modules.get("threading")
+    if threading is not None:  # imported before the program starts, so its threads end in native code
+        report_of_thread = threading.excepthook
+
+        def report_thread(arguments: Any) -> None:
+            if arguments.exc_value is not None:
+                arguments.exc_value.__traceback__ = without_internal_frames(arguments.exc_traceback)
+            report_of_thread(arguments)
+
+        threading.excepthook = threading.__excepthook__ = report_thread  # type: ignore[attr-defined]
 
 
 def _hide_interpreter_from_arguments() -> None:
