@@ -71,6 +71,16 @@ def test_masks_of_layers(function, dtypes, count, grad):
         torch.testing.assert_close(found, torch.autograd.grad(expected.square().sum(), x))
 
 
+def test_autocast_is_left_alone():
+    torch.manual_seed(0)
+    x, seen = torch.randn(2, 3, 8, 4), torch.tensor([[True] * 8, [False] * 3 + [True] * 5])
+    with kernel_mode("always"), torch.autocast("cpu", dtype=torch.bfloat16):
+        compiled = thunder.jit(two_layers, executors=["aten"])
+        out = compiled(seen, x)
+        assert masks(compiled) == ([torch.bool] * 2, 1)
+        torch.testing.assert_close(out, two_layers(seen, x))
+
+
 def test_rows_that_see_nothing():
     torch.manual_seed(0)
     x = torch.randn(2, 3, 8, 4)

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import torch
 
+from thunder import _torch_compat
 from thunder.kernels.attention import drop_unused
 from thunder.kernels.attention_backends import Backends, attention_call, with_arguments
 from thunder.kernels.constant_masks import ConstantMasks
 from thunder.kernels.pattern import Definitions
 from thunder.kernels.registry import is_disabled
 from thunder.kernels.substitute import Surroundings, run_on_fake_tensors
+from thunder.lower.state import current_state, is_state_statement
 from thunder.trace import Namer, Op, Trace, Var, trace_pass
 
 
@@ -29,7 +31,7 @@ def mask_to_numbers(mask: torch.Tensor, dtype: torch.dtype, hidden: float, shape
 @trace_pass
 def share_masks(trace: Trace) -> Trace:
     """Converts boolean masks that two or more calls of attention use."""
-    if is_disabled("attention"):
+    if is_disabled("attention") or _has_autocast(trace):
         return trace
     definitions = Definitions(trace)
     users: dict[int, list[tuple[Op, Var]]] = {}
@@ -54,6 +56,8 @@ def share_masks(trace: Trace) -> Trace:
             continue
         arguments = [definitions.call(op).arguments for op in ops]
         dtype, hidden = arguments[0]["query"].value.dtype, backends.number_for_hidden(ops[0])
+        if any(_is_graph_cut(op) for op in ops):
+            continue
         if hidden is None or any(call["query"].value.dtype is not dtype for call in arguments):
             continue
         call_of_conversion = narrow, dtype, hidden, tuple(mask.value.shape)
@@ -97,6 +101,18 @@ def _one_row(
     if maker is None or len(shape) != len(wide) or shape[-2:] != (1, wide[-1]) or wide[-2] == 1:
         return mask, [definitions.makers[id(mask)]]
     return var, [maker, *reversed(steps)]
+
+
+def _has_autocast(trace: Trace) -> bool:
+    """Whether calls may work in another dtype than their arguments': PyTorch then chooses by that one."""
+    grad_mode = _torch_compat.set_grad_enabled_statement()
+    statements = any(is_state_statement(op) and op.target is not grad_mode for op in trace.ops)
+    return statements or any(enabled for _, enabled, _ in current_state().autocast)
+
+
+def _is_graph_cut(op: Op) -> bool:
+    """Whether the call runs without gradients on values that have some: what PyTorch chooses depends on that."""
+    return not op.result.value.requires_grad and any(var.value.requires_grad for var in op.inputs())
 
 
 def _boolean_mask(op: Op, definitions: Definitions) -> Var | None:
