@@ -716,4 +716,27 @@ for cls, name in [(Fallback, 'a'), (Both, 'b'), (Nameless, 'c'), (Nameless, 'val
         result.append((repr(error), error.__context__, getattr(error, 'name', 0), getattr(error, 'obj', 0) is obj))
 """,
     ),
+    (
+        "frames_that_have_ended",
+        (3, 10),
+        """
+import sys
+def innermost(): return sys._getframe()
+def inner(): return innermost()
+def outer():
+    frame = inner()
+    names = []
+    while frame is not None and len(names) < 4:
+        names.append(frame.f_code.co_name)
+        frame = frame.f_back
+    return names
+def g():
+    yield sys._getframe()
+def suspended():
+    it = g()
+    return next(it), it
+frame, it = suspended()
+result = outer(), frame.f_back is None
+""",
+    ),
 ]

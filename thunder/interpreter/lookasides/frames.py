@@ -216,10 +216,11 @@ def frame_at(interp: Any, depth: int = 0, /) -> Any:
     frames = visible_frames(sys._getframe(1))
     if depth >= len(frames):
         raise ValueError("call stack is not deep enough")
-    frame = frames[depth]
-    if type(frame) is Frame:
-        frame.kept_back = frames[depth + 1] if depth + 1 < len(frames) else None
-    return frame
+    # Natively a frame that somebody has seen still tells who called it when it has ended, and so do its callers.
+    for frame, outer in zip(frames[depth:], [*frames[depth + 1 :], None]):
+        if type(frame) is Frame and not frame.program.suspends:
+            frame.kept_back = outer
+    return frames[depth]
 
 
 def frame_module_name(interp: Any, depth: int = 0) -> Any:
