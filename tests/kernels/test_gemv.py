@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from tests.kernels.comparison import TOLERANCE, assert_as_exact, relative_error, wide
-from thunder.kernels import gemv, merged_linear
+from thunder.kernels import gemv, merged_linear, skinny
 from thunder.kernels.placement import merged
 
 pytestmark = pytest.mark.triton
 
 DTYPES = (torch.float32, torch.bfloat16)
-SIZES = ((1, 6, 300), (3, 5, 520), (8, 4, 64))
+SIZES = ((1, 6, 300), (3, 5, 520), (16, 40, 64))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -70,6 +70,41 @@ def test_the_reference_is_used_on_cpu_tensors_without_the_interpreter(monkeypatc
     monkeypatch.setattr(gemv, "runs_triton", lambda tensor: False)
     x, weight = torch.randn(2, 8), torch.randn(3, 8)
     torch.testing.assert_close(gemv.gemv(x, weight), torch.nn.functional.linear(x, weight))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rows, gated", [(2, True), (10, False), (19, False)])
+def test_the_kernel_for_several_rows(dtype, rows, gated):
+    torch.manual_seed(0)
+    n, k = 37, 150
+    x, residual = torch.randn(rows, 160, dtype=dtype)[:, :k], torch.randn(rows, 40, dtype=dtype)[:, :n]
+    weight, up = torch.randn(n, k, dtype=dtype) / k**0.5, torch.randn(n, k, dtype=dtype) / k**0.5
+    bias, out = torch.randn(n, dtype=dtype), torch.empty(rows, n, dtype=dtype)
+    plan = skinny.SkinnyPlan(16, 64, 1, 3)
+    if gated:
+        skinny.launch(x, weight, up, None, None, "silu", out, plan)
+        exact = gemv.gemv_gated_reference(*wide((x, weight, up)))
+    else:
+        skinny.launch(x, weight, None, bias, residual, "gelu", out, plan)
+        exact = gemv.gemv_reference(*wide((x, weight, bias, residual)), activation="gelu")
+    assert relative_error(out, exact) <= TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("block_k, ahead", [(64, False), (64, True), (256, True)])
+@pytest.mark.parametrize("gated", [False, True])
+def test_the_walking_kernel(block_k, ahead, gated, monkeypatch):
+    torch.manual_seed(0)
+    monkeypatch.setattr(gemv, "begins_early", lambda device: False)
+    n, k = 5, 150
+    x, norm = torch.randn(1, k), torch.randn(k)
+    weight, up = torch.randn(n, k) / k**0.5, torch.randn(n, k) / k**0.5
+    plan = gemv.Plan(2, block_k, 1, stages=3)
+    out = gemv.launch(x, weight, up if gated else None, None, None, norm, 1e-6, "silu", plan=plan, ahead=ahead)
+    if gated:
+        exact = gemv.gemv_gated_reference(*wide((x, weight, up, norm)))
+    else:
+        exact = gemv.gemv_reference(*wide((x, weight, None, None, norm)), 1e-6, "silu")
+    assert relative_error(out, exact) <= TOLERANCE[torch.float32]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -38,11 +38,13 @@ class AcquisitionState:
     Attributes:
         lock: held meanwhile, because the user's objects really change.
         thread: identifier of the acquiring thread, 0 when there is none.
+        recorder: what writes the program down, while it runs.
     """
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.thread = 0
+        self.recorder: Recorder | None = None
 
 
 acquisition = AcquisitionState()
@@ -174,6 +176,7 @@ class _Acquisition:
         guard_torch_state(self.prologue)
         refusals: list[RefusalError] = []
         flags = (torch.is_grad_enabled(), torch.get_default_dtype(), torch.compiler._is_compiling_flag)
+        outer, acquisition.recorder = acquisition.recorder, self.recorder
         try:
             # Inference tensors have no version counter; the program itself runs in the caller's mode.
             with torch.inference_mode(False), torch.set_grad_enabled(flags[0]), self.recorder:
@@ -191,6 +194,7 @@ class _Acquisition:
             self.sharp_edges.check_drawn()
             raise
         finally:
+            acquisition.recorder = outer
             self.heap.restore()
             torch._C._set_grad_enabled(flags[0])
             torch.set_default_dtype(flags[1])

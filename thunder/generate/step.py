@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from transformers.generation import LogitsProcessor
 
+from thunder.acquire import module_scopes
 from thunder.generate.cache import DecodeCache
 from thunder.generate.request import Sampling
 
@@ -128,15 +129,16 @@ def _forward(
         masks = _mask(model, state, slots, patterns or None)
     options = {} if keep is None else {"logits_to_keep": keep}
     state.cache.slots.current = slots
-    outputs = model(
-        input_ids=ids,
-        attention_mask=masks,
-        position_ids=positions,
-        past_key_values=state.cache,
-        use_cache=True,
-        return_dict=True,
-        **options,
-    )
+    with module_scopes(model):
+        outputs = model(
+            input_ids=ids,
+            attention_mask=masks,
+            position_ids=positions,
+            past_key_values=state.cache,
+            use_cache=True,
+            return_dict=True,
+            **options,
+        )
     state.cache.slots.current = None
     logits: torch.Tensor = outputs.logits
     return logits

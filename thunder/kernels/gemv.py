@@ -5,13 +5,16 @@
 
 with h = x, or, when `norm_weight` is given, h = x * norm_weight / sqrt(mean(x^2) + eps) (RMSNorm).
 
-    x: [..., K] with 1 to 8 rows    weight, gate, up: [N, K]    bias: [N]    residual, out: [..., N]
+    x: [..., K] with 1 to 16 rows    weight, gate, up: [N, K]    bias: [N]    residual, out: [..., N]
 
-Products are added up in float32.  There are two kernels.  In the walking one, a program computes BLOCK_N outputs of
-every row and walks along K in steps of BLOCK_K, so that a warp reads whole cache lines of a row of the weight; the
-norm's factor is one number for each row of x, known at the end of the walk.  In the resident one, for one row of at
-most `LONGEST_RESIDENT` elements, a program holds the normalised x in registers and goes through many blocks of rows of
-the weight: x, which all programs read, and the norm are then read seldom.
+Products are added up in float32.  For one row there are two kernels.  In the walking one, a program computes BLOCK_N
+outputs and walks along K in steps of BLOCK_K, so that a warp reads whole cache lines of a row of the weight; the norm's
+factor is one number, known at the end of the walk.  In the resident one, for rows of at most `LONGEST_RESIDENT`
+elements, a program holds the normalised x in registers, for one block of rows of the weight or for many.  For more rows
+there is `skinny.py`.
+
+`constant_weights=True` is the caller's word that no kernel of a program that thunder captures writes the weights:
+they are then read while the kernel before is still running.
 
 These are for inference: they have no gradient.
 """
@@ -26,13 +29,22 @@ import triton
 import triton.language as tl
 from torch.nn import functional as F
 
+from thunder.kernels import skinny
 from thunder.kernels.activation import ACTIVATIONS, activate
-from thunder.kernels.launch import as_rows, begins_early, empty_contiguous, multiprocessor_count, rows_of, runs_triton
+from thunder.kernels.capture import is_own_capture
+from thunder.kernels.launch import (
+    as_rows,
+    begins_early,
+    empty_contiguous,
+    multiprocessor_count,
+    rows_of,
+    runs_triton,
+)
 from thunder.kernels.registry import register_library_kernel
 
-MOST_ROWS = 8
-FASTEST_ROWS = 1  # on more rows than these, cuBLAS was faster on an H100
+MOST_ROWS = 16
 LONGEST_RESIDENT = 4096
+WHOLE = 1 << 16  # programs a multiprocessor: one for each block of rows
 
 
 @triton.jit
@@ -46,104 +58,101 @@ def _load_block(weight_rows, n, k, N, K: tl.constexpr, EVEN: tl.constexpr):
 
 @triton.jit
 def _add_block(
-    weight, up, total, up_total, squares, x_ptr, norm_ptr, k, m, rows, x_stride,
-    K: tl.constexpr, GATED: tl.constexpr, HAS_NORM: tl.constexpr,
+    weight, up, total, up_total, squares, x_ptr, norm_ptr, k, K: tl.constexpr, GATED: tl.constexpr,
+    HAS_NORM: tl.constexpr,
 ):  # fmt: skip
     """Adds the products of a block of the weights with x."""
-    x_mask = (m < rows)[:, None] & (k < K)[None, :]
-    x = tl.load(x_ptr + m[:, None] * x_stride + k[None, :], mask=x_mask, other=0.0).to(tl.float32)
+    x = tl.load(x_ptr + k, mask=k < K, other=0.0).to(tl.float32)
     if HAS_NORM:
         squares += x * x
-        x *= tl.load(norm_ptr + k, mask=k < K, other=0.0).to(tl.float32)[None, :]
-    total += x[:, None, :] * weight.to(tl.float32)[None, :, :]
+        x *= tl.load(norm_ptr + k, mask=k < K, other=0.0).to(tl.float32)
+    total += x[None, :] * weight.to(tl.float32)
     if GATED:
-        up_total += x[:, None, :] * up.to(tl.float32)[None, :, :]
+        up_total += x[None, :] * up.to(tl.float32)
     return total, up_total, squares
 
 
 @triton.jit
-def _gemv_kernel(
-    x_ptr, weight_ptr, up_ptr, bias_ptr, residual_ptr, norm_ptr, out_ptr,
-    rows, N, x_stride, weight_stride, up_stride, residual_stride, out_stride, eps,
-    K: tl.constexpr, ROWS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-    EVEN_N: tl.constexpr, EVEN_K: tl.constexpr,
-    GATED: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, HAS_NORM: tl.constexpr,
-    ACTIVATION: tl.constexpr, EARLY: tl.constexpr, AHEAD: tl.constexpr, STAGES: tl.constexpr,
+def _walking_kernel(
+    x_ptr, weight_ptr, up_ptr, bias_ptr, residual_ptr, norm_ptr, out_ptr, N, weight_stride, up_stride, eps,
+    K: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GATED: tl.constexpr, HAS_BIAS: tl.constexpr,
+    HAS_RESIDUAL: tl.constexpr, HAS_NORM: tl.constexpr, ACTIVATION: tl.constexpr,
+    EARLY: tl.constexpr, AHEAD: tl.constexpr, EVEN: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    m = tl.arange(0, ROWS)
     k_block = tl.arange(0, BLOCK_K)
     weight_rows = weight_ptr + n.to(tl.int64)[:, None] * weight_stride
     up_rows = up_ptr + n.to(tl.int64)[:, None] * up_stride
-    total = tl.zeros([ROWS, BLOCK_N, BLOCK_K], tl.float32)
-    up_total = tl.zeros([ROWS, BLOCK_N, BLOCK_K], tl.float32)
-    squares = tl.zeros([ROWS, BLOCK_K], tl.float32)
-    if EARLY and not AHEAD:
+    total = tl.zeros([BLOCK_N, BLOCK_K], tl.float32)
+    up_total = tl.zeros([BLOCK_N, BLOCK_K], tl.float32)
+    squares = tl.zeros([BLOCK_K], tl.float32)
+    if AHEAD:
+        # Nothing that runs before writes the weights: the first are on their way while it ends.
+        weight = _load_block(weight_rows, n, k_block, N, K, EVEN)
+        up = weight
+        if GATED:
+            up = _load_block(up_rows, n, k_block, N, K, EVEN)
+    if EARLY:
         tl.extra.cuda.gdc_wait()
         tl.extra.cuda.gdc_launch_dependents()
     if AHEAD:
-        weight = _load_block(weight_rows, n, k_block, N, K, EVEN_N and EVEN_K)
-        up = weight
-        if GATED:
-            up = _load_block(up_rows, n, k_block, N, K, EVEN_N and EVEN_K)
-        if EARLY:
-            # Nothing that runs before writes the weights: the first are on their way already.
-            tl.extra.cuda.gdc_wait()
-            tl.extra.cuda.gdc_launch_dependents()
         total, up_total, squares = _add_block(
-            weight, up, total, up_total, squares, x_ptr, norm_ptr, k_block, m, rows, x_stride, K, GATED, HAS_NORM
+            weight, up, total, up_total, squares, x_ptr, norm_ptr, k_block, K, GATED, HAS_NORM
         )
     for start in tl.range(BLOCK_K if AHEAD else 0, K, BLOCK_K, num_stages=STAGES):
         k = start + k_block
-        weight = _load_block(weight_rows, n, k, N, K, EVEN_N and EVEN_K)
+        weight = _load_block(weight_rows, n, k, N, K, EVEN)
         up = weight
         if GATED:
-            up = _load_block(up_rows, n, k, N, K, EVEN_N and EVEN_K)
+            up = _load_block(up_rows, n, k, N, K, EVEN)
         total, up_total, squares = _add_block(
-            weight, up, total, up_total, squares, x_ptr, norm_ptr, k, m, rows, x_stride, K, GATED, HAS_NORM
+            weight, up, total, up_total, squares, x_ptr, norm_ptr, k, K, GATED, HAS_NORM
         )
-    result = tl.sum(total, axis=2)
+    result = tl.sum(total, axis=1)
     if HAS_NORM:
-        scale = tl.rsqrt(tl.sum(squares, axis=1) / K + eps)[:, None]
+        scale = tl.rsqrt(tl.sum(squares, axis=0) / K + eps)
         result *= scale
     if HAS_BIAS:
-        result += tl.load(bias_ptr + n, mask=n < N, other=0.0).to(tl.float32)[None, :]
+        result += tl.load(bias_ptr + n, mask=n < N, other=0.0).to(tl.float32)
     result = activate(result, ACTIVATION)
     if GATED:
-        up_result = tl.sum(up_total, axis=2)
+        up_result = tl.sum(up_total, axis=1)
         if HAS_NORM:
             up_result *= scale
         result *= up_result
-    mask = (m < rows)[:, None] & (n < N)[None, :]
     if HAS_RESIDUAL:
-        residual = tl.load(residual_ptr + m[:, None] * residual_stride + n[None, :], mask=mask, other=0.0)
-        result += residual.to(tl.float32)
-    tl.store(out_ptr + m[:, None] * out_stride + n[None, :], result.to(out_ptr.dtype.element_ty), mask=mask)
+        result += tl.load(residual_ptr + n, mask=n < N, other=0.0).to(tl.float32)
+    tl.store(out_ptr + n, result.to(out_ptr.dtype.element_ty), mask=n < N)
 
 
 @triton.jit
-def _load_rows(ptr, block, k, stride, N, K, BLOCK_N: tl.constexpr):
-    """A block of rows of a weight, 0 where there are none."""
-    n = block * BLOCK_N + tl.arange(0, BLOCK_N)
+def _load_rows(ptr, n, k, stride, N, K):
+    """Rows of a weight, 0 where there are none."""
     mask = (n < N)[:, None] & (k < K)[None, :]
     place = ptr + n.to(tl.int64)[:, None] * stride + k[None, :]
     return tl.load(place, mask=mask, other=0.0, eviction_policy="evict_first")
 
 
 @triton.jit
+def _load_bias(bias_ptr, n, N, HAS_BIAS: tl.constexpr):
+    if HAS_BIAS:
+        return tl.load(bias_ptr + n, mask=n < N, other=0.0).to(tl.float32)
+    return tl.zeros([n.shape[0]], tl.float32)
+
+
+@triton.jit
 def _finish_rows(
-    weight, up, x, n, bias_ptr, residual_ptr, out_ptr, N,
-    GATED: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, ACTIVATION: tl.constexpr,
+    weight, up, x, bias, n, residual_ptr, out_ptr, N,
+    GATED: tl.constexpr, HAS_RESIDUAL: tl.constexpr, ACTIVATION: tl.constexpr,
 ):  # fmt: skip
     """Multiplies a block of rows with x and writes the results."""
-    result = tl.sum(weight.to(tl.float32) * x[None, :], axis=1)
-    if HAS_BIAS:
-        result += tl.load(bias_ptr + n, mask=n < N, other=0.0).to(tl.float32)
-    result = activate(result, ACTIVATION)
+    if HAS_RESIDUAL:
+        residual = tl.load(residual_ptr + n, mask=n < N, other=0.0).to(tl.float32)
+    result = activate(tl.sum(weight.to(tl.float32) * x[None, :], axis=1) + bias, ACTIVATION)
     if GATED:
         result *= tl.sum(up.to(tl.float32) * x[None, :], axis=1)
     if HAS_RESIDUAL:
-        result += tl.load(residual_ptr + n, mask=n < N, other=0.0).to(tl.float32)
+        result += residual
     tl.store(out_ptr + n, result.to(out_ptr.dtype.element_ty), mask=n < N)
 
 
@@ -155,16 +164,16 @@ def _resident_kernel(
     EARLY: tl.constexpr, AHEAD: tl.constexpr, SINGLE: tl.constexpr,
 ):  # fmt: skip
     k = tl.arange(0, BLOCK_K)
-    first = tl.program_id(0)
+    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     if EARLY and not AHEAD:
         # The launch overlaps with the end of the kernel before; what that one writes may be anything, weights too.
         tl.extra.cuda.gdc_wait()
         tl.extra.cuda.gdc_launch_dependents()
-    if SINGLE:
-        weight = _load_rows(weight_ptr, first, k, weight_stride, N, K, BLOCK_N)
-        up = weight
-        if GATED:
-            up = _load_rows(up_ptr, first, k, up_stride, N, K, BLOCK_N)
+    weight = _load_rows(weight_ptr, n, k, weight_stride, N, K)
+    up = weight
+    if GATED:
+        up = _load_rows(up_ptr, n, k, up_stride, N, K)
+    bias = _load_bias(bias_ptr, n, N, HAS_BIAS)
     if HAS_NORM:
         norm = tl.load(norm_ptr + k, mask=k < K, other=0.0).to(tl.float32)
     if EARLY and AHEAD:
@@ -176,18 +185,18 @@ def _resident_kernel(
         x *= tl.rsqrt(tl.sum(x * x, axis=0) / K + eps)
         x *= norm
     if SINGLE:
-        n = first * BLOCK_N + tl.arange(0, BLOCK_N)
-        _finish_rows(weight, up, x, n, bias_ptr, residual_ptr, out_ptr, N, GATED, HAS_BIAS, HAS_RESIDUAL, ACTIVATION)
+        _finish_rows(weight, up, x, bias, n, residual_ptr, out_ptr, N, GATED, HAS_RESIDUAL, ACTIVATION)
     else:
-        for block in range(first, tl.cdiv(N, BLOCK_N), tl.num_programs(0)):
-            n = block * BLOCK_N + tl.arange(0, BLOCK_N)
-            weight = _load_rows(weight_ptr, block, k, weight_stride, N, K, BLOCK_N)
-            up = weight
+        for _ in range(tl.program_id(0), tl.cdiv(N, BLOCK_N), tl.num_programs(0)):
+            # The next block is on its way while this one is used; behind the last one there is nothing to load.
+            next_n = n + tl.num_programs(0) * BLOCK_N
+            next_weight = _load_rows(weight_ptr, next_n, k, weight_stride, N, K)
+            next_up = next_weight
             if GATED:
-                up = _load_rows(up_ptr, block, k, up_stride, N, K, BLOCK_N)
-            _finish_rows(
-                weight, up, x, n, bias_ptr, residual_ptr, out_ptr, N, GATED, HAS_BIAS, HAS_RESIDUAL, ACTIVATION
-            )
+                next_up = _load_rows(up_ptr, next_n, k, up_stride, N, K)
+            next_bias = _load_bias(bias_ptr, next_n, N, HAS_BIAS)
+            _finish_rows(weight, up, x, bias, n, residual_ptr, out_ptr, N, GATED, HAS_RESIDUAL, ACTIVATION)
+            n, weight, up, bias = next_n, next_weight, next_up, next_bias
 
 
 @dataclass(frozen=True)
@@ -210,21 +219,15 @@ class Plan:
     stages: int = 1
 
 
-def choose_plan(rows: int, n: int, k: int, *, gated: bool) -> Plan:
+def choose_plan(n: int, k: int, *, gated: bool) -> Plan:
     """What was fastest on an H100 for the weights of models of 1.5 and 8 billion parameters."""
-    if rows == 1:
-        if k >= 8192:
-            return Plan(1 if n <= 2048 else 2, 1024, 4)
-        if k > LONGEST_RESIDENT:
-            return Plan(2, 512, 2)
-        if k > 2048 or n <= 4096:
-            return Plan(4, 0, 4, resident=8, early=True)
-        return Plan(1, 0, 1, resident=1 << 16) if n < 65536 else Plan(2, 512, 2)
-    padded = triton.next_power_of_2(rows)
-    block_k = min(1024, triton.next_power_of_2(k))
-    while padded * 2 * block_k * (2 if gated else 1) > 8192 and block_k > 256:
-        block_k //= 2
-    return Plan(2, block_k, 4)
+    if k > LONGEST_RESIDENT:
+        return Plan(1, 1024, 4, early=True) if k >= 8192 and n <= 2048 else Plan(2, 512, 2, early=True)
+    if k > 2048:
+        return Plan(4, 0, 4, resident=8, early=True)
+    if n <= 4096:
+        return Plan(4, 0, 4, resident=WHOLE, early=True)
+    return Plan(2, 0, 2, resident=8, early=True)
 
 
 def launch(
@@ -240,49 +243,52 @@ def launch(
     plan: Plan | None = None,
     ahead: bool = False,
 ) -> torch.Tensor:
-    """Runs the kernel.
+    """Runs a kernel: one of this file for one row, `skinny`'s for more.
 
     Args:
         x, weight, up, bias, residual, norm_weight, eps, activation: see the module's docstring.
         out: where the result goes: a matrix with a row for each row of x, elements side by side.
-        plan: in place of the one that `choose_plan` makes.
-        ahead: the kernel launched before does not write the weights: with an early launch they are read before that
-            kernel has ended.
+        plan: for one row, in place of the one that `choose_plan` makes.
+        ahead: no kernel of the program that is captured writes the weights: with an early launch they are read before
+            the kernel launched before has ended. Outside of such a capture nobody knows what that one writes: a fill of
+            `out` then comes in between.
     """
     n, k = weight.shape
     matrix = as_rows(x)
     rows = matrix.shape[0]
     if out is None:
         out = empty_contiguous(x, (*x.shape[:-1], n))
-    residual_rows = as_rows(residual) if residual is not None else matrix
-    plan = plan or choose_plan(rows, n, k, gated=up is not None)
+    residual_rows = as_rows(residual) if residual is not None else None
+    if rows > 1:
+        if norm_weight is not None:
+            matrix = normalised(matrix.float(), norm_weight, eps).to(x.dtype)
+        skinny.launch(matrix, weight, up, bias, residual_rows, activation, out.view(rows, n))
+        return out
+    plan = plan or choose_plan(n, k, gated=up is not None)
     tensors = (
-        matrix, weight, up if up is not None else weight, bias if bias is not None else x, residual_rows,
-        norm_weight if norm_weight is not None else x, out,
+        matrix, weight, up if up is not None else weight, bias if bias is not None else x,
+        residual_rows if residual_rows is not None else x, norm_weight if norm_weight is not None else x, out,
     )  # fmt: skip
-    up_stride = up.stride(0) if up is not None else 0
     blocks = triton.cdiv(n, plan.block_n)
-    flags = {
-        "GATED": up is not None, "HAS_BIAS": bias is not None, "HAS_RESIDUAL": residual is not None,
-        "HAS_NORM": norm_weight is not None, "ACTIVATION": activation,
-    }  # fmt: skip
     early = plan.early and begins_early(x.device)
-    options = {"num_warps": plan.warps, **({"launch_pdl": True} if early else {})}
+    options = {
+        "K": k, "BLOCK_N": plan.block_n, "GATED": up is not None, "HAS_BIAS": bias is not None,
+        "HAS_RESIDUAL": residual is not None, "HAS_NORM": norm_weight is not None, "ACTIVATION": activation,
+        "EARLY": early, "AHEAD": ahead, "num_warps": plan.warps, **({"launch_pdl": True} if early else {}),
+    }  # fmt: skip
+    if early and ahead and not is_own_capture():
+        out.zero_()
+    strides = weight.stride(0), up.stride(0) if up is not None else 0
     if plan.resident:
         programs = min(blocks, plan.resident * multiprocessor_count(x.device))
         _resident_kernel[(programs,)](
-            *tensors, n, weight.stride(0), up_stride, eps, K=k, BLOCK_N=plan.block_n,
-            BLOCK_K=triton.next_power_of_2(k), **flags, EARLY=early, AHEAD=early and ahead, SINGLE=programs == blocks,
-            **options,
-        )  # fmt: skip
+            *tensors, n, *strides, eps, BLOCK_K=triton.next_power_of_2(k), SINGLE=programs == blocks, **options
+        )
         return out
-    _gemv_kernel[(blocks,)](
-        *tensors, rows, n, matrix.stride(0), weight.stride(0), up_stride,
-        residual_rows.stride(0), out.stride(-2) if out.dim() > 1 else n, eps,
-        K=k, ROWS=triton.next_power_of_2(rows), BLOCK_N=plan.block_n, BLOCK_K=plan.block_k,
-        EVEN_N=n % plan.block_n == 0, EVEN_K=k % plan.block_k == 0, **flags,
-        EARLY=early, AHEAD=early and ahead, STAGES=plan.stages, **options,
-    )  # fmt: skip
+    even = n % plan.block_n == 0 and k % plan.block_k == 0
+    _walking_kernel[(blocks,)](
+        *tensors, n, *strides, eps, BLOCK_K=plan.block_k, EVEN=even, STAGES=plan.stages, **options
+    )
     return out
 
 
@@ -295,15 +301,16 @@ def gemv(
     norm_weight: Optional[torch.Tensor] = None,  # noqa: UP045
     eps: float = 1e-6,
     activation: str = "none",
+    constant_weights: bool = False,
 ) -> torch.Tensor:
     """A linear layer on few rows, with what stands around it; see the module's docstring."""
     if runs_triton(x):
-        return launch(x, weight, None, bias, residual, norm_weight, eps, activation)
+        return launch(x, weight, None, bias, residual, norm_weight, eps, activation, ahead=constant_weights)
     return gemv_reference(x, weight, bias, residual, norm_weight, eps, activation)
 
 
 @gemv.register_fake
-def _(x, weight, bias=None, residual=None, norm_weight=None, eps=1e-6, activation="none"):
+def _(x, weight, bias=None, residual=None, norm_weight=None, eps=1e-6, activation="none", constant_weights=False):
     return x.new_empty((*x.shape[:-1], weight.shape[0]))
 
 
@@ -315,15 +322,16 @@ def gemv_gated(
     norm_weight: Optional[torch.Tensor] = None,  # noqa: UP045
     eps: float = 1e-6,
     activation: str = "silu",
+    constant_weights: bool = False,
 ) -> torch.Tensor:
     """The gated half of an MLP on few rows: both projections, the activation and the product."""
     if runs_triton(x):
-        return launch(x, gate, up, None, None, norm_weight, eps, activation)
+        return launch(x, gate, up, None, None, norm_weight, eps, activation, ahead=constant_weights)
     return gemv_gated_reference(x, gate, up, norm_weight, eps, activation)
 
 
 @gemv_gated.register_fake
-def _(x, gate, up, norm_weight=None, eps=1e-6, activation="silu"):
+def _(x, gate, up, norm_weight=None, eps=1e-6, activation="silu", constant_weights=False):
     return x.new_empty((*x.shape[:-1], gate.shape[0]))
 
 
@@ -370,17 +378,21 @@ def gemv_gated_reference(
     return (gated * F.linear(hidden, up.to(wide))).to(x.dtype)
 
 
-def is_supported(x: torch.Tensor, *weights: torch.Tensor) -> bool:
-    """Whether the kernels are used on these: few rows, 16-bit (on the CPU any) types, elements side by side."""
-    most_rows = FASTEST_ROWS if x.is_cuda else MOST_ROWS
+def is_supported(x: torch.Tensor, *weights: torch.Tensor, gated: bool = False) -> bool:
+    """Whether the kernels are used on these: few rows, 16-bit (on the CPU any) types, elements side by side.
+
+    `gated`: the weights are gate and up. On a GPU, more than one row only where that is faster than cuBLAS.
+    """
     types = (torch.bfloat16, torch.float16) if x.is_cuda else (torch.bfloat16, torch.float16, torch.float32)
-    return (
-        x.dim() >= 1
-        and 1 <= rows_of(x) <= most_rows
-        and x.dtype in types
-        and not x.requires_grad
-        and all(w.dtype is x.dtype and w.dim() == 2 and w.stride(1) == 1 and w.device == x.device for w in weights)
-    )
+    rows = rows_of(x)
+    if not (x.dim() >= 1 and 1 <= rows <= MOST_ROWS and x.dtype in types and not x.requires_grad):
+        return False
+    if any(w.dtype is not x.dtype or w.dim() != 2 or w.stride(1) != 1 or w.device != x.device for w in weights):
+        return False
+    if not x.is_cuda or rows == 1 or not weights:
+        return True
+    n = weights[0].shape[0] if gated else sum(weight.shape[0] for weight in weights)
+    return skinny.is_fastest(rows, n, weights[0].shape[1], gated=gated)
 
 
 def _residual(x, weight, bias, residual):
@@ -411,7 +423,7 @@ def _check_residual(x: Any, weight: Any, residual: Any, bias: Any = None) -> boo
 
 def _check_gated(x: Any, gate: Any, up: Any) -> bool:
     tensors = all(isinstance(value, torch.Tensor) for value in (x, gate, up))
-    return tensors and is_supported(x, gate, up)
+    return tensors and is_supported(x, gate, up, gated=True)
 
 
 register_library_kernel(

@@ -9,7 +9,7 @@ with h = x, or, when `norm_weight` is given, h = x * norm_weight / sqrt(mean(x^2
 The weights are expected to lie behind one another in memory, as `merge_projections` places them: then they are one
 matrix.  That is looked up at each call; weights that lie apart (a user has replaced one) are multiplied one by one.
 
-This is for inference: it has no gradient.
+`constant_weights`: see `gemv`.  This is for inference: it has no gradient.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ def merged_linear(
     biases: Sequence[torch.Tensor],
     norm_weight: Optional[torch.Tensor] = None,  # noqa: UP045  (torch.library reads the annotations)
     eps: float = 1e-6,
+    constant_weights: bool = False,
 ) -> torch.Tensor:
     """Several linear layers of one input; `biases` is empty or has one for each weight."""
     weight, bias = merged(weights), merged(biases) if biases else None
@@ -43,7 +44,7 @@ def merged_linear(
         parts = [F.linear(x, w, biases[i] if biases else None) for i, w in enumerate(weights)]
         return torch.cat(parts, -1)
     if weight is not None and (bias is not None or not biases):
-        return gemv.launch(x, weight, None, bias, None, norm_weight, eps, "none")
+        return gemv.launch(x, weight, None, bias, None, norm_weight, eps, "none", ahead=constant_weights)
     out = empty_contiguous(x, (*x.shape[:-1], sum(w.shape[0] for w in weights)))
     start, rows = 0, as_rows(out)
     for i, w in enumerate(weights):
@@ -54,7 +55,7 @@ def merged_linear(
 
 
 @merged_linear.register_fake
-def _(x, weights, biases, norm_weight=None, eps=1e-6):
+def _(x, weights, biases, norm_weight=None, eps=1e-6, constant_weights=False):
     return x.new_empty((*x.shape[:-1], sum(weight.shape[0] for weight in weights)))
 
 

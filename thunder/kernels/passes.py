@@ -11,6 +11,7 @@ from collections.abc import Callable
 from thunder.kernels.attention import improve_attention
 from thunder.kernels.attention_backends import use_fused_attention
 from thunder.kernels.attention_layout import lay_out_queries
+from thunder.kernels.fake_values import remembered_runs
 from thunder.kernels.merge_projections import merge_projections
 from thunder.kernels.patch_projection import use_patch_projections
 from thunder.kernels.rotate_into_cache import rotate_into_cache
@@ -35,10 +36,11 @@ KERNEL_PASSES: tuple[Callable[..., Trace], ...] = (
 def run_kernel_passes(trace: Trace, *, is_fused: bool) -> list[Trace]:
     """Runs the passes; returns the trace after each one that changed it."""
     stages: list[Trace] = []
-    for kernel_pass in KERNEL_PASSES:
-        options = {"is_fused": is_fused} if kernel_pass is substitute_kernels else {}
-        after = kernel_pass(trace, **options)
-        if after is not trace:
-            stages.append(after)
-            trace = after
+    with remembered_runs():
+        for kernel_pass in KERNEL_PASSES:
+            options = {"is_fused": is_fused} if kernel_pass is substitute_kernels else {}
+            after = kernel_pass(trace, **options)
+            if after is not trace:
+                stages.append(after)
+                trace = after
     return stages

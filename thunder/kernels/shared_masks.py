@@ -14,9 +14,10 @@ from thunder import _torch_compat
 from thunder.kernels.attention import drop_unused
 from thunder.kernels.attention_backends import Backends, attention_call, with_arguments
 from thunder.kernels.constant_masks import ConstantMasks
+from thunder.kernels.fake_values import run_on_fake_tensors
 from thunder.kernels.pattern import Definitions
 from thunder.kernels.registry import is_disabled
-from thunder.kernels.substitute import Surroundings, run_on_fake_tensors
+from thunder.kernels.substitute import Surroundings
 from thunder.lower.state import current_state, is_state_statement
 from thunder.trace import Namer, Op, Trace, Var, trace_pass
 

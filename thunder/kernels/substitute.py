@@ -10,12 +10,13 @@ Input: a torch-level trace.  Output: the same program with calls of kernels.  A 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
 from thunder import _torch_compat
+from thunder.kernels.fake_values import is_alike, results_like
 from thunder.kernels.pattern import Definitions, Match, match_at
 from thunder.kernels.registry import Kernel, active_kernels, is_wanted_on
 from thunder.lower.state import is_state_statement
@@ -47,8 +48,10 @@ def without_no_ops(trace: Trace) -> Trace:
     return trace if len(ops) == len(trace.ops) else trace.replace(ops=ops)
 
 
-def substitute_kernel(trace: Trace, kernel: Kernel) -> Trace:
-    """Replaces what one kernel computes."""
+def substitute_kernel(
+    trace: Trace, kernel: Kernel, is_wanted: Callable[[Op, Surroundings], bool] = lambda call, surroundings: True
+) -> Trace:
+    """Replaces what one kernel computes, where `is_wanted(call of the kernel, surroundings)`."""
     definitions = Definitions(trace)
     names = {pattern.root_name for pattern in kernel.patterns}
     surroundings = Surroundings(trace)
@@ -64,7 +67,7 @@ def substitute_kernel(trace: Trace, kernel: Kernel) -> Trace:
             if match is None or any(id(other) in taken for other in match.ops):
                 continue
             call = _call(kernel, match, op)
-            if call is not None and surroundings.may_replace(match, op):
+            if call is not None and is_wanted(call, surroundings) and surroundings.may_replace(match, op):
                 taken.update(map(id, match.ops))
                 calls[id(op)] = call
                 break
@@ -92,25 +95,9 @@ def _call(kernel: Kernel, match: Match, root: Op) -> Op | None:
 
 def gives_the_same(call: Op, outputs: Sequence[Var]) -> bool:
     """Whether the call's fake form gives tensors like the values of `outputs`."""
-    results = run_on_fake_tensors(call)
+    results = results_like(call)
     given = list(results) if isinstance(results, (tuple, list)) else [results]
     return len(given) == len(outputs) and all(is_alike(new, var.value) for new, var in zip(given, outputs))
-
-
-def run_on_fake_tensors(call: Op) -> Any:
-    """What the call gives for the values of its Vars."""
-    mode = next(var.value.fake_mode for var in call.inputs() if _torch_compat.is_fake(var.value))
-    valued = call.map_inputs(lambda var: var.value)
-    with mode, torch.no_grad():
-        return call.target(*valued.args, **valued.kwargs)
-
-
-def is_alike(first: torch.Tensor, second: torch.Tensor) -> bool:
-    """Whether two tensors have the same shape, dtype, device, and strides where these matter."""
-    if (first.shape, first.dtype, first.device) != (second.shape, second.dtype, second.device):
-        return False
-    pairs = zip(first.shape, first.stride(), second.stride())
-    return all(size == 1 or mine == theirs for size, mine, theirs in pairs) or first.numel() == 0
 
 
 class Surroundings:
@@ -165,6 +152,10 @@ class Surroundings:
             if (differentiable and is_state_statement(op)) or storages & _changed_storages(op):
                 return False
         return True
+
+    def written_storages(self) -> set[int]:
+        """Storages that the program may write to, among those of values that existed before the write."""
+        return {key for _, op in self.barriers if not is_state_statement(op) for key in _changed_storages(op)}
 
 
 def changes_in_place(op: Op) -> bool:

@@ -8,15 +8,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from thunder import _torch_compat
 from thunder.kernels import gemv
 from thunder.kernels.attention import drop_unused
 from thunder.kernels.gemv import GEMV, GEMV_GATED
+from thunder.kernels.launch import rows_of
 from thunder.kernels.merged_linear import MERGED_LINEAR
 from thunder.kernels.pattern import Definitions
-from thunder.kernels.registry import current_mode, is_disabled, is_wanted_on
+from thunder.kernels.registry import active_kernels, is_disabled, is_wanted_on
 from thunder.kernels.rms_norm import RMS_NORM
-from thunder.kernels.substitute import Surroundings, gives_the_same
-from thunder.trace import Op, Trace, Var, trace_pass
+from thunder.kernels.substitute import Surroundings, gives_the_same, substitute_kernel
+from thunder.trace import Op, Trace, Var, iterate_vars, trace_pass
 
 # Where each operation takes (x, norm_weight, eps), as positions among its arguments.
 _NORM_ARGUMENTS: dict[Any, tuple[int, int, int]] = {
@@ -24,6 +26,8 @@ _NORM_ARGUMENTS: dict[Any, tuple[int, int, int]] = {
     GEMV_GATED: (0, 3, 4),
     MERGED_LINEAR: (0, 3, 4),
 }
+# Where it takes weights and biases.
+_WEIGHT_PLACES: dict[Any, tuple[int, ...]] = {GEMV: (1, 2), GEMV_GATED: (1, 2), MERGED_LINEAR: (1, 2)}
 _DEFAULTS: dict[Any, tuple[Any, ...]] = {
     GEMV: (None, None, None, None, None, 1e-6, "none"),
     GEMV_GATED: (None, None, None, None, 1e-6, "silu"),
@@ -40,8 +44,21 @@ def use_gemv(trace: Trace) -> Trace:
     ops = [_as_gemv(op, definitions) for op in trace.ops]
     changed = any(new is not old for new, old in zip(ops, trace.ops))
     trace = trace.replace(ops=ops) if changed else trace
-    # On an H100 a norm of one row takes 1.6 us by itself and adds 1.8 us or more to a walking kernel.
-    return _fold_norms(trace) if current_mode() == "always" else trace
+    rms_norm = next((kernel for kernel in active_kernels(is_fused=False) if kernel.name == "rms_norm"), None)
+    if rms_norm is not None:
+        trace = _fold_norms(substitute_kernel(trace, rms_norm, _can_be_folded))
+    return _mark_constant_weights(trace)
+
+
+def _can_be_folded(norm: Op, surroundings: Surroundings) -> bool:
+    """Whether only kernels for one row use the norm, which then hold all of the row themselves."""
+    (result,) = norm.outputs()
+    users = surroundings.users.get(id(result), [])
+    if not users or rows_of(result.value) != 1 or result.value.shape[-1] > gemv.LONGEST_RESIDENT:
+        return False
+    return id(result) not in surroundings.returned and all(
+        user.target in _NORM_ARGUMENTS and user.args[0] is result for user in users
+    )
 
 
 def _as_gemv(op: Op, definitions: Definitions) -> Op:
@@ -55,6 +72,25 @@ def _as_gemv(op: Op, definitions: Definitions) -> Op:
         return op
     call = replace(op, target=GEMV, args=(x, weight, bias), kwargs={})
     return call if gives_the_same(call, [op.result]) else op
+
+
+def _mark_constant_weights(trace: Trace) -> Trace:
+    """Tells the kernels of weights, biases and norms that are inputs of the program which nothing in it changes."""
+    written = Surroundings(trace).written_storages()
+    constant = {
+        id(var) for var in trace.inputs if var.is_tensor and _torch_compat.storage_key(var.value) not in written
+    }
+    ops = []
+    for op in trace.ops:
+        if op.target in _NORM_ARGUMENTS and "constant_weights" not in op.kwargs:
+            norm_place = _NORM_ARGUMENTS[op.target][1]
+            # Besides x and the residual, everything that these take is read ahead.
+            places = [*_WEIGHT_PLACES[op.target], norm_place]
+            read = iterate_vars(tuple(op.args[place] for place in places if place < len(op.args)))
+            if all(id(var) in constant for var in read):
+                op = replace(op, kwargs={**op.kwargs, "constant_weights": True})
+        ops.append(op)
+    return trace.replace(ops=ops) if any(new is not old for new, old in zip(ops, trace.ops)) else trace
 
 
 def _fold_norms(trace: Trace) -> Trace:
@@ -72,7 +108,7 @@ def _fold_norms(trace: Trace) -> Trace:
         norm = definitions.makers.get(id(x)) if isinstance(x, Var) else None
         if norm is None or norm.target is not RMS_NORM or arguments[weight_place] is not None or norm.kwargs:
             continue
-        if not gemv.is_supported(x.value) or x.value.shape[-1] == 0:
+        if not gemv.is_supported(x.value) or rows_of(x.value) != 1:
             continue
         source, norm_weight, eps, *others = norm.args
         if any(others) or not isinstance(norm_weight, Var) or not surroundings.may_move([norm], op, [source]):

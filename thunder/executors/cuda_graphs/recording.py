@@ -19,6 +19,7 @@ import torch
 from thunder import _torch_compat
 from thunder.executors.cuda_graphs.backend import GraphBackend
 from thunder.executors.cuda_graphs.layout import ResultLayout
+from thunder.kernels.capture import own_capture
 
 _address = torch.Tensor.data_ptr
 _uses = _torch_compat.storage_use_count
@@ -117,7 +118,8 @@ class Recording:
                 layout.store(results, homes)
             return results
 
-        self.graph, results = backend.capture(run, device, pool)
+        with own_capture():
+            self.graph, results = backend.capture(run, device, pool)
         held = layout.tensors_in(homes) if results_outside else results
         self._held = [tensor if own else None for tensor, own in zip(held, layout.owned)]
         self._cloned = cloned
