@@ -115,11 +115,31 @@ class QuantizationError(ThunderError, ValueError):
 
 
 class CheckpointError(ThunderError, ValueError):
-    """A file of quantised weights that cannot be read: foreign, damaged, of another version or another model."""
+    """A file of weights or a checkpoint that cannot be read: absent, foreign, damaged, of another version or model."""
 
 
 class PrecisionNote(UserWarning):
     """Which way a computation in few bits is taken on this machine."""
+
+
+class ProcessGroupError(ThunderError):
+    """There is no process group, or not one that suits: names what is missing."""
+
+
+class MeshError(ThunderError, ValueError):
+    """A mesh that does not fit the number of processes, the devices of the model or the plugin."""
+
+
+class ShardingPlanError(ThunderError, ValueError):
+    """A plan that names no module, or asks for what a module cannot have; lists what there is."""
+
+
+class DivergenceError(ThunderError):
+    """Processes that should do the same do not: names the ranks and what differs."""
+
+
+class CollectiveError(ThunderError):
+    """A collective did not come to its end: names it, and the ranks that did not take part."""
 
 
 class ExecutorWarning(UserWarning):

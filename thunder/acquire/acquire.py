@@ -20,6 +20,7 @@ from thunder.acquire.epilogue import Epilogue
 from thunder.acquire.guards import Prologue, absent, is_plain, type_lookup
 from thunder.acquire.heap import Heap, instance_dict, is_container, slot_names
 from thunder.acquire.lookasides import Lookasides, is_opaque, is_user_file
+from thunder.acquire.objects import SeenAs
 from thunder.acquire.program import Program
 from thunder.acquire.queries import BREAK_REMEDY
 from thunder.acquire.recorder import Recorder
@@ -60,6 +61,7 @@ def acquire(
     dynamic: frozenset[tuple[str, int | None]] = frozenset(),
     all_dynamic: bool = False,
     varying: frozenset[str] = frozenset(),
+    seen_as: SeenAs | None = None,
     lookasides: dict[Any, Callable[..., Any]] | None = None,
 ) -> Program:
     """Runs `function(*args, **kwargs)` under the interpreter and writes down what it did.
@@ -72,6 +74,8 @@ def acquire(
         unstable: places whose containers are another object at every call.
         all_dynamic: every size of every tensor that is reached from the arguments is a symbol.
         varying: places of tensors whose values differ from call to call, so that no guard on them would hold.
+        seen_as: for a tensor subclass that the program is to see as a plain tensor, the shape and dtype that it sees;
+            None for any other tensor.
         lookasides: further callables to replace, `{callable: replacement(interp, *args, **kwargs)}`.
 
     Returns:
@@ -84,8 +88,9 @@ def acquire(
 
     def run(has_unknown: bool) -> Program:
         return _Acquisition(
-            function, args, kwargs, sharp_edges, unstable, dynamic, all_dynamic, varying, lookasides or {}, has_unknown
-        ).run()
+            function, args, kwargs, sharp_edges, unstable, dynamic, all_dynamic, varying, seen_as, lookasides or {},
+            has_unknown,
+        ).run()  # fmt: skip
 
     with acquisition.lock:
         outer, acquisition.thread = acquisition.thread, threading.get_ident()
@@ -110,6 +115,7 @@ class _Acquisition:
         dynamic: frozenset[tuple[str, int | None]],
         all_dynamic: bool,
         varying: frozenset[str],
+        seen_as: SeenAs | None,
         lookasides: dict[Any, Callable[..., Any]],
         has_unknown: bool,
     ) -> None:
@@ -117,6 +123,7 @@ class _Acquisition:
         self.prologue = Prologue()
         self.heap = Heap()
         self.tracker = AcquisitionTracker(self.prologue, self.heap, unstable)
+        self.tracker.seen_as = seen_as
         self.symbols = None
         if dynamic or all_dynamic or has_unknown:
             self.symbols = Symbols(

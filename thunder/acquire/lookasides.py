@@ -67,7 +67,10 @@ _OPAQUE_STDLIB = frozenset(
     ctypes queue selectors signal platform locale gettext""".split()
 )
 _THUNDER = os.path.dirname(os.path.dirname(__file__)) + os.sep
-_PROGRAMS_OF_THUNDER = _THUNDER + "coverage" + os.sep  # its suites define functions that are to be compiled
+_PROGRAMS_OF_THUNDER = (
+    _THUNDER + "coverage" + os.sep,  # its suites define functions that are to be compiled
+    _THUNDER + os.path.join("distributed", "parallel_linear.py"),  # the forward functions of divided layers
+)
 _MISSING = object()
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import collections
 import types
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ from thunder.acquire.symbols import Symbols
 from thunder.errors import UnsupportedError
 from thunder.interpreter import Tracker
 
+SeenAs = Callable[[torch.Tensor], "tuple[tuple[int, ...], torch.dtype] | None"]
 IMMUTABLE_TYPE = 1 << 8  # Py_TPFLAGS_IMMUTABLETYPE
 CONTAINERS = frozenset(
     {list, dict, tuple, set, frozenset, collections.OrderedDict, collections.defaultdict, collections.deque,
@@ -61,6 +63,7 @@ class ObjectTracker(Tracker):
         self.identity_checks: dict[int, Source] = {}
         self._input_of_shadow: dict[int, tuple[Source, torch.Tensor]] = {}
         self.classes = ClassGuards(prologue)
+        self.seen_as: SeenAs | None = None
         # Both grow: classes that inherit from a container are containers, and the identity of an object that is
         # followed by path is asked for.
         self.container_types = set(CONTAINERS)  # type: ignore[assignment]
@@ -160,12 +163,14 @@ class ObjectTracker(Tracker):
             source = constant(real, source)
         else:
             stem = source.describe()
-        self._check_kind(real, source)
+        seen_as = self.seen_as(real) if self.seen_as is not None else None
+        if seen_as is None:
+            self._check_kind(real, source)
         if self.symbols is not None:
-            shadow: torch.Tensor = self.symbols.tensor(source, real)
+            shadow: torch.Tensor = self.symbols.tensor(source, real, seen_as)
         else:
             self.prologue.tensor(source, real)
-            shadow = self._make_shadow(real, source)
+            shadow = self._make_shadow(real, source) if seen_as is None else _plain_shadow(real, *seen_as)
         stem = "".join(c if c.isalnum() else "_" for c in stem).strip("_")
         stem = stem if stem[:1].isalpha() else f"x_{stem}"
         self.recorder.new_var(shadow, real.device, stem, numbered=False)
@@ -261,6 +266,15 @@ class ObjectTracker(Tracker):
 def is_view_and_leaf(tensor: torch.Tensor) -> bool:
     """Whether the tensor requires grad as a leaf and is a view of one that does not."""
     return tensor.is_leaf and tensor._is_view() and not tensor._base.requires_grad  # type: ignore[union-attr]
+
+
+def _plain_shadow(real: torch.Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """The shadow of a tensor subclass that the program sees as a plain tensor."""
+    with torch._C.DisableTorchFunction(), torch._C._DisableFuncTorch():
+        shadow = torch.empty(shape, dtype=dtype, device="meta")
+        if isinstance(real, torch.nn.Parameter):
+            return torch.nn.Parameter(shadow, real.requires_grad)
+        return shadow.requires_grad_(real.requires_grad)
 
 
 def is_stable_owner(source: Source) -> bool:

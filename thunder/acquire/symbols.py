@@ -129,8 +129,18 @@ class Symbols:
             self.prologue.check(f"{reading} == {made}", f"{place} == {made}")
         return made
 
-    def tensor(self, source: Source, real: torch.Tensor) -> FakeTensor:
-        """The fake tensor for a real one, symbolic where its sizes vary; checks what the symbols do not leave open."""
+    def tensor(
+        self, source: Source, real: torch.Tensor, seen_as: tuple[tuple[int, ...], torch.dtype] | None = None
+    ) -> FakeTensor:
+        """The fake tensor for a real one, symbolic where its sizes vary; checks what the symbols do not leave open.
+
+        `seen_as`, for a tensor subclass that the program sees as a plain tensor: of that (constant) shape and dtype.
+        """
+        if seen_as is not None:
+            self.prologue.tensor(source, real)
+            with torch._C.DisableTorchFunction(), self.fake_mode:
+                plain: Any = torch.empty(seen_as[0], dtype=seen_as[1], device=real.device)
+                return plain.requires_grad_(real.requires_grad)
         place = source.describe()
         every = self.all_sizes and not source.stable
         marked = marked_sizes(real)

@@ -9,13 +9,15 @@ forward program, any other when it is first met.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 
 from thunder.executors.claim import fusible_regions
 from thunder.executors.cuda_graphs import GraphedFunction, GraphPolicy
+from thunder.executors.distribution import ProgramDistribution
 from thunder.executors.executor import Executor
 from thunder.executors.in_place import write_in_place
 from thunder.executors.runtime import TrainingProgram, make_inference_run, make_training_run
@@ -83,8 +85,10 @@ class LinkedProgram:
         name: str,
         graphs: GraphPolicy | None,
         notes: list[str],
+        distribution: ProgramDistribution | None = None,
     ) -> None:
         self._lowered = lowered
+        self._distribution = distribution
         self._blocks = blocks
         self._executors = executors
         self._graphs = graphs
@@ -94,7 +98,8 @@ class LinkedProgram:
         self._lock = threading.Lock()
         self._compiled: set[int] = set()
         self._backward_traces: dict[Mask, Trace] = {}
-        self._backwards: dict[Mask, Callable[[list[Any]], Any]] = {}
+        self._final_backward_traces: dict[tuple[Mask, Hashable], Trace] = {}
+        self._backwards: dict[tuple[Mask, Hashable], Callable[[list[Any]], Any]] = {}
 
     def make_run(self, *, grad_enabled: bool) -> Callable[..., tuple[Any, ...]]:
         """Compiles the program and makes it callable."""
@@ -106,42 +111,61 @@ class LinkedProgram:
         if lowered.trainable:
             regions = [*regions, *self._backward_trace(_likely_gradients(lowered)).regions()]
         self._compile(regions)
-        self._forward.trace = delete_dead_values(_with_history(self._forward.trace, "claims and fusion"))
-        forward = self._forward.trace.callable()
-        graphs, trace = self._graphs, self._forward.trace
+        program = replace(self._forward, trace=_with_history(self._forward.trace, "claims and fusion"))
+        if self._distribution is not None:
+            lowered, program = self._distribution.forward(lowered, program)
+        trace = self._final_forward = delete_dead_values(program.trace)
+        forward = self._watched(trace.callable(), trace)
+        graphs = self._graphs
         positions = {id(var): position for position, var in enumerate(lowered.inputs)}
         changed = frozenset(positions[id(var)] for var, _ in lowered.changed)
         if not lowered.trainable:
             if graphs is not None:
                 forward = graphs.inference(forward, trace, self._notes, changed=changed)
                 self.graphed = forward if isinstance(forward, GraphedFunction) else None
-            return make_inference_run(forward, lowered, self._forward.outputs)
+            return make_inference_run(self._entering(forward), lowered, program.outputs)
         if graphs is not None:
-            count = len(self._forward.outputs)
+            count = len(program.outputs)
             forward = graphs.forward(forward, trace, self._notes, output_count=count, changed=changed)
             self.graphed = forward if isinstance(forward, GraphedFunction) else None
         self.backward_for(_likely_gradients(lowered))
-        program = TrainingProgram(lowered, self._forward, forward, self.backward_for)
-        return make_training_run(program, lowered, self._forward.outputs, grad_enabled=grad_enabled)
+        training = TrainingProgram(lowered, program, forward, self.backward_for, self._distribution)
+        return make_training_run(training, lowered, program.outputs, grad_enabled=grad_enabled)
+
+    def _watched(self, function: Callable[..., Any], trace: Trace) -> Callable[..., Any]:
+        return function if self._distribution is None else self._distribution.watched(function, trace)
+
+    def _entering(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+        if self._distribution is None:
+            return forward
+        enter = self._distribution.enter
+        return lambda *inputs: forward(*enter(inputs))
 
     def traces(self) -> ProgramTraces:
         """The program that runs."""
-        backward = self._backward_traces.get(_likely_gradients(self._lowered))
-        return ProgramTraces(self._forward.trace, backward)
+        backward = self._final_backward_traces.get((_likely_gradients(self._lowered), self._variant()))
+        return ProgramTraces(self._final_forward, backward)
+
+    def _variant(self) -> Hashable:
+        return None if self._distribution is None else self._distribution.backward_variant()
 
     def backward_for(self, present: Mask) -> Callable[[list[Any]], Any]:
         """The backward function for the outputs whose gradients exist."""
-        function = self._backwards.get(present)
+        variant = self._variant()
+        function = self._backwards.get((present, variant))
         if function is None:
             with self._lock:
                 trace = self._backward_trace(present)
                 self._compile(trace.regions())
-                trace = delete_dead_values(_with_history(trace, "claims and fusion"), inputs=True)
-                self._backward_traces[present] = trace
-                function = trace.callable(boxed=True)
+                trace = _with_history(trace, "claims and fusion")
+                if self._distribution is not None:
+                    trace = self._distribution.backward(trace, variant)
+                trace = delete_dead_values(trace, inputs=True)
+                self._final_backward_traces[present, variant] = trace
+                function = self._watched(trace.callable(boxed=True), trace)
                 if self._graphs is not None:
                     function = self._graphs.backward(function, trace, self._notes, after=self.graphed)
-                self._backwards[present] = function
+                self._backwards[present, variant] = function
         return function
 
     def _backward_trace(self, present: Mask) -> Trace:

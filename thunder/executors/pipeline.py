@@ -23,6 +23,7 @@ from thunder.errors import OptionError, ThunderError
 from thunder.executors.claim import claim_torch_operations
 from thunder.executors.collection import collection_paused
 from thunder.executors.cuda_graphs import GraphedFunction, GraphPolicy
+from thunder.executors.distribution import ProgramDistribution
 from thunder.executors.executor import Executor
 from thunder.executors.gain import WORTHWHILE_SECONDS, estimate_gain
 from thunder.executors.linked_program import LinkedProgram, ProgramTraces, program_traces, split_blocks
@@ -127,6 +128,7 @@ def compile_computation(
     grad_enabled: bool,
     worthwhile_seconds: float = WORTHWHILE_SECONDS,
     graphs: GraphPolicy | None = None,
+    distribution: ProgramDistribution | None = None,
 ) -> CompiledComputation:
     """Compiles a torch-level trace.
 
@@ -137,9 +139,10 @@ def compile_computation(
         grad_enabled: the grad mode under which `run` will be called.
         worthwhile_seconds: a program that fusion can make faster by less than this in a call is not compiled.
         graphs: what is captured in CUDA graphs when calls repeat.
+        distribution: how the program is spread over processes; such a program is lowered whatever its size.
     """
     with collection_paused(), _random_state_kept():
-        return _compile(computation, executors, transforms, grad_enabled, worthwhile_seconds, graphs)
+        return _compile(computation, executors, transforms, grad_enabled, worthwhile_seconds, graphs, distribution)
 
 
 def _random_state_kept() -> AbstractContextManager[None]:
@@ -155,6 +158,7 @@ def _compile(
     grad_enabled: bool,
     worthwhile_seconds: float,
     graphs: GraphPolicy | None,
+    distribution: ProgramDistribution | None,
 ) -> CompiledComputation:
     verify(computation, "acquisition")
     stages = [computation, *apply_transforms(computation, transforms, "torch")]
@@ -164,15 +168,17 @@ def _compile(
     if claimed is not stages[-1]:
         stages.append(claimed)
     notes: list[str] = []
-    if executors[0].name == "eager":
+    if executors[0].name == "eager" and (distribution is None or _has_symbols(stages[-1])):
         pass
-    elif not _must_be_lowered(stages[-1], grad_enabled, graphs) and _is_too_small(
-        stages[-1], executors, transforms, worthwhile_seconds
+    elif (
+        distribution is None
+        and not _must_be_lowered(stages[-1], grad_enabled, graphs)
+        and _is_too_small(stages[-1], executors, transforms, worthwhile_seconds)
     ):
         notes.append("the program runs operation by operation: it is too small to gain from compilation")
     else:
         try:
-            return _compile_lowered(stages, executors, transforms, grad_enabled, notes, graphs)
+            return _compile_lowered(stages, executors, transforms, grad_enabled, notes, graphs, distribution)
         except NotLowerable as reason:
             notes.append(f"the program runs operation by operation: {reason}")
         except ThunderError:
@@ -194,6 +200,8 @@ def _compile(
         return [program_traces(lowered, blocks, final.name, "lowering, for inspection: autograd runs the program")]
 
     run = run_torch_program(final)
+    if distribution is not None:
+        run = distribution.run_undivided(run)
     if graphs is not None:
         if not _needs_autograd(final, grad_enabled):
             run = graphs.inference(run, final, notes, changed=None, by_shape=_has_symbols(final))
@@ -231,6 +239,7 @@ def _compile_lowered(
     grad_enabled: bool,
     notes: list[str],
     graphs: GraphPolicy | None,
+    distribution: ProgramDistribution | None,
 ) -> CompiledComputation:
     name = stages[-1].name
     lowered = lower_program(stages[-1], grad_enabled=grad_enabled, decompositions=_decompositions(executors))
@@ -251,7 +260,7 @@ def _compile_lowered(
     blocks = split_blocks(lowered, joints)
     for regions in blocks.values():
         _transform(regions, transforms)
-    program = LinkedProgram(lowered, blocks, executors, name, graphs, notes)
+    program = LinkedProgram(lowered, blocks, executors, name, graphs, notes, distribution)
     run = program.make_run(grad_enabled=grad_enabled)
     return CompiledComputation(
         run,

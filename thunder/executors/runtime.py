@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from thunder import _torch_compat
+from thunder.executors.distribution import ProgramDistribution
 from thunder.lower import ForwardProgram, Lowered, Mask, View, gradient_strides
 from thunder.trace import Var, compile_source
 
@@ -62,6 +63,7 @@ class TrainingProgram:
         tangents: for each output with a gradient, its position and layout.
         trainable: positions of the inputs that get a gradient, in the order of backward's results.
         changed: positions of the inputs that are changed in place.
+        distribution: for a program that is spread over processes.
     """
 
     def __init__(
@@ -70,12 +72,14 @@ class TrainingProgram:
         program: ForwardProgram,
         forward: Function,
         backward_for: Callable[[Mask], Function],
+        distribution: ProgramDistribution | None = None,
     ) -> None:
         inputs = {id(var): position for position, var in enumerate(lowered.inputs)}
         outputs = {id(var): position for position, var in enumerate(program.outputs)}
         differentiable = {id(var) for var in lowered.differentiable}
         self.forward = forward
         self.backward_for = backward_for
+        self.distribution = distribution
         self.output_count = len(program.outputs)
         self.saved_inputs = [inputs[id(var)] for var in program.saved if id(var) in inputs]
         self.saved_outputs = [outputs[id(var)] for var in program.saved if id(var) in outputs]
@@ -107,6 +111,8 @@ class _Differentiable(torch.autograd.Function):
     def forward(ctx: Any, program: TrainingProgram, inputs: tuple[Any, ...], *trainable: Any) -> Any:
         ctx.set_materialize_grads(False)
         ctx.program = program
+        if program.distribution is not None:
+            inputs = tuple(program.distribution.enter(inputs))
         with _torch_compat.below_autograd():
             values = program.forward(*inputs)
         outputs = values[: program.output_count]
@@ -152,10 +158,22 @@ class _Differentiable(torch.autograd.Function):
             return (None, None, *(None for _ in program.trainable))
         twice = torch.is_grad_enabled()
         with torch.no_grad(), _torch_compat.below_autograd():
-            results = program.backward_for(tuple(present))(arguments)
+            if program.distribution is None:
+                results = program.backward_for(tuple(present))(arguments)
+            else:
+                results = _distributed_backward(program, program.distribution, tuple(present), arguments)
         if twice:
             results = _not_differentiable_again(results)
         return (None, None, *results)
+
+
+def _distributed_backward(
+    program: TrainingProgram, distribution: ProgramDistribution, present: Mask, arguments: list[Any]
+) -> Any:
+    variant = distribution.backward_variant()
+    function = program.backward_for(present)
+    distribution.before_backward(arguments, variant)
+    return distribution.leave(function(arguments), variant)
 
 
 _GONE: list[Any] = []

@@ -35,6 +35,7 @@ from thunder.errors import (
 from thunder.executors import CompiledComputation, Executor, compile_computation, default_executors, resolve_executors
 from thunder.executors.collection import collection_paused
 from thunder.executors.cuda_graphs import GraphPolicy, graph_policy
+from thunder.executors.distribution import Distribution
 from thunder.frontend.undoing import InputsChangedError, UndoingRun, may_draw_random_numbers
 from thunder.kernels.placement import place_together
 from thunder.trace import Trace
@@ -62,6 +63,7 @@ class Options:
         recompile_limit: specialisations of one callable before further calls run in plain Python.
         cuda_graphs: "off"; "inference": programs without gradients are captured when their calls repeat; "all": those
             with gradients too.
+        distribution: how the programs are spread over processes; None for one process.
     """
 
     transforms: tuple[Callable[..., Any], ...] = ()
@@ -72,6 +74,7 @@ class Options:
     recompile_limit: int = 16
     all_dynamic: bool = False
     cuda_graphs: str | GraphPolicy = "off"
+    distribution: Distribution | None = None
 
     def __post_init__(self) -> None:
         for name, known in (("cache", CACHE_MODES), ("sharp_edges", SHARP_EDGES), ("on_break", ON_BREAK)):
@@ -234,6 +237,12 @@ class CompiledFunction:
 
     def _call_plain(self, reason: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The call in plain Python, which the statistics count."""
+        if self.options.distribution is not None:
+            raise UnsupportedError(
+                f"this call would run in plain Python, where nothing of a distributed model is gathered or averaged: "
+                f"{reason}",
+                remedy="see docs/guards.md for what makes a program that fits every call",
+            )
         self.statistics.plain_calls += 1
         self.statistics.plain_reason = reason
         return self.function(*args, **kwargs)
@@ -248,6 +257,8 @@ class CompiledFunction:
             return self._call_plain(str(error.error), args, kwargs)
         if isinstance(error, InputsChangedError):
             raise error.error
+        if self.options.distribution is not None:
+            raise error
         return self._call_plain(f"the computation raised {type(error).__name__}: {error}", args, kwargs)
 
     def _raise_in_plain_python(self, error: Exception, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -257,6 +268,8 @@ class CompiledFunction:
         """
         reason = f"acquisition failed with {type(error).__name__}: {error}"
         location = getattr(error, "__thunder_location__", None)
+        if self.options.distribution is not None:
+            raise error
         try:
             result = self._call_plain(reason, args, kwargs)
         except Exception as own:  # the same error, whatever it is, from the user's own line
@@ -295,7 +308,7 @@ class CompiledFunction:
             return self._compile(args, kwargs)
 
     def _compile(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Entry:
-        options = self.options
+        options, distribution = self.options, self.options.distribution
         start = time.perf_counter()
         program = self._acquire(args, kwargs)
         acquired = time.perf_counter()
@@ -308,6 +321,7 @@ class CompiledFunction:
             transforms=options.transforms,
             grad_enabled=torch.is_grad_enabled(),
             graphs=graph_policy(options.cuda_graphs),
+            distribution=None if distribution is None else distribution.for_program(program.inputs(args, kwargs)),
         )
         groups = computation.merged_inputs
         if groups:
@@ -335,6 +349,7 @@ class CompiledFunction:
             kwargs,
             sharp_edges=self.options.sharp_edges,
             unstable=self._unstable,
+            seen_as=None if self.options.distribution is None else self.options.distribution.seen_as,
             lookasides=module_lookasides,
         )
         symbols: dict[str, Any] = {"dynamic": self._dynamic, "all_dynamic": self.options.all_dynamic}

@@ -10,6 +10,7 @@ import torch
 from thunder.errors import OptionError
 from thunder.executors import Executor
 from thunder.executors.cuda_graphs import GraphPolicy
+from thunder.executors.distribution import Distribution
 from thunder.frontend.compiled import CompiledFunction, make_options
 from thunder.frontend.module import compile_module
 
@@ -26,6 +27,7 @@ def jit(
     recompile_limit: int = 16,
     all_dynamic: bool = False,
     cuda_graphs: str | GraphPolicy = "off",
+    distribution: Distribution | None = None,
     mixins: tuple[type, ...] = (),
 ) -> Any:
     """Compiles a function or module; the work is done at the first call.
@@ -46,6 +48,7 @@ def jit(
         recompile_limit: programs kept for one callable; calls that fit none of so many run in plain Python.
         cuda_graphs: "off"; "inference": programs without gradients are captured in CUDA graphs when their calls
             repeat; "all": programs with gradients too, forward and backward.
+        distribution: how programs are spread over processes; what the plugins "ddp", "fsdp" and "tp" make.
         mixins: for a module: classes whose methods the compiled module has in front of its own.
 
     Returns:
@@ -66,6 +69,7 @@ def jit(
         "recompile_limit": recompile_limit,
         "all_dynamic": all_dynamic,
         "cuda_graphs": cuda_graphs,
+        "distribution": distribution,
     }
     if fn is None:
         return lambda function: jit(function, mixins=mixins, **choices)  # type: ignore[arg-type]

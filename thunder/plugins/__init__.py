@@ -1,7 +1,9 @@
 """Plugins: named changes to how a model is compiled."""
 
+from thunder.plugins.ddp import DDP
 from thunder.plugins.debug import DebugPlugin
 from thunder.plugins.float8 import FP8, MXFP8
+from thunder.plugins.fsdp import FSDP
 from thunder.plugins.plugin import (
     Choices,
     Plugin,
@@ -12,8 +14,12 @@ from thunder.plugins.plugin import (
 )
 from thunder.plugins.quantize import FP6, MXFP4, NVFP4, QuantizeInt4, QuantizeInt8, QuantizePlugin
 from thunder.plugins.reduce_overhead import ReduceOverheadPlugin
+from thunder.plugins.tp import TP
 
 __all__ = [
+    "DDP",
+    "FSDP",
+    "TP",
     "FP6",
     "FP8",
     "MXFP4",

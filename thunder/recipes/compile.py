@@ -59,8 +59,10 @@ def compile(
         return torch.compile(model_or_fn, backend=functools.partial(backend, options=options), dynamic=dynamic)
     choices.options.setdefault("cache", "constant values" if dynamic is False else "symbolic values")
     choices.options.setdefault("all_dynamic", dynamic is True)
-    if _generates(model_or_fn):
-        choices.options.setdefault("mixins", (importlib.import_module("thunder.generate").GenerationMethods,))
+    # The loop of `thunder.generate` knows nothing of divided models; transformers' own calls the compiled model.
+    if _generates(model_or_fn) and choices.options.get("distribution") is None:
+        methods = importlib.import_module("thunder.generate").GenerationMethods
+        choices.options["mixins"] = (*choices.options.get("mixins", ()), methods)
     compiled = jit(model_or_fn, transforms=choices.transforms, executors=choices.executors, **choices.options)
     if choices.notes:
         compiled_function(compiled).statistics.notes.append(choices.notes)

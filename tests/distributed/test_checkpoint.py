@@ -1,0 +1,137 @@
+"""Checkpoints: from any number of processes to any other, in the background, and through a crash."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.distributed.checkpoint import FileSystemWriter
+
+import thunder
+from tests.distributed.models import make, whole
+from tests.distributed.processes import Processes
+from thunder.distributed import Checkpoints, load_safetensors, whole_state_dict
+from thunder.errors import CheckpointError
+from thunder.plugins import DDP, FSDP
+
+
+def trained(plugin: object | None, steps: int = 2) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
+    """A small model after a few steps, with states in its optimiser; layers of five rows do not divide evenly."""
+    torch.manual_seed(0)
+    model: torch.nn.Module = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.ReLU(), torch.nn.Linear(5, 4))
+    compiled = model if plugin is None else thunder.compile(model, recipe="eager", plugins=plugin)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        compiled(torch.ones(2, 6)).sum().backward()
+        optimizer.step()
+    return compiled, optimizer
+
+
+def states(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    found = {f"{name}": whole(p) for name, p in model.named_parameters()}
+    for name, p in model.named_parameters():
+        found |= {f"{name}.{key}": whole(value) for key, value in optimizer.state[p].items()}
+    return found
+
+
+def save_divided(rank: int, folder: str) -> None:
+    model, optimizer = trained(FSDP())
+    checkpoints = Checkpoints(folder, keep=2)
+    for step in range(3):
+        checkpoints.save(step, model, optimizer, epoch=step)
+    running = checkpoints.save_in_background(7, model, optimizer, epoch=9)
+    optimizer.step()  # what is being written is what it was
+    running.result()
+    checkpoints.wait()
+    dist.barrier()
+    assert checkpoints.steps() == [2, 7]
+
+
+def load_divided(rank: int, folder: str) -> None:
+    expected = states(*trained(None))
+    for plugin in (DDP(), FSDP(), FSDP(shard_size=1)):
+        model, optimizer = trained(plugin, steps=1)
+        values = Checkpoints(folder).load(model, optimizer)
+        assert values == {"step": 7, "epoch": 9}
+        torch.testing.assert_close(states(model, optimizer), expected)
+
+
+def test_resharding(two: Processes, tmp_path: Path) -> None:
+    """Two processes to one, to two with other plans, and one process to two."""
+    two.run(save_divided, str(tmp_path))
+    model, optimizer = trained(None, steps=1)
+    values = Checkpoints(tmp_path).load(model, optimizer)
+    assert values == {"step": 7, "epoch": 9}
+    torch.testing.assert_close(states(model, optimizer), states(*trained(None)))
+    two.run(load_divided, str(tmp_path))
+    alone = tmp_path / "alone"
+    Checkpoints(alone).save(7, model, optimizer, epoch=9)
+    two.run(load_divided, str(alone))
+
+
+def test_four_processes_load_what_two_saved(two: Processes, four: Processes, tmp_path: Path) -> None:
+    two.run(save_divided, str(tmp_path))
+    four.run(load_divided, str(tmp_path))
+
+
+class DyingWriter(FileSystemWriter):
+    def finish(self, *args: object, **kwargs: object) -> None:
+        os._exit(9)
+
+
+def dies_while_saving(rank: int, folder: str) -> None:
+    model, optimizer = trained(FSDP())
+    checkpoints = Checkpoints(folder)
+    checkpoints.save(1, model, optimizer)
+    optimizer.step()
+    # All parts of the second checkpoint are written when the process is gone.
+    FileSystemWriter.finish = DyingWriter.finish  # type: ignore[method-assign]
+    checkpoints.save(2, model, optimizer)
+
+
+def test_crash_while_saving(tmp_path: Path) -> None:
+    processes = Processes(2)
+    with pytest.raises(AssertionError, match="exit code 9"):
+        processes.run(dies_while_saving, str(tmp_path))
+    assert any((tmp_path / "step-2").iterdir())
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.steps() == [1]
+    model, optimizer = trained(None, steps=1)
+    assert checkpoints.load(model, optimizer) == {"step": 1}
+    torch.testing.assert_close(states(model, optimizer), states(*trained(None)))
+    checkpoints.save(2, model, optimizer)  # over what is left of the one that failed
+    assert checkpoints.steps() == [1, 2]
+
+
+def plain_files(rank: int, folder: str) -> None:
+    reference, loss, batches = make("llama")
+    if rank == 0:
+        reference.save_pretrained(folder)
+    dist.barrier()
+    with torch.device("meta"):
+        model = type(reference)(reference.config).double()
+    compiled = thunder.compile(model, recipe="eager", plugins=FSDP(initialise=model._init_weights, synchronise=False))
+    load_safetensors(compiled, folder)
+    torch.testing.assert_close(loss(compiled, batches[0]), loss(reference, batches[0]))
+    state = whole_state_dict(compiled)
+    if rank == 0:
+        torch.testing.assert_close(state, dict(reference.state_dict()))
+    else:
+        assert not state
+    with pytest.raises(CheckpointError, match="missing"):
+        load_safetensors(torch.nn.Linear(2, 2), folder)
+
+
+def test_plain_safetensors_into_a_divided_model(two: Processes, tmp_path: Path) -> None:
+    two.run(plain_files, str(tmp_path))
+
+
+def test_no_such_checkpoint(tmp_path: Path) -> None:
+    model, optimizer = trained(None)
+    assert Checkpoints(tmp_path).load(model, optimizer) is None
+    with pytest.raises(CheckpointError, match="no whole checkpoint of step 3"):
+        Checkpoints(tmp_path).load(model, optimizer, step=3)

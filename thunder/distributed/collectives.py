@@ -1,0 +1,193 @@
+"""Regions that begin and end collectives on buckets of parameters or gradients.
+
+A bucket travels as one flat tensor.  The region that begins a collective packs it; the one that ends it waits and
+unpacks.  What stands between the two calls in a trace is what the communication overlaps with.
+
+Inputs: the layouts of a bucket's members and a group.  Output: regions, equal ones once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+
+from thunder.distributed.layout import Layout
+from thunder.distributed.region_builder import RegionBuilder
+from thunder.lower.operators import aten
+from thunder.trace import Namer, Region, Var
+
+functional = torch.ops._c10d_functional
+
+
+class Group(NamedTuple):
+    """A process group as traces name it."""
+
+    name: str
+    size: int
+    rank: int
+
+
+@dataclass(frozen=True)
+class Stages:
+    """The regions of one collective, in the order in which they are called.
+
+    The first takes the bucket's members, each later one the result of the one before, the last gives the members of
+    the result.
+    """
+
+    regions: tuple[Region, ...]
+
+    def run(self, members: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """The whole collective at once, on real tensors."""
+        values = list(members)
+        for region in self.regions:
+            values = list(region(*values))
+        return values
+
+
+class CollectiveRegions:
+    """Makes the regions of one program's collectives.
+
+    Args:
+        shard: the processes that parameters are divided among, or None.
+        replicate: the processes that hold the same, or None.
+        reduce_dtype: dtype in which gradients are added up, or None for their own.
+        averages: whether sums are divided by the number of processes.
+    """
+
+    def __init__(
+        self, shard: Group | None, replicate: Group | None, reduce_dtype: torch.dtype | None, *, averages: bool = True
+    ) -> None:
+        self.averages = averages
+        self.shard, self.replicate = shard, replicate
+        self.reduce_dtype = reduce_dtype
+        self._known: dict[Hashable, Stages] = {}
+        self._namer = Namer()
+
+    def gather(self, members: Sequence[Layout], fake_mode: Any, name: str) -> Stages:
+        """Regions that make whole parameters of parts, in their seen dtype."""
+        return self._once(("gather", tuple(members)), lambda: self._make_gather(members, fake_mode, name))
+
+    def reduce(self, members: Sequence[Layout], fake_mode: Any, name: str, accumulated: bool) -> Stages:
+        """Regions that make parts of averaged gradients of whole gradients of this process.
+
+        `accumulated`: they take, after the gradients, as many earlier ones to be added to them.
+        """
+        key = ("reduce", accumulated, tuple(members))
+        return self._once(key, lambda: self._make_reduce(members, fake_mode, name, accumulated))
+
+    def _once(self, key: Hashable, make: Callable[[], Stages]) -> Stages:
+        if key not in self._known:
+            self._known[key] = make()
+        return self._known[key]
+
+    def _builder(self, name: str, fake_mode: Any) -> RegionBuilder:
+        return RegionBuilder(self._namer.fresh(name, numbered=False), fake_mode)
+
+    def _make_gather(self, members: Sequence[Layout], fake_mode: Any, name: str) -> Stages:
+        group = self.shard
+        assert group is not None
+        dtype, device = members[0].seen_dtype, members[0].device
+        begin = self._builder(f"gather_{name}", fake_mode)
+        flat = []
+        for layout in members:
+            part = begin.input("part", layout.local_shape, layout.dtype, device)
+            if layout.dtype is not dtype:
+                part = begin.call(aten._to_copy.default, part, dtype=dtype)
+            flat.append(_padded_flat(begin, part, layout.padded))
+        bucket = flat[0] if len(flat) == 1 else begin.call(aten.cat.default, flat)
+        gathered = begin.call(functional.all_gather_into_tensor.default, bucket, group.size, group.name)
+        total = sum(layout.padded for layout in members)
+        end = self._builder(f"end_{begin.name}", fake_mode)
+        arrived = end.input("gathered", (group.size * total,), dtype, device)
+        arrived = end.call(functional.wait_tensor.default, arrived)
+        table = arrived if len(members) == 1 else end.call(aten.view.default, arrived, [group.size, total])
+        wholes, offset = [], 0
+        for layout in members:
+            if len(members) == 1:
+                columns = table
+            else:
+                columns = end.call(aten.slice.Tensor, table, 1, offset, offset + layout.padded)
+                columns = end.call(aten.clone.default, columns, memory_format=torch.contiguous_format)
+            rows = [group.size * layout.chunk, *layout.shape[1:]]
+            whole = end.call(aten.view.default, columns, rows)
+            if rows[0] != layout.shape[0]:
+                whole = end.call(aten.slice.Tensor, whole, 0, 0, layout.shape[0])
+            wholes.append(whole)
+            offset += layout.padded
+        return Stages((begin.finish([gathered]), end.finish(wholes)))
+
+    def _make_reduce(self, members: Sequence[Layout], fake_mode: Any, name: str, accumulated: bool) -> Stages:
+        """Sums over the shard group, each process keeping its part, then over the replicate group."""
+        device = members[0].device
+        dtype = self.reduce_dtype or members[0].seen_dtype
+        divided = members[0].processes > 1
+        groups = [group for group in (self.shard, self.replicate) if group is not None and group.size > 1]
+        processes = 1
+        for group in groups:
+            processes *= group.size
+        begin = self._builder(f"reduce_{name}", fake_mode)
+        gradients = [begin.input("gradient", layout.shape, layout.seen_dtype, device) for layout in members]
+        if accumulated:
+            earlier = [begin.input("accumulated", layout.shape, layout.seen_dtype, device) for layout in members]
+            gradients = [begin.call(aten.add.Tensor, new, old) for new, old in zip(gradients, earlier)]
+        flat = [self._row_of_bucket(begin, var, layout, dtype) for var, layout in zip(gradients, members)]
+        axis = 1 if divided else 0
+        bucket = flat[0] if len(flat) == 1 else begin.call(aten.cat.default, flat, axis)
+        if divided:
+            bucket = begin.call(aten.reshape.default, bucket, [-1])
+        # The quotient is taken first, so that sums in a narrow dtype stay within its range.
+        bucket = begin.call(aten.div.Scalar, bucket, processes if self.averages else 1)
+        stages, builder, result = [], begin, bucket
+        for number, group in enumerate(groups):
+            if number:
+                shape, kind = tuple(result.value.shape), result.value.dtype
+                stages.append(builder.finish([result]))
+                builder = self._builder(f"go_on_{begin.name}", fake_mode)
+                arrived = builder.input("reduced", shape, kind, device)
+                result = builder.call(functional.wait_tensor.default, arrived)
+            if group is self.shard and divided:
+                result = builder.call(functional.reduce_scatter_tensor.default, result, "sum", group.size, group.name)
+            else:
+                result = builder.call(functional.all_reduce_.default, result, "sum", group.name)
+        shape = tuple(result.value.shape)
+        stages.append(builder.finish([result]))
+        end = self._builder(f"end_{begin.name}", fake_mode)
+        arrived = end.input("reduced", shape, dtype, device)
+        arrived = end.call(functional.wait_tensor.default, arrived) if groups else arrived
+        parts, offset = [], 0
+        for layout in members:
+            size = layout.padded if divided else _count(layout.shape)
+            part = arrived if len(members) == 1 else end.call(aten.slice.Tensor, arrived, 0, offset, offset + size)
+            offset += size
+            count = _count(layout.local_shape)
+            if count != size:
+                part = end.call(aten.slice.Tensor, part, 0, 0, count)
+            part = end.call(aten.view.default, part, list(layout.local_shape))
+            if dtype is not layout.dtype:
+                part = end.call(aten._to_copy.default, part, dtype=layout.dtype)
+            parts.append(part)
+        return Stages((*stages, end.finish(parts)))
+
+    def _row_of_bucket(self, builder: RegionBuilder, gradient: Var, layout: Layout, dtype: torch.dtype) -> Var:
+        """A gradient as columns of the bucket [processes, elements], or as a flat piece of it."""
+        if gradient.value.dtype is not dtype:
+            gradient = builder.call(aten._to_copy.default, gradient, dtype=dtype)
+        if layout.processes == 1:
+            return builder.call(aten.reshape.default, gradient, [-1])
+        flat = _padded_flat(builder, gradient, layout.padded * layout.processes)
+        return builder.call(aten.view.default, flat, [layout.processes, layout.padded])
+
+
+def _padded_flat(builder: RegionBuilder, var: Var, count: int) -> Var:
+    """The elements of `var`, followed by zeros up to `count`."""
+    flat = builder.call(aten.reshape.default, var, [-1])
+    missing = count - var.value.numel()
+    return builder.call(aten.constant_pad_nd.default, flat, [0, missing]) if missing else flat
+
+
+def _count(shape: Sequence[int]) -> int:
+    return int(torch.Size(shape).numel())

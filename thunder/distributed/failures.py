@@ -1,0 +1,170 @@
+"""Processes that die, hang or do something else than the others: errors that name them, in place of waiting.
+
+Two means, both over the key-value store of the process group, none of which costs a call anything:
+
+- Before a process runs a sequence of collectives that it has not run before, all processes have to say that they are
+  about to run it too (`Agreement`).
+- When a collective fails (its peer is gone, or its time is over), every process writes down where it stands, and reads
+  where the others do (`collective_failure`).  A process that says nothing is the one that is missing.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import itertools
+import time
+from collections.abc import Sequence
+from types import TracebackType
+
+import torch.distributed as dist
+
+from thunder import _torch_compat
+from thunder.errors import CollectiveError, DivergenceError
+from thunder.trace import Op, Region, Trace
+
+GRACE_SECONDS = 10.0
+"""How long a process whose collective has failed waits for the others to say where they stand."""
+
+_models = itertools.count()
+
+
+class Agreement:
+    """Whether the processes of one model are about to run the same collectives.
+
+    Args:
+        ranks: the processes.
+        timeout: seconds that they are waited for.
+    """
+
+    def __init__(self, ranks: Sequence[int], timeout: float) -> None:
+        self._ranks = list(ranks)
+        self._timeout = timeout
+        # Processes make their models in the same order: the number means the same everywhere.
+        self._name = f"thunder/model{next(_models)}/{'-'.join(map(str, self._ranks))}"
+        self._known: set[str] = set()
+
+    def require(self, trace: Trace) -> None:
+        """Returns when all processes have come to a program with the collectives of this one.
+
+        Raises:
+            DivergenceError: names the ranks that have not.
+        """
+        collectives = collectives_of(trace)
+        if not collectives:
+            return
+        digest = hashlib.sha256("\n".join(collectives).encode()).hexdigest()[:16]
+        if digest in self._known:
+            return
+        store = _torch_compat.default_store()
+        store.set(f"{self._name}/{digest}/{dist.get_rank()}", trace.name)
+        keys = {rank: f"{self._name}/{digest}/{rank}" for rank in self._ranks}
+        try:
+            store.wait(list(keys.values()), datetime.timedelta(seconds=self._timeout))
+        except RuntimeError:  # torch.distributed.DistStoreError
+            absent = [rank for rank, key in keys.items() if not store.check([key])]
+            error = DivergenceError(
+                f"{_ranks(absent)} did not come to the collectives of the {trace.name} program of rank "
+                f"{dist.get_rank()} within {self._timeout:g} s. There are {len(collectives)}, the first is "
+                f"{collectives[0]}",
+                remedy="let all ranks take the same path: the same branches, the same modules, the same number of "
+                "calls; with different parameters in use, DDP(find_unused_parameters=True)",
+            )
+            _say(f"DivergenceError before {trace.name}")
+            raise error from None
+        self._known.add(digest)
+
+
+def collectives_of(trace: Trace) -> list[str]:
+    """The collectives that a trace makes, in order, as far as all processes have them in common."""
+    found = []
+    for op in trace.ops:
+        if isinstance(op.target, Region):
+            found += collectives_of(op.target.trace)
+        elif is_collective(op):
+            sizes = [f"{var.value.dtype} {tuple(var.value.shape)}" for var in op.inputs()]
+            found.append(f"{op.target._opname} of {', '.join(sizes)}")
+    return found
+
+
+def is_collective(op: Op) -> bool:
+    """Whether the operation begins a collective."""
+    namespace = getattr(op.target, "namespace", None)
+    return namespace == "_c10d_functional" and op.target._opname != "wait_tensor"
+
+
+def collective_regions(trace: Trace) -> frozenset[str]:
+    """Names of the regions that begin or end collectives."""
+    return frozenset(
+        region.name
+        for region in trace.regions()
+        if any(getattr(op.target, "namespace", None) == "_c10d_functional" for op in region.trace.ops)
+    )
+
+
+def collective_failure(
+    error: RuntimeError, program: str, regions: frozenset[str], ranks: Sequence[int]
+) -> CollectiveError | None:
+    """The error to raise for one that came up within a program; None when it came up outside of collectives.
+
+    Args:
+        error: what was raised.
+        program: name of the trace that was running.
+        regions: names of its regions that make collectives.
+        ranks: the processes that take part.
+    """
+    place = _innermost(error.__traceback__, regions)
+    if place is None:
+        _say(f"{type(error).__name__} in {program}: {str(error).splitlines()[0] if str(error) else ''}")
+        return None
+    here = f"{place} of {program}"
+    _say(here)
+    said = _what_others_said(ranks)
+    if said is None:
+        found = "rank 0, which keeps the processes together, is gone"
+    else:
+        silent = [rank for rank in ranks if rank not in said]
+        elsewhere = [f"rank {rank} stands at: {where}" for rank, where in said.items() if where != here]
+        parts = [f"{_ranks(silent)} did not take part and is gone or does something else"] if silent else []
+        found = "; ".join(parts + elsewhere) or "all ranks were there: the network failed or was too slow"
+    return CollectiveError(
+        f"the collective {here} failed on rank {dist.get_rank()}: {found}",
+        remedy="the cause is on the ranks that are named; torchrun --max-restarts with thunder.distributed.Checkpoints "
+        "goes on from the last checkpoint",
+    )
+
+
+def _say(where: str) -> None:
+    try:
+        _torch_compat.default_store().set(f"thunder/failed/{dist.get_rank()}", where)
+    except RuntimeError:
+        pass  # the store is gone with the process that has it
+
+
+def _what_others_said(ranks: Sequence[int]) -> dict[int, str] | None:
+    """Where the ranks that have failed too stand; None when nobody can be asked."""
+    store = _torch_compat.default_store()
+    deadline = time.monotonic() + GRACE_SECONDS
+    try:
+        while True:
+            there = [rank for rank in ranks if store.check([f"thunder/failed/{rank}"])]
+            if len(there) == len(ranks) or time.monotonic() > deadline:
+                return {rank: store.get(f"thunder/failed/{rank}").decode() for rank in there}
+            time.sleep(0.2)
+    except RuntimeError:
+        return None
+
+
+def _innermost(traceback: TracebackType | None, regions: frozenset[str]) -> str | None:
+    """The innermost region with collectives that the traceback goes through."""
+    found = None
+    while traceback is not None:
+        code = traceback.tb_frame.f_code
+        if code.co_name in regions and code.co_filename.startswith("<thunder "):
+            found = code.co_name
+        traceback = traceback.tb_next
+    return found
+
+
+def _ranks(ranks: Sequence[int]) -> str:
+    return f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {', '.join(map(str, ranks))}"

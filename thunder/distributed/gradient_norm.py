@@ -1,0 +1,46 @@
+"""Clipping gradients by their norm over all processes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+import torch.distributed as dist
+from torch.distributed.tensor import DTensor
+
+
+def clip_gradients(parameters: Iterable[torch.Tensor], max_norm: float, norm_type: float = 2.0) -> torch.Tensor:
+    """Scales gradients in place; returns their norm before, as a plain tensor that is the same on every process.
+
+    Plain tensors and DTensors on any meshes may occur together; partial sums over a mesh dimension are taken only
+    where a gradient is divided along it.
+    """
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if not gradients:
+        return torch.zeros(())
+    is_maximum = math.isinf(norm_type)
+    partial: dict[tuple[dist.ProcessGroup, ...], list[torch.Tensor]] = {}
+    for gradient in gradients:
+        groups: tuple[dist.ProcessGroup, ...] = ()
+        local = gradient
+        if isinstance(gradient, DTensor):
+            divided = [number for number, kind in enumerate(gradient.placements) if kind.is_shard()]
+            groups = tuple(gradient.device_mesh.get_group(number) for number in divided)
+            local = gradient.to_local()
+        norm = torch.linalg.vector_norm(local.detach(), norm_type) if local.numel() else local.new_zeros(())
+        partial.setdefault(groups, []).append(norm if is_maximum else norm**norm_type)
+    totals = []
+    for groups, norms in partial.items():
+        stacked = torch.stack([norm.to(gradients[0].device) for norm in norms])
+        total = stacked.max() if is_maximum else stacked.sum()
+        for group in groups:
+            dist.all_reduce(total, dist.ReduceOp.MAX if is_maximum else dist.ReduceOp.SUM, group=group)
+        totals.append(total)
+    combined = torch.stack(totals)
+    norm = combined.max() if is_maximum else combined.sum() ** (1.0 / norm_type)
+    factor = torch.clamp(max_norm / (norm + 1e-6), max=1.0)
+    for gradient in gradients:
+        local = gradient.to_local() if isinstance(gradient, DTensor) else gradient
+        local.detach().mul_(factor.to(local.device, local.dtype))
+    return norm

@@ -1,0 +1,106 @@
+"""Laying parameters out on processes: the same values everywhere, then divided.
+
+Input: a model and a mesh.  Output: the same model object; `fully_shard` exchanges its parameters for DTensors of
+which this process keeps some rows.  One parameter at a time is whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Placement, Replicate, Shard
+
+from thunder.distributed.layout import rows_of
+from thunder.errors import OptionError
+
+Initialise = Callable[[torch.nn.Module], None]
+
+
+def broadcast_from_first(tensors: list[torch.Tensor], mesh: DeviceMesh) -> None:
+    """Gives every process of the mesh the values of its first one."""
+    for dimension in reversed(range(mesh.ndim)):
+        group = mesh.get_group(dimension)
+        first = dist.get_process_group_ranks(group)[0]
+        for tensor in tensors:
+            dense = tensor.detach()
+            sent = dense if dense.is_contiguous() else dense.contiguous()
+            dist.broadcast(sent, first, group=group)
+            if sent is not dense:
+                dense.copy_(sent)
+
+
+def fully_shard(
+    model: torch.nn.Module, mesh: DeviceMesh, device: torch.device, *, initialise: Initialise | None, synchronise: bool
+) -> None:
+    """Divides every parameter of the model among the processes of the mesh's last dimension.
+
+    Args:
+        model: its parameters are exchanged in place; tied ones stay tied.
+        mesh: of one dimension, or two for hybrid sharding.
+        device: where the parts are to be.
+        initialise: for a model on the meta device: gives one module's own parameters and buffers their values; None
+            for each module's `reset_parameters`.
+        synchronise: whether values are taken from the first process.
+    """
+    first_place: dict[int, tuple[torch.nn.Module, str]] = {}
+    tied: dict[tuple[int, str], tuple[torch.nn.Module, str]] = {}
+    # Before anything is exchanged: an id says nothing of a parameter that is gone.
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None and first_place.setdefault(id(parameter), (module, name)) != (module, name):
+                tied[id(module), name] = first_place[id(parameter)]
+    for path, module in model.named_modules():
+        if any(tensor.is_meta for tensor in _own(module)):
+            _materialise(module, path, device, initialise)
+        if synchronise:
+            broadcast_from_first([buffer for buffer in module._buffers.values() if buffer is not None], mesh)
+        for name, parameter in list(module._parameters.items()):
+            if (id(module), name) in tied:
+                owner, own_name = tied[id(module), name]
+                module._parameters[name] = owner._parameters[own_name]
+            elif parameter is not None and not isinstance(parameter, DTensor):
+                if synchronise:
+                    broadcast_from_first([parameter], mesh)
+                divided = divide(parameter, mesh)
+                divided.__dict__.update(parameter.__dict__)
+                module._parameters[name] = divided
+
+
+def _own(module: torch.nn.Module) -> Iterator[torch.Tensor]:
+    yield from (tensor for tensor in module._parameters.values() if tensor is not None)
+    yield from (tensor for tensor in module._buffers.values() if tensor is not None)
+
+
+def _materialise(module: torch.nn.Module, path: str, device: torch.device, initialise: Initialise | None) -> None:
+    """Gives the parameters and buffers of one module, without its children, memory and values."""
+    module._apply(lambda tensor: torch.empty_like(tensor, device=device) if tensor.is_meta else tensor, recurse=False)
+    if initialise is not None:
+        initialise(module)
+        return
+    reset = getattr(module, "reset_parameters", None)
+    if reset is None:
+        raise OptionError(
+            f"the model is on the meta device, and {path or 'the model'} ({type(module).__qualname__}) has no "
+            "reset_parameters()",
+            remedy="pass initialise=function(module) that gives a module's own parameters and buffers their values "
+            "(model._init_weights for transformers' models), or load a checkpoint afterwards with initialise=nothing",
+        )
+    reset()
+
+
+def divide(parameter: torch.Tensor, mesh: DeviceMesh) -> torch.nn.Parameter:
+    """The parameter as a DTensor: its rows divided along the mesh's last dimension, equal along the first of two."""
+    whole = parameter.detach()
+    if whole.dim() == 0:
+        placements: list[Placement] = [Replicate()] * mesh.ndim
+        part = whole
+    else:
+        placements = [*[Replicate()] * (mesh.ndim - 1), Shard(0)]
+        rows = rows_of(whole.shape[0], mesh.size(mesh.ndim - 1), mesh.get_local_rank(mesh.ndim - 1))
+        part = whole[rows.start : rows.stop].clone(memory_format=torch.contiguous_format)
+    stride = torch.empty(whole.shape, device="meta").stride()
+    distributed = DTensor.from_local(part, mesh, placements, run_check=False, shape=whole.shape, stride=stride)
+    return torch.nn.Parameter(distributed, requires_grad=parameter.requires_grad)

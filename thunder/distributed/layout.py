@@ -1,0 +1,69 @@
+"""How one parameter lies on the processes of a group: the rows of its first dimension in parts, in rank order.
+
+Every process but the last ones has `chunk` rows; the last ones may have fewer, or none.  This is how DTensor's
+`Shard(0)` divides, so that optimisers, `state_dict` and `torch.distributed.checkpoint` know the parts.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A parameter of `shape`, divided among `processes`.
+
+    Attributes:
+        shape: of the whole parameter.
+        dtype: in which the parts are stored and updated.
+        seen_dtype: in which programs see the whole.
+        processes: how many parts there are; with one, every process has the whole.
+        rank: which part is here.
+        device: where it is.
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    seen_dtype: torch.dtype
+    processes: int
+    rank: int
+    device: torch.device
+
+    @property
+    def row(self) -> int:
+        """Elements of one row."""
+        return math.prod(self.shape[1:])
+
+    @property
+    def chunk(self) -> int:
+        """Rows that a full part has."""
+        return -(-self.shape[0] // self.processes)
+
+    @property
+    def padded(self) -> int:
+        """Elements of a full part."""
+        return self.chunk * self.row
+
+    @property
+    def rows(self) -> range:
+        """The rows that are here."""
+        return rows_of(self.shape[0], self.processes, self.rank)
+
+    @property
+    def local_shape(self) -> tuple[int, ...]:
+        """Shape of the part that is here."""
+        return self.shape if self.processes == 1 else (len(self.rows), *self.shape[1:])
+
+    @property
+    def is_even(self) -> bool:
+        """Whether all parts have the same number of rows."""
+        return self.processes == 1 or self.shape[0] % self.processes == 0
+
+
+def rows_of(count: int, processes: int, rank: int) -> range:
+    """The rows of `count` that process `rank` has."""
+    chunk = -(-count // processes)
+    return range(min(rank * chunk, count), min((rank + 1) * chunk, count))

@@ -1,0 +1,341 @@
+"""Tensor parallelism: the layers of one model divided among processes that all see the same batch.
+
+Input: a model, a plan (module-name pattern -> style).  Output: the same model object, whose planned modules have
+DTensor parameters and forward functions with collectives (`parallel_linear.py`), and a `Distribution`.  Programs see
+the parts: activations between a column- and a row-divided layer are as wide as the part, and attention has this
+process's heads, so that key-value caches are divided as well.
+
+`merge_entries` is the pass over acquired traces that leaves one collective where several layers take the same input.
+"""
+
+from __future__ import annotations
+
+import copy
+import fnmatch
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Placement, Shard
+
+from thunder import _torch_compat
+from thunder.distributed.collectives import Group
+from thunder.distributed.data_parallel import DataParallel, DataParallelOptions, ProgramDataParallel
+from thunder.distributed.initialise import broadcast_from_first
+from thunder.distributed.layout import Layout, rows_of
+from thunder.distributed.mesh import group_of
+from thunder.distributed.parallel_linear import Enter, column_linear, packed_linear, row_embedding, row_linear
+from thunder.errors import MeshError, ShardingPlanError
+from thunder.executors.distribution import ProgramDistribution
+from thunder.trace import Op, Trace, Var, map_vars
+
+STYLES = (
+    "colwise",
+    "colwise_gather_output",
+    "rowwise",
+    "rowwise_split_input",
+    "packed_colwise",
+    "embedding_rowwise",
+    "replicated_with_grad_allreduce",
+    "replicate",
+)
+
+
+class TensorParallel(DataParallel):
+    """Tensor parallelism of one model.
+
+    Args:
+        model: laid out by `parallelise`.
+        group: the processes.
+        ranks: their ranks.
+        summed: parameters that every process has whole and uses for its part of the work: their gradients are added.
+    """
+
+    def __init__(
+        self, model: torch.nn.Module, group: Group, ranks: Sequence[int], summed: Sequence[torch.Tensor], timeout: float
+    ) -> None:
+        options = DataParallelOptions(in_flight=None, bucket_bytes=25 << 20, timeout=timeout, averages=False)
+        super().__init__(model, None, group, ranks, options)
+        self._summed = {id(parameter): parameter for parameter in summed}
+
+    def seen_as(self, tensor: torch.Tensor) -> tuple[tuple[int, ...], torch.dtype] | None:
+        return (tuple(_torch_compat.local_part(tensor).shape), tensor.dtype) if isinstance(tensor, DTensor) else None
+
+    def layout(self, parameter: torch.Tensor) -> Layout:
+        shape = tuple(_torch_compat.local_part(parameter).shape if isinstance(parameter, DTensor) else parameter.shape)
+        return Layout(shape, parameter.dtype, parameter.dtype, 1, 0, parameter.device)
+
+    def for_program(self, inputs: Sequence[Any]) -> ProgramDistribution:
+        layouts = [self.layout(x) if isinstance(x, DTensor) or id(x) in self._summed else None for x in inputs]
+        reduced = {number for number, x in enumerate(inputs) if id(x) in self._summed}
+        return ProgramDataParallel(self, layouts, inputs, reduced)
+
+
+def parallelise(
+    model: torch.nn.Module, mesh: DeviceMesh, plan: Mapping[str, str] | None, *, synchronise: bool
+) -> list[torch.nn.Parameter]:
+    """Divides the modules that a plan names; returns the parameters whose gradients have to be added up.
+
+    Args:
+        model: changed in place.
+        mesh: of one dimension.
+        plan: style by pattern of module names (`*` stands for anything but dots); None for the model's own.
+        synchronise: whether parameters and buffers are taken from the first process.
+
+    Raises:
+        ShardingPlanError: a pattern names nothing, a style is unknown or does not fit its module.
+        MeshError: the number of processes does not divide a layer.
+    """
+    group = group_of(mesh)
+    matched = match_plan(model, plan if plan is not None else automatic_plan(model))
+    styles = _Styles(model, mesh, group)
+    for name, style in matched.items():
+        styles.check(name, model.get_submodule(name), style)
+    if synchronise:
+        broadcast_from_first([*model.parameters(), *model.buffers()], mesh)
+    for name, style in matched.items():
+        styles.apply(model.get_submodule(name), style)
+    styles.divide_heads()
+    return styles.summed
+
+
+def automatic_plan(model: torch.nn.Module) -> dict[str, str]:
+    """The plan that a transformers model brings with it, or that of LitGPT's decoders.
+
+    Raises:
+        ShardingPlanError: there is none.
+    """
+    plan: dict[str, str] = dict(getattr(model, "_tp_plan", None) or {})
+    own = getattr(getattr(model, "config", None), "base_model_tp_plan", None)
+    if own:
+        prefix = getattr(model, "base_model_prefix", "")
+        prefix = f"{prefix}." if prefix and hasattr(model, prefix) else ""
+        plan = {**plan, **{f"{prefix}{pattern}": style for pattern, style in own.items()}}
+    if plan:
+        # A tied head and embedding are one parameter, divided by rows in both places.
+        embedding = getattr(model, "get_input_embeddings", lambda: None)()
+        with_names = {id(module): name for name, module in model.named_modules()}
+        head = getattr(model, "get_output_embeddings", lambda: None)()
+        if isinstance(embedding, torch.nn.Embedding) and id(embedding) in with_names:
+            plan.setdefault(with_names[id(embedding)], "embedding_rowwise")
+        if isinstance(head, torch.nn.Linear) and id(head) in with_names:
+            plan.setdefault(with_names[id(head)], "colwise_gather_output")
+        names = [name for name, _ in model.named_modules()]
+        return {pattern: style for pattern, style in plan.items() if any(_matches(pattern, name) for name in names)}
+    if type(model).__module__.startswith("litgpt."):
+        names = [name for name, _ in model.named_modules()]
+        found = {
+            "transformer.wte": "embedding_rowwise",
+            "transformer.h.*.attn.qkv": "packed_colwise",
+            "transformer.h.*.attn.proj": "rowwise",
+            "transformer.h.*.mlp.fc": "colwise",
+            "transformer.h.*.mlp.fc_1": "colwise",
+            "transformer.h.*.mlp.fc_2": "colwise",
+            "transformer.h.*.mlp.proj": "rowwise",
+            "lm_head": "colwise_gather_output",
+        }
+        return {pattern: style for pattern, style in found.items() if any(_matches(pattern, name) for name in names)}
+    raise ShardingPlanError(
+        f"{type(model).__qualname__} brings no plan for tensor parallelism",
+        remedy="pass plan={'layers.*.up': 'colwise', 'layers.*.down': 'rowwise', ...}",
+    )
+
+
+def match_plan(model: torch.nn.Module, plan: Mapping[str, str]) -> dict[str, str]:
+    """Style by module name; the first pattern that fits counts.
+
+    Raises:
+        ShardingPlanError: a pattern names no module, or a style is unknown.
+    """
+    names = [name for name, _ in model.named_modules() if name]
+    matched: dict[str, str] = {}
+    for pattern, style in plan.items():
+        if style not in STYLES:
+            raise ShardingPlanError(
+                f"the plan asks for {style!r} for {pattern!r}", remedy=f"known styles: {', '.join(STYLES)}"
+            )
+        found = [name for name in names if _matches(pattern, name)]
+        if not found:
+            leaves = sorted({_generic(name) for name, module in model.named_modules() if _has_parameters(module)})
+            raise ShardingPlanError(
+                f"the plan names {pattern!r}, and the model has no such module",
+                remedy=f"it has: {', '.join(leaves[:30])}",
+            )
+        for name in found:
+            matched.setdefault(name, style)
+    if not matched:
+        raise ShardingPlanError("the plan is empty", remedy="name the modules that are to be divided")
+    return matched
+
+
+def _matches(pattern: str, name: str) -> bool:
+    """Whether a name fits a pattern, part by part."""
+    parts, wanted = name.split("."), pattern.split(".")
+    return len(parts) == len(wanted) and all(map(fnmatch.fnmatchcase, parts, wanted))
+
+
+def _generic(name: str) -> str:
+    return ".".join("*" if part.isdecimal() else part for part in name.split("."))
+
+
+def _has_parameters(module: torch.nn.Module) -> bool:
+    return any(parameter is not None for parameter in module._parameters.values())
+
+
+class _Styles:
+    """Divides modules, one after the other.
+
+    Attributes:
+        summed: parameters that stay whole and whose gradients have to be added up.
+    """
+
+    def __init__(self, model: torch.nn.Module, mesh: DeviceMesh, group: Group) -> None:
+        self.model, self.mesh, self.group = model, mesh, group
+        self.summed: list[torch.nn.Parameter] = []
+        self._made: dict[tuple[int, int], torch.nn.Parameter] = {}
+        self._keep: list[torch.nn.Parameter] = []  # an id says nothing of a parameter that is gone
+        self._attentions: list[Any] = []
+
+    def check(self, name: str, module: torch.nn.Module, style: str) -> None:
+        """Raises when the style does not fit the module."""
+        wanted: tuple[type, ...] = (torch.nn.Module,)
+        if style == "embedding_rowwise":
+            wanted = (torch.nn.Embedding,)
+        elif style not in ("replicate", "replicated_with_grad_allreduce"):
+            wanted = (torch.nn.Linear,)
+        if not isinstance(module, wanted) or (
+            wanted != (torch.nn.Module,) and type(module).forward is not wanted[0].forward  # type: ignore[attr-defined]
+        ):
+            raise ShardingPlanError(
+                f"the plan asks for {style!r} for {name!r}, which is a {type(module).__qualname__}",
+                remedy=f"{style!r} is for {' or '.join(kind.__qualname__ for kind in wanted)} with its own forward",
+            )
+        if style.startswith("colwise") or style == "packed_colwise":
+            count, what = module.out_features, "output features"
+        elif style.startswith("rowwise"):
+            count, what = module.in_features, "input features"
+        elif style == "embedding_rowwise":
+            count, what = module.num_embeddings, "rows"
+        else:
+            return
+        self._divides(name, int(count), what)  # type: ignore[arg-type]
+        parent = self.model.get_submodule(name.rpartition(".")[0])
+        head = getattr(parent, "head_dim", None)
+        if isinstance(head, int) and style == "colwise" and int(count) % head == 0:  # type: ignore[arg-type]
+            self._divides(name, int(count) // head, "heads")  # type: ignore[arg-type]
+        if style == "packed_colwise":
+            for heads in _packed_parts(name, parent, module):
+                self._divides(name, heads[0], "heads")
+
+    def _divides(self, name: str, count: int, what: str) -> None:
+        size = self.group.size
+        if count % size:
+            raise MeshError(
+                f"{name!r} has {count} {what}, which {size} processes cannot divide",
+                remedy=f"use a number of processes that divides {count}, or leave the module out of the plan",
+            )
+
+    def apply(self, module: Any, style: str) -> None:
+        """Divides one module's parameters and gives it its forward."""
+        group = self.group
+        if style in ("colwise", "colwise_gather_output"):
+            self._divide(module, {"weight": 0, "bias": 0})
+            module.forward = functools.partial(column_linear, module, group, style == "colwise_gather_output")
+        elif style in ("rowwise", "rowwise_split_input"):
+            self._divide(module, {"weight": 1})
+            module.forward = functools.partial(row_linear, module, group, style == "rowwise_split_input")
+        elif style == "embedding_rowwise":
+            rows = rows_of(module.num_embeddings, group.size, group.rank)
+            self._divide(module, {"weight": 0})
+            module.forward = functools.partial(row_embedding, module, group, rows.start)
+        elif style == "packed_colwise":
+            parent = next(p for p in self.model.modules() if any(child is module for child in p.children()))
+            module.forward = functools.partial(packed_linear, module, group, tuple(self._rows(parent, module)))
+            self.summed += list(module.parameters(recurse=False))
+            self._attentions.append(parent)
+        elif style == "replicated_with_grad_allreduce":
+            self.summed += list(module.parameters())
+
+    def _rows(self, parent: Any, module: Any) -> Iterator[tuple[int, int]]:
+        """The rows of each packed part that are this process's."""
+        start = 0
+        for heads, size in _packed_parts("", parent, module):
+            own = rows_of(heads, self.group.size, self.group.rank)
+            yield start + own.start * size, start + own.stop * size
+            start += heads * size
+
+    def _divide(self, module: Any, dimensions: dict[str, int]) -> None:
+        for name, dimension in dimensions.items():
+            parameter = module._parameters.get(name)
+            if parameter is None:
+                continue
+            key = (id(parameter), dimension)
+            if key not in self._made:
+                self._keep.append(parameter)
+                self._made[key] = _part(parameter, self.mesh, dimension)
+            module._parameters[name] = self._made[key]
+
+    def divide_heads(self) -> None:
+        """Modules that ask a configuration for the number of heads get one with this process's number."""
+        for attention in self._attentions:
+            config = attention.config = copy.copy(attention.config)
+            config.n_head //= self.group.size
+            config.n_query_groups //= self.group.size
+
+
+def _packed_parts(name: str, parent: Any, module: Any) -> list[tuple[int, int]]:
+    """(how many heads, rows of each) of the parts of a packed weight: queries, keys and values of LitGPT."""
+    config = getattr(parent, "config", None)
+    try:
+        heads, groups, size = config.n_head, config.n_query_groups, config.head_size  # type: ignore[union-attr]
+    except AttributeError:
+        raise ShardingPlanError(
+            f"{name!r} is to be divided as 'packed_colwise', and its parent has no configuration with n_head, "
+            "n_query_groups and head_size",
+            remedy="leave it out of the plan, together with the layer that takes its output",
+        ) from None
+    return [(heads, size), (groups, size), (groups, size)]
+
+
+def _part(parameter: torch.Tensor, mesh: DeviceMesh, dimension: int) -> torch.nn.Parameter:
+    """The parameter as a DTensor divided along one dimension."""
+    whole = parameter.detach()
+    rows = rows_of(whole.shape[dimension], mesh.size(), mesh.get_local_rank())
+    part = whole.narrow(dimension, rows.start, len(rows)).clone(memory_format=torch.contiguous_format)
+    placements: list[Placement] = [Shard(dimension)]
+    divided = DTensor.from_local(
+        part,
+        mesh,
+        placements,
+        run_check=False,
+        shape=whole.shape,
+        stride=torch.empty_like(whole, device="meta").stride(),
+    )
+    return torch.nn.Parameter(divided, requires_grad=parameter.requires_grad)
+
+
+def merge_entries(trace: Trace) -> Trace:
+    """Layers that take the same common input enter it once: backward has one sum over processes for all of them."""
+    first: dict[tuple[int, str], Var] = {}
+    merged: dict[int, Var] = {}
+    changed = {id(var) for op in trace.ops for var in op.tags.get("changes", ())}
+    ops: list[Op] = []
+    for op in trace.ops:
+        op = op.map_inputs(lambda var: merged.get(id(var), var)) if merged else op
+        if is_entry(op) and isinstance(op.args[0], Var) and not {id(op.args[0]), id(op.result)} & changed:
+            key = (id(op.args[0]), op.args[1])
+            if key in first:
+                merged[id(op.result)] = first[key]
+                continue
+            first[key] = op.result
+        ops.append(op)
+    if not merged:
+        return trace
+    return trace.replace(ops=ops, output=map_vars(lambda var: merged.get(id(var), var), trace.output))
+
+
+def is_entry(op: Op) -> bool:
+    """Whether the operation is `Enter.apply`."""
+    return getattr(op.target, "__self__", None) is Enter

@@ -1,0 +1,109 @@
+"""The plugin "fsdp": parameters, gradients and optimiser states are divided among the processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.distributed.device_mesh import DeviceMesh
+
+from thunder.distributed import (
+    DataParallel,
+    DataParallelOptions,
+    data_parallel_mesh,
+    fully_shard,
+    group_of,
+    one_device,
+    require_process_group,
+    require_same_model,
+)
+from thunder.errors import OptionError
+from thunder.plugins.ddp import distribute, require_module
+from thunder.plugins.plugin import Choices, Plugin, register_plugin
+
+
+@register_plugin
+class FSDP(Plugin):
+    """Data parallelism with divided parameters, which are gathered block by block.
+
+    The model's parameters become DTensors with some rows on each process: make the optimiser afterwards.
+
+    Args:
+        mesh: of one dimension, or of two: equal along the first, divided along the second; None for all processes.
+        stage: 3: parameters are freed after their block's forward and gathered again in backward; 2: they are kept.
+        shard_size: in place of a mesh: processes that share one copy of the parameters.
+        param_dtype: parameters are gathered and computed with in this dtype; their parts keep their own.
+        reduce_dtype: gradients are averaged in this dtype; None for `param_dtype`, or their own.
+        bucket: "block": each block's gradients are reduced together; a number of bytes: those of consecutive blocks up
+            to this size.
+        prefetch: how many blocks ahead a gather begins.
+        device: for a model on the meta device: where its parts are made; None for this process's accelerator or CPU.
+        initialise: for a model on the meta device: gives one module's own parameters and buffers their values; None
+            for each module's `reset_parameters`.
+        synchronise: whether parameters and buffers are taken from the first process at the start.
+        timeout: seconds that other processes may take to come to a program whose collectives are new; collectives
+            themselves have the process group's time-out.
+    """
+
+    name = "fsdp"
+
+    def __init__(
+        self,
+        mesh: DeviceMesh | None = None,
+        *,
+        stage: int = 3,
+        shard_size: int | None = None,
+        param_dtype: torch.dtype | None = None,
+        reduce_dtype: torch.dtype | None = None,
+        bucket: str | int = "block",
+        prefetch: int = 1,
+        device: torch.device | str | None = None,
+        initialise: Callable[[torch.nn.Module], None] | None = None,
+        synchronise: bool = True,
+        timeout: float = 300.0,
+    ) -> None:
+        if stage not in (2, 3):
+            raise OptionError(f"stage={stage!r}", remedy="2 keeps parameters until backward, 3 gathers them again")
+        if bucket != "block" and (not isinstance(bucket, int) or bucket <= 0):
+            raise OptionError(f"bucket={bucket!r}", remedy="'block' or a number of bytes")
+        if not isinstance(prefetch, int) or prefetch < 0:
+            raise OptionError(f"prefetch={prefetch!r}", remedy="a number of blocks, 0 or more")
+        self.mesh = mesh
+        self.stage = stage
+        self.shard_size = shard_size
+        self.param_dtype = param_dtype
+        self.reduce_dtype = reduce_dtype
+        self.bucket = bucket
+        self.prefetch = prefetch
+        self.device = device
+        self.initialise = initialise
+        self.synchronise = synchronise
+        self.timeout = timeout
+
+    def apply(self, choices: Choices, target: Callable[..., Any]) -> Choices:
+        model = require_module(self.name, target)
+        require_process_group(self.name)
+        device = one_device(model, self.name)
+        if device.type == "meta":
+            device = torch.device(self.device) if self.device is not None else _default_device()
+        mesh = data_parallel_mesh(self.mesh, device.type, shard_size=self.shard_size, plugin=self.name)
+        require_same_model(model, mesh, self.name)
+        fully_shard(model, mesh, device, initialise=self.initialise, synchronise=self.synchronise)
+        options = DataParallelOptions(
+            keep_whole=self.stage == 2,
+            prefetch=self.prefetch,
+            bucket_bytes=0 if isinstance(self.bucket, str) else self.bucket,
+            seen_dtype=self.param_dtype,
+            reduce_dtype=self.reduce_dtype,
+            timeout=self.timeout,
+        )
+        replicate = group_of(mesh, 0) if mesh.ndim == 2 else None
+        ranks = mesh.mesh.flatten().tolist()
+        return distribute(choices, DataParallel(model, group_of(mesh, -1), replicate, ranks, options))
+
+
+def _default_device() -> torch.device:
+    if torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
