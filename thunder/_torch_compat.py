@@ -13,6 +13,7 @@ import os
 import shlex
 import sys
 import threading
+import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -526,6 +527,13 @@ def associative_scan() -> Callable[..., Any] | None:
 def higher_order_operator(name: str) -> Any:
     """An operator that takes functions, or None where this version has none of that name.  Tested: 2.11, 2.13."""
     return getattr(torch.ops.higher_order, name, None)
+
+
+def loop_functions() -> dict[str, Callable[..., Any]]:
+    """The loops over functions that only Dynamo can capture, by name, as far as they exist.  Tested: 2.11, 2.13."""
+    home = sys.modules.get("torch._higher_order_ops")  # nobody can call them before it is imported
+    found = {name: getattr(home, name, None) for name in ("while_loop", "scan", "map")}
+    return {name: function for name, function in found.items() if isinstance(function, types.FunctionType)}
 
 
 def recompile_lazy_graph(graph: torch.fx.GraphModule) -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch._higher_order_ops import while_loop
 
 import thunder
 from thunder.errors import UnsupportedError
@@ -67,3 +68,11 @@ def test_what_is_refused(true_branch, message):
     with pytest.raises(UnsupportedError, match=message):
         compiled(x)
     torch.testing.assert_close(x, torch.ones(3))
+
+
+def test_loops_are_refused():
+    def program(x):
+        return while_loop(lambda i, x: i < 3, lambda i, x: (i + 1, x * 2), (torch.tensor(0), x))[1]
+
+    with pytest.raises(UnsupportedError, match="while_loop is captured by torch.compile alone"):
+        thunder.jit(program)(torch.ones(3))

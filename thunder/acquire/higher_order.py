@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from thunder._torch_compat import higher_order_operator, storage_key
+from thunder._torch_compat import higher_order_operator, loop_functions, storage_key
 from thunder.acquire.recorder import Recorder
 from thunder.errors import UnsupportedError
 from thunder.trace import Op, Region, Var
@@ -31,11 +31,25 @@ def higher_order_lookasides(recorder: Recorder, one_operation: Callable[..., Any
     cond = higher_order_operator("cond")
     if cond is not None:
         table[type(cond).__call__] = lambda interp, operator, *args, **kwargs: branch(interp, *args, **kwargs)
+    for name, function in loop_functions().items():
+        table[function] = _refusal(name, recorder)
     for name in _AS_A_WHOLE:
         operator = higher_order_operator(name)
         if operator is not None:
             table[type(operator).__call__] = lambda interp, called, *args, **kwargs: one_operation(called, args, kwargs)
     return table
+
+
+def _refusal(name: str, recorder: Recorder) -> Callable[..., Any]:
+    def replacement(interp: Any, *args: Any, **kwargs: Any) -> Any:
+        raise UnsupportedError(
+            f"torch's {name} is captured by torch.compile alone",
+            recorder.location(),
+            "use torch.compile(model, backend='thunder'), or let such calls run in plain Python: "
+            "thunder.jit(..., on_break='eager')",
+        )
+
+    return replacement
 
 
 def choose(
