@@ -415,8 +415,11 @@ def guard_torch_state(prologue: Prologue) -> None:
         if torch.is_autocast_enabled(kind):
             unchanged(torch.is_autocast_enabled, kind)
             unchanged(torch.get_autocast_dtype, kind)
+            unchanged(torch.is_autocast_cache_enabled)
     unchanged(torch.get_default_dtype)
     unchanged(torch._C._len_torch_function_stack)
+    if torch._C._len_torch_function_stack():
+        unchanged(torch.get_default_device)
 
 
 def _named(source: Source, name: str) -> Source:

@@ -19,14 +19,14 @@ from thunder.acquire.heap import Heap, instance_dict, is_container
 from thunder.acquire.objects import IMMUTABLE_TYPE
 from thunder.acquire.sources import ATTRIBUTE, GRAD, INSTANCE_DICT, ITEM, Source, constant
 from thunder.acquire.variables import VariableTracker
-from thunder.errors import UnsupportedError
+from thunder.errors import ImpureCallError, UnsupportedError
 
-_INTEGRAL_GETATTRIBUTE = frozenset(
-    kind.__getattribute__
-    for kind in (object, types.ModuleType, type, dict, list, tuple, set, frozenset, str, bytes, bytearray, int, float,
-                 complex, collections.deque, collections.OrderedDict, collections.defaultdict, BaseException,
-                 types.SimpleNamespace, functools.partial)
+_INTEGRAL_TYPES = (
+    object, types.ModuleType, type, dict, list, tuple, set, frozenset, str, bytes, bytearray, int, float, complex,
+    collections.deque, collections.OrderedDict, collections.defaultdict, BaseException, types.SimpleNamespace,
+    functools.partial, types.FunctionType,
 )  # fmt: skip
+_INTEGRAL_GETATTRIBUTE = frozenset(kind.__getattribute__ for kind in _INTEGRAL_TYPES)
 """Look-up in the instance and its classes; C types have a wrapper of their own for it."""
 
 
@@ -68,6 +68,12 @@ class AttributeTracker(VariableTracker):
         if self_class is not None and this_class in self_class.__mro__:
             self.classes.super_lookup(this_class, self_class, name)
 
+    def guard_class(self, obj: Any) -> None:
+        """The class of an object is asked for."""
+        source = self.known.get(id(obj))
+        if source is not None and source.stable:
+            self._guard_class_of(obj, type(obj))
+
     def _guard_class_of(self, obj: Any, kind: type) -> None:
         """The class of an object that is followed by identity can still be assigned."""
         if id(obj) in self._class_guarded or kind.__flags__ & IMMUTABLE_TYPE or isinstance(obj, type):
@@ -104,7 +110,7 @@ class AttributeTracker(VariableTracker):
                 self.classes.lookup(kind, "__getattribute__")
                 return lambda obj, name, source: self.interp.getattr(obj, name)
             if lookup not in _INTEGRAL_GETATTRIBUTE:
-                return lambda obj, name, source: self.interp.getattr(obj, name)
+                return self._load_through_c_code
         found = type_lookup(kind, name)
         if name == "__dict__":
             return self._load_builtin_attribute
@@ -113,6 +119,8 @@ class AttributeTracker(VariableTracker):
             self.classes.lookup(kind, "__getattribute__")
         elif found is not absent and not issubclass(kind, types.ModuleType):
             return lambda obj, name, source: self._load_from_builtin(obj, name, source)
+        if found is not absent and not isinstance(found, _DESCRIPTORS_WITHOUT_STATE):
+            self._class_value(found)
         if isinstance(found, property):
             return lambda obj, name, source: self.interp.call(found.fget, obj) if found.fget else getattr(obj, name)
         if isinstance(found, types.MemberDescriptorType):
@@ -163,8 +171,12 @@ class AttributeTracker(VariableTracker):
         """A value kept in a class: the guard on the class's attribute has established its identity."""
         if isinstance(value, torch.Tensor):
             return self.wrap(value)
-        if not is_plain(value) and id(value) not in self.known:
-            self.make_known(value, constant(value))
+        if not is_plain(value):
+            known = self.known.get(id(value))
+            if known is None:
+                self.make_known(value, constant(value))
+            elif not known.stable:  # it was met at a place that may hold another object at the next call
+                self.prologue.identical(known, value)
         return value
 
     def _load_instance(self, obj: Any, name: str, source: Source | None, otherwise: Callable[[], Any]) -> Any:
@@ -245,6 +257,20 @@ class AttributeTracker(VariableTracker):
         self.make_known(attributes, source.child(INSTANCE_DICT))
         return attributes
 
+    def _load_through_c_code(self, obj: Any, name: str, source: Source | None) -> Any:
+        """An attribute of an object whose class looks attributes up in a way of its own: `threading.local`."""
+        if source is None or isinstance(obj, _ANSWER_FOR_THEMSELVES):
+            return self.interp.getattr(obj, name)
+        try:
+            value = self.interp.getattr(obj, name)
+        except AttributeError:
+            owner = self.prologue.expression(source)
+            self.prologue.check(f"not hasattr({owner}, {name!r})", lambda: f"{source.describe()} has no {name}")
+            raise
+        if isinstance(value, (types.BuiltinMethodType, types.MethodWrapperType, types.MethodType)):
+            return value
+        return self.read(source.child(ATTRIBUTE, name), value)
+
     def _load_from_builtin(self, obj: Any, name: str, source: Source | None) -> Any:
         """An attribute of an object of a C type."""
         value = getattr(obj, name)
@@ -252,7 +278,9 @@ class AttributeTracker(VariableTracker):
             return self.wrap(value) if isinstance(value, torch.Tensor) else value
         if isinstance(obj, types.FunctionType) and name == "__dict__":
             return self._known_dict(value, source) if id(value) not in self.known else value
-        if name in ("__class__", "__doc__", "__module__") or type(obj) in (types.CodeType, slice, range):
+        if name == "__class__" or type(obj) in (types.CodeType, slice, range):
+            return value
+        if name in ("__doc__", "__module__") and not isinstance(obj, types.FunctionType):
             return value
         return self.read(source.child(ATTRIBUTE, name), value)
 
@@ -261,8 +289,8 @@ class AttributeTracker(VariableTracker):
         if id(obj) in self._new:
             return self.interp.getattr(obj, name)
         found = type_lookup(obj, name)
-        if not obj.__flags__ & IMMUTABLE_TYPE and source is not None:
-            place = source.child(ATTRIBUTE, name)
+        if not obj.__flags__ & IMMUTABLE_TYPE and id(obj) not in self.made_classes:
+            place = (source or self.source_of(obj)).child(ATTRIBUTE, name)
             if hasattr(type_lookup(type(obj), name), "__set__"):  # of the metaclass: `__name__`, `__dict__`, ...
                 value = self.interp.getattr(obj, name)
                 if name in ("__mro__", "__bases__", "__base__"):
@@ -277,6 +305,7 @@ class AttributeTracker(VariableTracker):
     def _load_from_tensor(self, obj: torch.Tensor, name: str, source: Source | None) -> Any:
         """An attribute of a tensor: torch's own through the recorder, the user's own from the real tensor."""
         found = self._input_of_shadow.get(id(obj))
+        self.classes.lookup(type(obj), name)
         if name == "storage_offset":
             self._guard_storage_offsets(obj)
         elif name in ("__reduce_ex__", "__reduce__"):
@@ -300,11 +329,24 @@ class AttributeTracker(VariableTracker):
                 with torch._C.DisableTorchFunction():
                     gradient = real.grad
                 return self.read(child, gradient)
+            if name == "__dict__":
+                attributes = real.__dict__
+                return attributes if id(attributes) in self.known else self._known_dict(attributes, place)
             if name in real.__dict__ and name not in obj.__dict__:
                 return self.read(place.child(INSTANCE_DICT).child(ITEM, name), real.__dict__[name])
-            if name not in obj.__dict__ and type_lookup(type(obj), name) is absent:
-                self._guard_absent(place.child(INSTANCE_DICT), name)
+            if name not in obj.__dict__:
+                self._guard_no_attribute(place, real, name, type_lookup(type(obj), name))
         return getattr(obj, name)
+
+    def _guard_no_attribute(self, place: Source, real: torch.Tensor, name: str, found: Any) -> None:
+        """The user has put no attribute of this name on a tensor; one guard for all names where there is none."""
+        if found is absent or real.__dict__:
+            if not hasattr(type(found), "__set__"):
+                self._guard_absent(place.child(INSTANCE_DICT), name)
+        elif not hasattr(type(found), "__set__") and not place.child(INSTANCE_DICT).seen:
+            place.child(INSTANCE_DICT).seen = True
+            owner = self.prologue.expression(place)
+            self.prologue.check(f"not {owner}.__dict__", lambda: f"{place.describe()} has no attributes of the user's")
 
     def _guard_storage_offsets(self, obj: torch.Tensor) -> None:
         """Where in their storage the inputs begin that `obj` is, or is a view of."""
@@ -329,13 +371,20 @@ class AttributeTracker(VariableTracker):
         self.classes.lookup(kind, "__setattr__")
         setter = type_lookup(kind, "__setattr__")
         descriptor = type_lookup(kind, name)
-        plain = setter in (object.__setattr__, types.ModuleType.__setattr__) or setter is absent
+        plain = setter in _INTEGRAL_SETATTR or setter is absent
         if plain and (descriptor is absent or not hasattr(type(descriptor), "__set__")):
             self.store_generic(obj, name, value)
-        elif plain and isinstance(descriptor, types.MemberDescriptorType):
+        elif plain and isinstance(descriptor, (types.MemberDescriptorType, types.GetSetDescriptorType)):
             self.store_generic(obj, name, value)
         else:
+            if source is not None and not plain and isinstance(setter, types.WrapperDescriptorType):
+                self._refuse_change(obj, name)
             self.interp.setattr(obj, name, value)
+
+    def _refuse_change(self, obj: Any, name: str) -> None:
+        """An attribute of an object from outside is changed, in a way that cannot be undone and repeated."""
+        what = f"{name!r} of {self.source_of(obj).describe()}, a {type(obj).__qualname__}, is changed"
+        raise ImpureCallError(what, self.recorder.location())
 
     def store_generic(self, obj: Any, name: str, value: Any) -> None:
         """`object.__setattr__(obj, name, value)`."""
@@ -362,7 +411,7 @@ class AttributeTracker(VariableTracker):
             function = type_lookup(type(found), access)
             self.classes.lookup(type(found), access)
             value = (obj, *value)
-            obj = found
+            obj = found if isinstance(found, _DESCRIPTORS_WITHOUT_STATE) else self._class_value(found)
         if not isinstance(function, types.FunctionType):
             return False
         self.interp.call(function, obj, *value)
@@ -375,9 +424,12 @@ class AttributeTracker(VariableTracker):
             self._store_on_class(obj, name, lambda: delattr(obj, name))
             return
         self.classes.lookup(kind, "__delattr__")
-        if type_lookup(kind, "__delattr__") in (object.__delattr__, absent):
+        deleter = type_lookup(kind, "__delattr__")
+        if deleter in _INTEGRAL_DELATTR or deleter is absent:
             self.delete_generic(obj, name)
         else:
+            if id(obj) in self.known and isinstance(deleter, types.WrapperDescriptorType):
+                self._refuse_change(obj, name)
             self.interp.delattr(obj, name)
 
     def delete_generic(self, obj: Any, name: str) -> None:
@@ -396,8 +448,8 @@ class AttributeTracker(VariableTracker):
         source = self.known.get(id(obj))
         if source is None:
             return
-        descriptor = type_lookup(type(obj), name)
-        if isinstance(descriptor, types.MemberDescriptorType):
+        descriptor: Any = type_lookup(type(obj), name)
+        if isinstance(descriptor, (types.MemberDescriptorType, types.GetSetDescriptorType)):
             try:
                 before = descriptor.__get__(obj)
                 undo: Callable[[], None] = lambda: descriptor.__set__(obj, before)  # noqa: E731
@@ -442,10 +494,11 @@ class AttributeTracker(VariableTracker):
 
     def _store_on_tensor(self, obj: torch.Tensor, name: str, value: Any) -> None:
         found = self._input_of_shadow.get(id(obj))
-        if found is None or hasattr(torch.Tensor, name):
+        is_torchs = hasattr(type(type_lookup(type(obj), name)), "__set__")
+        if found is None or is_torchs:
             if found is not None and name == "grad":
                 found[0].child(GRAD, "grad").written = True
-            elif not hasattr(torch.Tensor, name):
+            elif not is_torchs:
                 self._attributes_of_made.setdefault(id(obj), (obj, set()))[1].add(name)
             setattr(obj, name, value)
             return
@@ -458,7 +511,16 @@ class AttributeTracker(VariableTracker):
         attributes[name] = value
 
 
-def _unset_slot(descriptor: types.MemberDescriptorType, obj: Any) -> None:
+_INTEGRAL_SETATTR = frozenset(kind.__setattr__ for kind in _INTEGRAL_TYPES)
+_INTEGRAL_DELATTR = frozenset(kind.__delattr__ for kind in _INTEGRAL_TYPES)
+_DESCRIPTORS_WITHOUT_STATE = (
+    types.FunctionType, property, types.MemberDescriptorType, types.GetSetDescriptorType, types.MethodDescriptorType,
+    types.WrapperDescriptorType, types.BuiltinFunctionType, classmethod, staticmethod,
+)  # fmt: skip
+_ANSWER_FOR_THEMSELVES = (super, types.GenericAlias)
+
+
+def _unset_slot(descriptor: Any, obj: Any) -> None:
     """Makes a slot unset again."""
     if not is_unset(descriptor, obj):
         descriptor.__delete__(obj)

@@ -1,7 +1,7 @@
 """Guards on classes: what an attribute look-up finds in them, their bases, and the class of an object.
 
 Input: look-ups that the interpreter or the tracker makes.  Output: guards that the classes still give the same.
-Classes that cannot be changed (those of C modules) need none; neither does `torch.Tensor`, whose methods record.
+Classes that cannot be changed (those of C modules) need none.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch._subclasses import FakeTensor
 
 from thunder.acquire.guards import Prologue, absent, same_value, type_lookup
 
@@ -17,7 +18,7 @@ _IMMUTABLE_TYPE = 1 << 8  # Py_TPFLAGS_IMMUTABLETYPE
 
 def is_mutable_class(kind: type) -> bool:
     """Whether attributes of the class could be assigned between two calls."""
-    return not kind.__flags__ & _IMMUTABLE_TYPE and not issubclass(kind, torch.Tensor)
+    return not kind.__flags__ & _IMMUTABLE_TYPE
 
 
 def super_lookup(this_class: type, self_class: type, name: str) -> Any:
@@ -56,6 +57,8 @@ class ClassGuards:
 
     def lookup(self, kind: type, name: str) -> None:
         """`name` was looked up in the classes of `kind`."""
+        if issubclass(kind, FakeTensor):  # what tensors are in programs with symbolic sizes
+            kind = torch.Tensor
         key = (kind, name)
         if key in self._seen:
             return
@@ -112,6 +115,18 @@ class ClassGuards:
                 )
             if found is not absent:
                 return
+
+    def registered(self, kind: type, base: type) -> None:
+        """Whether a class is registered with an abstract class was asked for."""
+        key = (kind, "", base)
+        if key in self._seen:
+            return
+        self._seen.add(key)
+        bind = self.prologue.bind
+        self.prologue.check(
+            f"{bind(issubclass)}({bind(kind)}, {bind(base)}) is {issubclass(kind, base)}",
+            f"whether {kind.__qualname__} is a {base.__qualname__}",
+        )
 
     def order(self, kind: type) -> None:
         """The bases of a class were asked for, by `isinstance` or through `__mro__`."""

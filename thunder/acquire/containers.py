@@ -7,7 +7,9 @@ An item that is read by its index or key is guarded alone; a container that is w
 from __future__ import annotations
 
 import collections
+import copy
 import enum
+import gc
 import types
 from typing import Any
 
@@ -15,10 +17,28 @@ import torch
 
 from thunder.acquire.guards import VALUE_TYPES, Prologue, is_plain, items_of, type_lookup
 from thunder.acquire.heap import Heap, is_container
-from thunder.acquire.objects import CONTAINER_BASES, CONTAINERS, ObjectTracker
+from thunder.acquire.objects import ARRAYS, CONTAINER_BASES, CONTAINERS, DICT_VIEWS, FOLLOWED_THROUGH, ObjectTracker
 from thunder.acquire.sources import ITEM, KEY, Source, constant
+from thunder.errors import ImpureCallError
 
 _DICT_GETITEM = frozenset({dict.__getitem__, collections.OrderedDict.__getitem__, collections.defaultdict.__getitem__})
+_LARGEST_ARRAY = 1 << 16  # bytes
+
+
+def same_array(array: Any, other: Any) -> bool:
+    """Whether two arrays hold the same bytes in the same form."""
+    return bool(_form(array) == _form(other) and array.tobytes() == other.tobytes())
+
+
+def _is_too_much(array: Any) -> bool:
+    """Whether the numbers of an array are too many for a guard, or no numbers at all."""
+    if not hasattr(array, "dtype"):
+        return len(array) * array.itemsize > _LARGEST_ARRAY
+    return bool(array.nbytes > _LARGEST_ARRAY or array.dtype.hasobject)
+
+
+def _form(array: Any) -> tuple[Any, ...]:
+    return (array.dtype, array.shape) if hasattr(array, "dtype") else (array.typecode, len(array))
 
 
 class ContainerTracker(ObjectTracker):
@@ -28,7 +48,27 @@ class ContainerTracker(ObjectTracker):
         super().__init__(prologue, heap, unstable)
         self._touched: set[int] = set()
 
+    def load_item_or_none(self, obj: dict[Any, Any], key: Any) -> Any:
+        """`obj.get(key)` of a dict that existed before the call."""
+        source = self.source_of(obj)
+        if key in obj:
+            return self.read(source.child(ITEM, key), obj[key])
+        self._guard_absent(source, key)
+        return None
+
+    def as_number(self, obj: Any) -> Any:
+        """What `__index__`, `__float__` or their like in Python make of an object that C code asks for a number."""
+        if type(obj) in VALUE_TYPES or isinstance(obj, torch.Tensor):
+            return obj
+        for name in ("__index__", "__float__", "__int__", "__complex__"):
+            method = _python_method(type(obj), name)
+            if method is not None:
+                return self.interp.call(method, obj)
+        return obj
+
     def load_item(self, obj: Any, key: Any) -> Any:
+        if isinstance(obj, (list, tuple, str, torch.Tensor)) and type(key) not in VALUE_TYPES:
+            key = self.as_number(key)
         if isinstance(obj, dict) and type(key) not in VALUE_TYPES:
             key = self.key_for(obj, key)
             self.compare_with(obj, key)
@@ -37,8 +77,10 @@ class ContainerTracker(ObjectTracker):
             value = self.interp.getitem(obj, key)
             return self.wrap(value) if isinstance(value, torch.Tensor) else value
         kind = type(obj)
-        if kind not in CONTAINERS and isinstance(type_lookup(kind, "__getitem__"), types.FunctionType):
-            return self._wrap_all(self.interp.getitem(obj, key))
+        if kind not in CONTAINERS:
+            self.classes.lookup(kind, "__getitem__")
+            if isinstance(type_lookup(kind, "__getitem__"), types.FunctionType):
+                return self._wrap_all(self.interp.getitem(obj, key))
         if isinstance(obj, (list, tuple)):
             if type(key) is int and not self.heap.was_changed(obj):
                 index = key
@@ -90,6 +132,8 @@ class ContainerTracker(ObjectTracker):
             self.compare_with(obj, key)
         if id(obj) in self.known and is_container(obj):
             self._change_item(obj, key)
+        elif type(obj) in ARRAYS:
+            self.change(obj)
         self.interp.setitem(obj, key, value)
 
     def delete_item(self, obj: Any, key: Any) -> None:
@@ -146,7 +190,8 @@ class ContainerTracker(ObjectTracker):
         if source is None or id(obj) in self._touched:
             return
         self._touched.add(id(obj))
-        if isinstance(obj, types.MappingProxyType):
+        if type(obj) in FOLLOWED_THROUGH:
+            self._touch_through(source, obj)
             return
         if isinstance(obj, dict):
             self._touch_dict(source, obj)
@@ -166,11 +211,31 @@ class ContainerTracker(ObjectTracker):
             for index, item in enumerate(content):
                 self.read(source.child(ITEM, index), item)
 
+    def _touch_through(self, source: Source, obj: Any) -> None:
+        """What a view of a dict, a mapping proxy or an array shows is read."""
+        if type(obj) in ARRAYS:
+            if _is_too_much(obj):
+                raise ImpureCallError(f"{source.describe()}, a large array, is read", self.recorder.location())
+            bind, array = self.prologue.bind, self.prologue.expression(source)
+            condition = f"{bind(same_array)}({array}, {bind(copy.copy(obj))})"
+            self.prologue.check(condition, lambda: f"{source.describe()} holds the same numbers")
+        elif type(obj) in DICT_VIEWS:
+            shown = gc.get_referents(obj)[0]
+            self.source_of(shown)
+            self.touch(shown)
+        else:
+            keys = list(obj)
+            self.prologue.plain_items(source, keys)
+            for key in filter(is_plain, keys):
+                self.read(source.child(ITEM, key), obj[key])
+
     def touch_deeply(self, obj: Any) -> None:
         """The whole content of a container is read, and that of the containers in it."""
         pending, met = [obj], set()
         while pending:
             container = pending.pop()
+            if type(container) in FOLLOWED_THROUGH:
+                self.touch(container)
             if id(container) in met or not isinstance(container, CONTAINER_BASES):
                 continue
             met.add(id(container))
@@ -204,34 +269,76 @@ class ContainerTracker(ObjectTracker):
 
         The same methods are interpreted here first, in the same order, so that what they read is guarded.
         """
-        kind = type(item)
         by_hash = isinstance(container, (dict, set, frozenset))
-        if by_hash and _python_method(kind, "__hash__") is None:
+        if type(item) in VALUE_TYPES and (by_hash or VALUE_TYPES.issuperset(map(type, items_of(container)))):
             return
         for element in items_of(container):
             if element is item:
                 return
-            methods = [_python_method(type(element), "__eq__"), _python_method(kind, "__eq__")]
-            if methods == [None, None]:
+            if is_plain(element) and is_plain(item):
                 continue
-            self.touch(container)
+            if not (_holds_identity(element) and _holds_identity(item)):
+                self.touch(container)
             if by_hash and self._hash(element) != self._hash(item):
-                continue
-            for method, operands in zip(methods, ((element, item), (item, element))):
-                answer = NotImplemented if method is None else self.interp.call(method, *operands)
+                self.identity(element, item)
+            elif self._equal(element, item):
+                return
+
+    def seen(self, container: Any) -> Any:
+        """A container with the tensors that the program sees, in the place of one from outside that holds real ones."""
+        kind = type(container)
+        if kind in (list, tuple):
+            items = [self.seen(item) for item in container]
+            if any(item is not before for item, before in zip(items, container)):
+                return kind(items)
+        elif kind is dict:
+            values = {key: self.seen(value) for key, value in container.items()}
+            if any(value is not container[key] for key, value in values.items()):
+                return values
+        elif isinstance(container, torch.Tensor):
+            return self.wrap(container)
+        return container
+
+    def compare(self, left: Any, right: Any) -> None:
+        if isinstance(left, CONTAINER_BASES) and isinstance(right, CONTAINER_BASES):
+            self._equal(left, right)
+        elif not isinstance(left, torch.Tensor) and not isinstance(right, torch.Tensor):
+            self.identity(left, right)
+
+    def _equal(self, left: Any, right: Any) -> bool:
+        """What `==` of C code finds, with methods in Python interpreted and with guards on who is who."""
+        if left is right:
+            return True
+        if isinstance(left, torch.Tensor) or isinstance(right, torch.Tensor):
+            return False
+        for own, other in ((left, right), (right, left)):
+            method = _python_method(type(own), "__eq__")
+            if method is not None:
+                answer = self.interp.call(method, own, other)
                 if answer is not NotImplemented:
-                    if self.interp.truth(answer):
-                        return
-                    break
+                    return bool(self.interp.truth(answer))
+        if isinstance(left, CONTAINER_BASES) and isinstance(right, CONTAINER_BASES):
+            first, second = _compared_items(left), _compared_items(right)
+            return len(first) == len(second) and all(map(self._equal, first, second))
+        if type(left) in VALUE_TYPES or type(right) in VALUE_TYPES:
+            return bool(left == right)
+        return self.identity(left, right)
 
     def _hash(self, obj: Any) -> int:
         method = _python_method(type(obj), "__hash__")
-        return hash(obj) if method is None else int(self.interp.call(method, obj))
+        if method is not None:
+            return int(self.interp.call(method, obj))
+        if isinstance(obj, tuple):
+            for part in obj:
+                self._hash(part)
+        return hash(obj)
 
     def change(self, obj: Any) -> None:
         """An in-place operator is about to change a container."""
         if id(obj) in self.known and is_container(obj):
             self.heap.before_change(obj)
+        elif type(obj) in ARRAYS and id(obj) in self.known:
+            raise ImpureCallError(f"{self.known[id(obj)].describe()}, an array, is changed", self.recorder.location())
 
     def _touch_dict(self, source: Source, obj: dict[Any, Any]) -> None:
         content = self.heap.content_before(obj)
@@ -280,6 +387,9 @@ class ContainerTracker(ObjectTracker):
         return found[0] if found is not None else self.known.get(id(obj))
 
     def truth(self, obj: Any) -> bool:
+        if type(obj) in ARRAYS:
+            self.touch(obj)
+            return bool(obj)
         if type(obj) in CONTAINERS:
             self.length(obj)
             return bool(obj)
@@ -293,6 +403,18 @@ class ContainerTracker(ObjectTracker):
         if isinstance(obj, torch.Tensor):
             return bool(obj)
         return self.interp.truth(obj)
+
+
+def _compared_items(container: Any) -> list[Any]:
+    """What `==` of a container compares with the items of another, in order."""
+    if isinstance(container, dict):
+        return [part for item in dict.items(container) for part in item]
+    return items_of(container)
+
+
+def _holds_identity(obj: Any) -> bool:
+    """Whether an object is equal to itself alone."""
+    return not isinstance(obj, tuple) and _python_method(type(obj), "__eq__") is None
 
 
 def _python_method(kind: type, name: str) -> types.FunctionType | None:

@@ -107,14 +107,15 @@ class Epilogue:
         source = self._known.get(id(value))
         if source is not None:
             return self.prologue.expression(source)
-        if is_plain(value):
+        if is_plain(value) or isinstance(value, str):
             if is_tensor_text(value):
                 raise DataDependentError(
                     f"a text made from a tensor's values leaves the program: {value}",
                     self._location,
                     "return the tensor and make the text outside of the compiled function",
                 )
-            return self.prologue.literal(value)
+            if is_plain(value):
+                return self.prologue.literal(value)
         kind = type(value)
         if kind is DrawnNumber:
             use(value)

@@ -180,6 +180,7 @@ class Prologue:
         self.tensors_by_check: dict[int, str] = {}
         self.places: dict[int, tuple[Source, Any]] = {}
         self._names: dict[int, str] = {}
+        self._held: set[int] = set()
         self._constants: dict[int, str] = {}
         self._keep: list[Any] = []
         self._type_attributes: set[tuple[type, str]] = set()
@@ -231,7 +232,7 @@ class Prologue:
         assert parent is not None
         if parent.kind == INSTANCE_DICT and parent.parent is not None and parent.parent.stable:
             # The instance's dict is held itself: one look-up less at every call.
-            owner = self.bind(parent.parent.value.__dict__, "d")
+            owner = self.held_dict(parent.parent)
         else:
             owner = self.expression(parent)
         if source.kind == ITEM:
@@ -256,6 +257,17 @@ class Prologue:
             return f"{owner}({source.key})"
         assert source.kind == ATTRIBUTE
         return f"{owner}.{source.key}"
+
+    def held_dict(self, owner: Source) -> str:
+        """The dict of an object that is the same at every call: it could be another dict by then."""
+        attributes = owner.value.__dict__
+        name = self.bind(attributes, "d")
+        if id(owner.value) not in self._held:
+            self._held.add(id(owner.value))
+            if not isinstance(owner.value, types.ModuleType):
+                condition = f"{self.bind(owner.value)}.__dict__ is {name}"
+                self.check(condition, lambda: f"{owner.describe()}.__dict__ is the same dict")
+        return name
 
     def peek(self, source: Source) -> str:
         """An expression for one use: the bound name if there is one, else the read itself."""
@@ -327,7 +339,7 @@ class Prologue:
     def has_key(self, source: Source, key: Any, present: bool) -> None:
         """`key in container`, for a dict or an instance's dict."""
         if source.kind == INSTANCE_DICT and source.parent is not None and source.parent.stable:
-            owner = self.bind(source.parent.value.__dict__, "d")
+            owner = self.held_dict(source.parent)
         else:
             owner = self.expression(source)
         word = "in" if present else "not in"
@@ -341,12 +353,12 @@ class Prologue:
             return
         self._type_attributes.add((kind, name))
         described = f"{kind.__qualname__}.{name} is unchanged"
-        on_metaclass = getattr(type, name, _absent)
+        on_metaclass = type_lookup(type(kind), name)
         if found is _absent:
             plain = on_metaclass is _absent
         else:
             plain = isinstance(found, _GIVE_THEMSELVES) and not hasattr(type(on_metaclass), "__set__")
-        if plain and type(kind) is type:
+        if plain and type(kind) in _PLAIN_METACLASSES:
             # getattr on a class goes through CPython's type cache and gives functions and properties themselves.
             self.check(f"getattr({self.bind(kind)}, {name!r}, _absent) is {self.bind(found)}", described)
         else:
@@ -387,8 +399,9 @@ class Prologue:
             self.check(f"_same({reading}, {self.bind(result)})", description)
 
 
-def _function() -> None: ...
-
-
-_GIVE_THEMSELVES = (type(_function), property, type(object.__init__))
+_PLAIN_METACLASSES = frozenset({type, type(torch.Tensor), type(torch.nn.Parameter)})
+"""Metaclasses that leave the look-up of attributes as it is."""
+_GIVE_THEMSELVES = (
+    types.FunctionType, property, types.WrapperDescriptorType, types.MethodDescriptorType, types.GetSetDescriptorType,
+)  # fmt: skip
 """Class attributes that `getattr(cls, name)` gives as they are."""

@@ -13,8 +13,10 @@ from __future__ import annotations
 import collections
 import copyreg
 from collections.abc import Callable
-from types import CellType
+from types import CellType, FunctionType
 from typing import Any
+
+from thunder.errors import ImpureCallError
 
 EMPTY_CELL = object()
 """Content of a cell that has none."""
@@ -74,10 +76,14 @@ def is_container(obj: Any) -> bool:
     return isinstance(obj, (dict, list, set, collections.deque, CellType, bytearray))
 
 
-def same_content(before: Any, after: Any) -> bool:
-    """Whether two contents hold the very same objects in the same order."""
-    if isinstance(before, (set, bytearray)):
-        return type(after) is type(before) and before == after
+def same_content(container: Any, before: Any, after: Any) -> bool:
+    """Whether two contents of a container hold the very same objects in the same order."""
+    if isinstance(container, CellType):
+        return before is after
+    if isinstance(before, set):  # equal members need not be the same: 1 and True
+        return set(map(id, before)) == set(map(id, after))
+    if isinstance(before, bytearray):
+        return before == after
     if isinstance(before, list):
         if not isinstance(after, list) or len(before) != len(after):
             return False
@@ -113,7 +119,10 @@ class Heap:
     def before_change(self, container: Any) -> None:
         """Called before `container`, which existed before the call, is changed."""
         if id(container) not in self._before:
-            self._before[id(container)] = (container, content_of(container))
+            content = content_of(container)
+            if isinstance(container, (dict, set)):
+                _refuse_equal_keys(container)
+            self._before[id(container)] = (container, content)
 
     def assign(self, container: Any, key: Any, *, blind: bool) -> None:
         """Called before `container[key]` is assigned.
@@ -171,7 +180,7 @@ class Heap:
         for container, before in self._before.values():
             after = content_of(container)
             again = any(self.assigned(container).values()) or self.deleted(container)
-            if again or not same_content(before, after):
+            if again or not same_content(container, before, after):
                 found.append((container, before, after))
         return found
 
@@ -182,10 +191,17 @@ class Heap:
     def restore(self) -> None:
         """Puts everything back as it was before the call."""
         for container, before in self._before.values():
-            if not same_content(before, content_of(container)):
+            if not same_content(container, before, content_of(container)):
                 set_content(container, before)
         for _, _, undo, _ in self._slots.values():
             undo()
+
+
+def _refuse_equal_keys(container: Any) -> None:
+    """A dict or set whose keys have become equal since they were put there could not be filled again."""
+    keys = list((_dict_base(container) if isinstance(container, dict) else set).__iter__(container))
+    if any(isinstance(type(key).__eq__, FunctionType) for key in keys) and len(set(keys)) < len(keys):
+        raise ImpureCallError(f"a {type(container).__qualname__} is changed that holds keys which have become equal")
 
 
 def instance_dict(obj: Any) -> dict[str, Any] | None:

@@ -7,12 +7,19 @@ Functions, functorch), and what reaches outside of the program (`sharp_edges.py`
 
 from __future__ import annotations
 
+import abc
 import builtins
 import functools
+import importlib.util
 import logging
+import math
+import operator
 import os
+import string
+import sys
 import sysconfig
 import types
+import typing
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -24,7 +31,7 @@ from torch.utils import _pytree
 from thunder import _torch_compat
 from thunder.acquire.backward_hooks import backward_hook_lookasides
 from thunder.acquire.flex_attention import flex_attention_lookaside
-from thunder.acquire.guards import type_lookup
+from thunder.acquire.guards import is_plain, type_lookup
 from thunder.acquire.heap import instance_dict
 from thunder.acquire.higher_order import higher_order_lookasides
 from thunder.acquire.recorder import Recorder
@@ -62,7 +69,7 @@ _INTERPRETED_TORCH = tuple(
 _STDLIB = sysconfig.get_paths()["stdlib"] + os.sep
 _OPAQUE_STDLIB = frozenset(
     """logging warnings re sre_compile sre_parse inspect importlib typing threading traceback linecache tokenize json
-    pprint string textwrap ast dis types statistics decimal fractions numbers asyncio concurrent unittest
+    pprint textwrap ast dis types statistics decimal fractions numbers asyncio concurrent unittest
     multiprocessing subprocess socket ssl http urllib email xml pickle copyreg struct tempfile shutil pathlib
     ctypes queue selectors signal platform locale gettext""".split()
 )
@@ -71,6 +78,7 @@ _PROGRAMS_OF_THUNDER = (
     _THUNDER + "coverage" + os.sep,  # its suites define functions that are to be compiled
     _THUNDER + os.path.join("distributed", "parallel_linear.py"),  # the forward functions of divided layers
 )
+_LIBRARIES = sys.stdlib_module_names | {"torch"}
 _MISSING = object()
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -132,7 +140,12 @@ class Lookasides:
             delattr: lambda interp, obj, name: self.tracker.delete_attr(obj, name),
             vars: self.vars,
             len: self.len,
+            __import__: self.import_module,
+            importlib.import_module: self.import_by_name,
+            str.format: self.format_text,
+            type: self.type_of,
             isinstance: self.isinstance,
+            issubclass: self.issubclass,
             int: self.int,
             float: self.float,
             max: self.extreme(max, torch.sym_max),
@@ -172,6 +185,8 @@ class Lookasides:
             check = getattr(torch, name, None)
             if check is not None:
                 table[check] = self.runtime_check(check)
+        for function in _CONVERSIONS:
+            table[function] = self.converting(function, table.get(function))
         table.update(backward_hook_lookasides(self.recorder, self._one_operation))
         table.update(higher_order_lookasides(self.recorder, self._one_operation))
         flex = _torch_compat.flex_attention()
@@ -226,11 +241,83 @@ class Lookasides:
         if isinstance(obj, (torch.SymInt, torch.SymFloat, torch.SymBool)):
             stands_for = int if isinstance(obj, torch.SymInt) else float if isinstance(obj, torch.SymFloat) else bool
             return isinstance(obj, kinds) or issubclass(stands_for, kinds)
+        self.tracker.guard_class(obj)
         self.tracker.classes.order(type(obj))
+        self._guard_registered(type(obj), kinds)
+        if isinstance(kinds, tuple):
+            return any(self.isinstance(interp, obj, kind) for kind in kinds)
+        self.tracker.classes.lookup(type(kinds), "__instancecheck__")
         hook = type_lookup(type(kinds), "__instancecheck__")
         if isinstance(hook, types.FunctionType) and not is_opaque(hook):
-            return bool(interp.call(hook, kinds, obj))
+            return bool(interp.truth(interp.call(hook, kinds, obj)))
+        if isinstance(kinds, type) and getattr(kinds, "_is_protocol", False):
+            for name in typing._get_protocol_attrs(kinds):  # type: ignore[attr-defined]
+                self.hasattr(interp, obj, name)
         return isinstance(obj, kinds)
+
+    def issubclass(self, interp: Any, *args: Any) -> bool:
+        if len(args) == 2 and isinstance(args[0], type):
+            self.tracker.classes.order(args[0])
+            self._guard_registered(*args)
+        answer: bool = callback_lookasides()[issubclass](interp, *args)
+        return answer
+
+    def _guard_registered(self, kind: type, bases: Any) -> None:
+        """Whether a class is registered with an abstract class of the user's."""
+        for base in bases if isinstance(bases, tuple) else (bases,):
+            if type(base) is abc.ABCMeta and base.__module__.partition(".")[0] not in _LIBRARIES:
+                self.tracker.classes.registered(kind, base)
+
+    def type_of(self, interp: Any, *args: Any, **kwargs: Any) -> Any:
+        """`type(obj)`, or a class that is made."""
+        if len(args) != 1 or kwargs:
+            return interp.call_natively(type, args, kwargs)
+        self.tracker.guard_class(args[0])
+        return type(args[0])
+
+    # Imports ----------------------------------------------------------------------------------------------------
+    def import_module(
+        self, interp: Any, name: str, global_names: Any = None, local_names: Any = None, wanted: Any = (),
+        level: int = 0,
+    ) -> Any:  # fmt: skip
+        """`import` within a function: which module it gives is what `sys.modules` says."""
+        full = name
+        if level:
+            full = importlib.util.resolve_name("." * level + name, (global_names or {}).get("__package__"))
+        try:
+            result = __import__(name, global_names, local_names, wanted or (), level)
+        except ImportError:
+            self.tracker.load_item_or_none(sys.modules, full)
+            raise
+        for key in dict.fromkeys((full, full.partition(".")[0])):
+            self.tracker.load_item_or_none(sys.modules, key)
+        return result
+
+    def import_by_name(self, interp: Any, name: str, package: str | None = None) -> Any:
+        """`importlib.import_module`."""
+        importlib.import_module(name, package)
+        full = importlib.util.resolve_name(name, package)
+        return self.tracker.load_item_or_none(sys.modules, full)
+
+    # Texts and numbers ------------------------------------------------------------------------------------------
+    def format_text(self, interp: Any, text: str, *args: Any, **kwargs: Any) -> str:
+        """`text.format(...)`: fields may read attributes and items, and objects may have `__format__`."""
+        if all(map(is_plain, args)) and all(map(is_plain, kwargs.values())):
+            return text.format(*args, **kwargs)
+        formatter = string.Formatter()
+        result: str = self.tracker.text(interp.call(string.Formatter.vformat, formatter, text, args, kwargs))
+        return result
+
+    def converting(self, function: Callable[..., Any], otherwise: Callable[..., Any] | None) -> Callable[..., Any]:
+        """A builtin that asks its arguments for a number: their own methods run interpreted."""
+
+        def replacement(interp: Any, *args: Any, **kwargs: Any) -> Any:
+            args = tuple(self.tracker.as_number(argument) for argument in args)
+            if otherwise is not None:
+                return otherwise(interp, *args, **kwargs)
+            return interp.call_natively(function, args, kwargs)
+
+        return replacement
 
     def int(self, interp: Any, *args: Any, **kwargs: Any) -> Any:
         """`int(x)` of a symbol is the symbol, and of a tensor its number, known or not."""
@@ -293,7 +380,7 @@ class Lookasides:
             # The usual case, one guard: the same dicts, all of them empty.
             if not source.child(INSTANCE_DICT).child(ITEM, "hooks").seen:
                 source.child(INSTANCE_DICT).child(ITEM, "hooks").seen = True
-                owner, names = prologue.bind(attributes, "d"), [prologue.bind(hooks) for hooks in dicts.values()]
+                owner, names = prologue.held_dict(source), [prologue.bind(hooks) for hooks in dicts.values()]
                 same = " and ".join(f"{owner}[{key!r}] is {name}" for key, name in zip(dicts, names))
                 prologue.check(f"{same} and not ({' or '.join(names)})", lambda: f"{source.describe()} has no hooks")
         elif source is not None:
@@ -485,6 +572,11 @@ class Lookasides:
         return replacement
 
 
+_CONVERSIONS: tuple[Callable[..., Any], ...] = (
+    range, slice, int, float, complex, round, divmod, pow, chr, bin, hex, oct, operator.index, math.sqrt, math.floor,
+    math.ceil, math.trunc, math.log, math.exp, math.pow, math.prod,
+    math.isnan, math.isinf, math.isfinite, math.copysign, math.gcd,
+)  # fmt: skip
 _MESSAGES: tuple[Callable[..., Any], ...] = (
     warnings.warn, warnings.warn_explicit, logging.Logger.debug, logging.Logger.info, logging.Logger.warning,
     logging.Logger.error, logging.Logger.critical, logging.Logger.exception, logging.Logger.log,

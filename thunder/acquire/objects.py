@@ -13,7 +13,9 @@ program is to see.
 
 from __future__ import annotations
 
+import array
 import collections
+import enum
 import types
 from collections.abc import Callable
 from typing import Any
@@ -29,15 +31,26 @@ from thunder.acquire.symbols import Symbols
 from thunder.errors import UnsupportedError
 from thunder.interpreter import Tracker
 
+try:
+    import numpy
+except ImportError:  # PyTorch does without it, and so does thunder
+    numpy = None  # type: ignore[assignment]
+
 SeenAs = Callable[[torch.Tensor], "tuple[tuple[int, ...], torch.dtype] | None"]
 IMMUTABLE_TYPE = 1 << 8  # Py_TPFLAGS_IMMUTABLETYPE
 CONTAINERS = frozenset(
     {list, dict, tuple, set, frozenset, collections.OrderedDict, collections.defaultdict, collections.deque,
      collections.Counter, types.MappingProxyType, bytearray}
 )  # fmt: skip
+_DICTS: tuple[dict[Any, Any], ...] = ({}, collections.OrderedDict())
+DICT_VIEWS = frozenset(type(view) for made in _DICTS for view in (made.keys(), made.values(), made.items()))
+ARRAYS: frozenset[type] = frozenset({array.array} if numpy is None else {array.array, numpy.ndarray})
+FOLLOWED_THROUGH = DICT_VIEWS | ARRAYS | {types.MappingProxyType}
+"""Containers that show what another one holds, or that are guarded as a whole."""
 CONTAINER_BASES = (list, dict, tuple, set, frozenset, collections.deque, bytearray)
 _IDENTITY_TYPES = (type, types.ModuleType, types.BuiltinFunctionType, types.MethodDescriptorType, torch.nn.Module,
-                   types.WrapperDescriptorType, types.CodeType, property, staticmethod, classmethod)  # fmt: skip
+                   types.WrapperDescriptorType, types.CodeType, property, staticmethod, classmethod,
+                   enum.Enum)  # fmt: skip
 
 
 class ObjectTracker(Tracker):
@@ -70,6 +83,7 @@ class ObjectTracker(Tracker):
         self.wrapped_types = {torch.Tensor, torch.nn.Parameter}  # type: ignore[assignment]
         self._kinds: set[type] = set()
         self._new: set[int] = set()
+        self.made_classes: dict[int, type] = {}
         self._keep: list[Any] = []
 
     # Values -----------------------------------------------------------------------------------------------------
@@ -80,7 +94,7 @@ class ObjectTracker(Tracker):
         kind = type(obj)
         if kind not in self._kinds:
             self._kinds.add(kind)
-            if issubclass(kind, CONTAINER_BASES):
+            if issubclass(kind, CONTAINER_BASES) or kind in FOLLOWED_THROUGH:
                 self.container_types.add(kind)  # type: ignore[attr-defined]
         if not source.stable:
             self.wrapped_types.add(kind)  # type: ignore[attr-defined]

@@ -59,6 +59,8 @@ class ResultInference(ValueResults):
         key.append(torch.get_default_dtype())
         if torch._C._is_any_autocast_enabled():
             key.append(_autocast_state())
+        if torch._C._len_torch_function_stack():  # a mode beside the recorder, which is not in force here
+            key.append(torch.get_default_device())
         identity: Any
         try:
             identity = tuple(key)

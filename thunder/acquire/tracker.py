@@ -7,9 +7,12 @@ in layers, each with one kind of state: `objects.py` (what is known, and tensors
 
 from __future__ import annotations
 
+import contextvars
 import functools
 import io
 import itertools
+import operator
+import re
 import types
 import weakref
 from collections.abc import Callable
@@ -18,11 +21,14 @@ from typing import Any
 import torch
 
 from thunder.acquire.attributes import AttributeTracker
+from thunder.acquire.class_guards import is_mutable_class
 from thunder.acquire.drawn_numbers import DrawnNumber, use
 from thunder.acquire.guards import VALUE_TYPES, Prologue, is_plain, items_of
 from thunder.acquire.heap import Heap, instance_dict, is_container, slot_names
-from thunder.acquire.objects import CONTAINER_BASES
-from thunder.acquire.sources import CALL, ITEM
+from thunder.acquire.objects import ARRAYS, CONTAINER_BASES, FOLLOWED_THROUGH
+from thunder.acquire.process_state import asks_for_setting, changes_setting, reaches_outside
+from thunder.acquire.sources import ATTRIBUTE, CALL, ITEM
+from thunder.acquire.texts import TensorText, as_tensor_text, is_tensor_text, text_decides
 from thunder.errors import ImpureCallError, UnsupportedError
 
 
@@ -39,7 +45,6 @@ class AcquisitionTracker(AttributeTracker):
         self.foreign_method: Callable[..., Any] = lambda owner, name, arguments, keywords: not_foreign
         self.has_drawn_numbers = False
         self._foreign_types: dict[type, bool] = {}
-        self.made_classes: dict[int, type] = {}
 
     def call_opaque(self, function: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
         known = self.known
@@ -48,11 +53,15 @@ class AcquisitionTracker(AttributeTracker):
             return self._call_cached(function, arguments, keywords)
         if isinstance(function, weakref.ReferenceType):
             return self._dereference(function)
+        if kind in _GETTERS:
+            return self._get(function, *arguments)
         if kind is types.MethodWrapperType:
             # `super().__setattr__(name, value)` and its like, bound to the object.
             generic: Any = self._generic_access.get(function.__name__)
             if generic is not None and not isinstance(function.__self__, (type, torch.Tensor)):
                 return generic(function.__self__, *arguments)
+        if asks_for_setting(function):
+            return self._ask(function, arguments, keywords)
         owner = getattr(function, "__self__", None)
         is_of_numpy_random = _is_of_numpy_random(function)
         if owner is None and arguments and (kind in _UNBOUND or is_of_numpy_random):
@@ -67,6 +76,11 @@ class AcquisitionTracker(AttributeTracker):
             for argument in (*arguments, *keywords.values()):
                 if type(argument) is DrawnNumber:
                     use(argument)
+        first = owner if owner is not None else arguments[0] if arguments else None
+        if changes_setting(function) or reaches_outside(function, id(first) in known):
+            self._refuse_effect(function)
+        if type(owner) is contextvars.ContextVar and id(owner) in known:
+            return self._context_variable(owner, function, arguments_of_method)
         depth = _DEPTHS.get(id(function), 2)
         if isinstance(owner, CONTAINER_BASES):
             depth = _METHOD_DEPTHS.get(function.__name__, 2)
@@ -78,7 +92,11 @@ class AcquisitionTracker(AttributeTracker):
                 arguments, arguments_of_method = self._search(function, owner, arguments, arguments_of_method)
         for argument in (*arguments_of_method, *keywords.values()):
             self._before_opaque(argument, depth)
-        if owner is not None and id(owner) in known and is_container(owner):
+        if type(owner) in FOLLOWED_THROUGH and id(owner) in known:
+            self.touch(owner)
+            if type(owner) in ARRAYS and function.__name__ in _ARRAY_CHANGES:
+                self.change(owner)
+        elif owner is not None and id(owner) in known and is_container(owner):
             self._before_method(owner, function.__name__, arguments_of_method, keywords)
         elif owner is not None and id(owner) in known and function.__name__ in _INSTANCE_READERS:
             self._touch_instance(owner)
@@ -88,12 +106,65 @@ class AcquisitionTracker(AttributeTracker):
                 self.recorder.location(),
                 "register it on the tensor (tensor.register_hook) or on the module (register_full_backward_hook)",
             )
+        if any(isinstance(argument, TensorText) for argument in (*arguments, *keywords.values())):
+            self._refuse_text(function, owner)
+        if isinstance(owner, re.Pattern) or (kind is types.FunctionType and _is_of_library(function)):
+            # What it calls back runs interpreted.
+            arguments = tuple(map(self._called_back, arguments))
+            keywords = {name: self._called_back(value) for name, value in keywords.items()}
         result = function(*arguments, **keywords)
+        if type(result) is str:
+            return self.text(result)
         if isinstance(result, type) and len(arguments_of_method) >= 3:
             # `type(name, bases, namespace)`, or a metaclass or its `__new__` with the same.
             if isinstance(function, type) or function.__name__ == "__new__":
                 self.made_classes[id(result)] = result
         return self._wrap_all(result)
+
+    def _ask(self, function: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+        """The answer of a call is a setting: the prologue makes the call again."""
+        answer = function(*arguments, **keywords)
+        if not keywords:
+            name, listed = getattr(function, "__qualname__", function.__name__), ", ".join(map(repr, arguments))
+            self.prologue.call(function, list(arguments), answer, f"{name}({listed}) is unchanged")
+        return answer
+
+    def _refuse_effect(self, function: Any) -> None:
+        name = getattr(function, "__qualname__", function.__name__)
+        what = f"{function.__module__}.{name}() reaches outside of the program"
+        raise ImpureCallError(what, self.recorder.location())
+
+    def _context_variable(self, variable: Any, method: Any, arguments: tuple[Any, ...]) -> Any:
+        """`variable.get()` is asked for again by the prologue."""
+        places = [self._place_of(argument) for argument in arguments]
+        if method.__name__ != "get" or None in places:
+            raise ImpureCallError(f"the context variable {variable.name} is changed", self.recorder.location())
+        try:
+            value = method(*arguments)
+        except LookupError:
+            what = f"the context variable {variable.name} has no value"
+            raise ImpureCallError(what, self.recorder.location()) from None
+        place = self.known[id(variable)].child(ATTRIBUTE, "get").child(CALL, ", ".join(map(str, places)))
+        return self.read(place, value)
+
+    def _called_back(self, value: Any) -> Any:
+        is_python = isinstance(value, (types.FunctionType, types.MethodType))
+        return self.interp.native_callable(value) if is_python else value
+
+    def _refuse_text(self, function: Any, owner: Any) -> None:
+        """The text of a tensor is given to code that is not interpreted: it may keep it, but not look into it."""
+        name = getattr(function, "__name__", "")
+        if isinstance(owner, str) or function in (str, repr, format):
+            keeps = name in _TEXT_JOINERS
+        else:
+            keeps = isinstance(owner, CONTAINER_BASES) or isinstance(function, type) or id(function) in _DEPTHS
+            keeps = keeps or getattr(function, "__module__", "") == TensorText.__module__
+            keeps = keeps or name in ("__init__", "__new__", "__setattr__")
+        if not keeps:
+            raise text_decides(self.recorder.location())
+
+    def text(self, text: str) -> str:
+        return as_tensor_text(text, self.recorder.location()) if is_tensor_text(text) else text
 
     def _search(
         self, function: Any, owner: Any, arguments: tuple[Any, ...], of_method: tuple[Any, ...]
@@ -122,6 +193,26 @@ class AcquisitionTracker(AttributeTracker):
         if source is None:
             return target
         return self.read(source.child(CALL, ""), target)
+
+    def _get(self, getter: Any, obj: Any) -> Any:
+        """`operator.attrgetter`, `itemgetter` and `methodcaller`: the reads that they make."""
+        maker: Any
+        names: tuple[Any, ...]
+        maker, names = getter.__reduce__()
+        if type(getter) is operator.methodcaller:
+            bound = maker if isinstance(maker, functools.partial) else functools.partial(maker)
+            method, *arguments = (*bound.args, *names)
+            return self.interp.call(self.load_attr(obj, method), *arguments, **bound.keywords)
+        found = []
+        for name in names:
+            value = obj
+            if type(getter) is operator.itemgetter:
+                value = self.load_item(obj, name)
+            else:
+                for part in name.split("."):
+                    value = self.load_attr(value, part)
+            found.append(value)
+        return found[0] if len(found) == 1 else tuple(found)
 
     def _call_cached(self, function: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
         """A function under `functools.lru_cache` answers from its cache, or for real, as in plain Python.
@@ -157,6 +248,12 @@ class AcquisitionTracker(AttributeTracker):
 
         At depth 0 it does not look into it, at 1 it reads the items, at 2 it may read everything and change it.
         """
+        if type(argument) in FOLLOWED_THROUGH and depth:
+            self.touch(argument)
+        elif depth == 2 and type(argument) is types.FunctionType:
+            self.enter_function(argument)
+        elif depth == 2 and self._may_be_looked_into(argument):
+            self._touch_instance(argument)
         if isinstance(argument, CONTAINER_BASES):
             if depth == 1:
                 self.touch(argument)
@@ -171,6 +268,15 @@ class AcquisitionTracker(AttributeTracker):
                 self.recorder.location(),
                 "keep a list instead, and make the iterator inside of the compiled function",
             )
+
+    def _may_be_looked_into(self, obj: Any) -> bool:
+        """Whether an object from outside is an instance of a class of the user's, and no more than that."""
+        kind = type(obj)
+        if id(obj) not in self.known or not is_mutable_class(kind):
+            return False
+        if kind.__module__.startswith(("thunder.", "torch.")):
+            return False
+        return not isinstance(obj, (torch.nn.Module, torch.Tensor, type, *CONTAINER_BASES))
 
     def _touch_instance(self, obj: Any) -> None:
         """All attributes of an object are read."""
@@ -228,6 +334,12 @@ def _is_of_numpy_random(function: Any) -> bool:
     return isinstance(module, str) and module.startswith(_NUMPY_RANDOM)
 
 
+def _is_of_library(function: types.FunctionType) -> bool:
+    """Whether a function belongs to a module of the standard library that calls functions which it is given."""
+    module = function.__module__
+    return isinstance(module, str) and module.partition(".")[0] in ("json", "re", "bisect", "heapq")
+
+
 def _assigned_keys(name: str, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> list[Any] | None:
     """The keys that a dict's method assigns without reading any, in order; None for other methods."""
     if name == "__setitem__":
@@ -239,6 +351,7 @@ def _assigned_keys(name: str, arguments: tuple[Any, ...], keywords: dict[str, An
 
 not_foreign = object()
 """The answer of `foreign_method` for a method that stays within the program."""
+_TEXT_JOINERS = frozenset({"str", "repr", "format", "join", "format_map", "__add__", "__mod__", "__str__", "__repr__"})
 _NODE_HOOKS = frozenset({"register_hook", "register_prehook"})
 _UNBOUND = (types.MethodDescriptorType, types.WrapperDescriptorType)
 _C_CALLABLES = frozenset(
@@ -252,6 +365,11 @@ _C_CALLABLES = frozenset(
     }
 )
 _NUMPY_RANDOM = "numpy.random"
+_ARRAY_CHANGES = frozenset(
+    {"fill", "sort", "put", "resize", "itemset", "partition", "setfield", "setflags", "__setitem__", "append", "extend",
+     "insert", "pop", "remove", "reverse", "byteswap", "frombytes", "fromlist"}
+)
+_GETTERS = frozenset({operator.attrgetter, operator.itemgetter, operator.methodcaller})
 _CACHES = frozenset({functools._lru_cache_wrapper})
 _DEPTHS: dict[int, int] = {
     **{id(function): 0 for function in (isinstance, issubclass, type, id, callable)},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .lookup import python_method
+from .lookup import PLAIN_TYPES, python_method
 
 
 class _Shown:
@@ -28,7 +28,7 @@ class _Shown:
 def repr_of(interp: Any, value: Any) -> str:
     """`repr(value)`."""
     method = python_method(type(value), "__repr__")
-    return repr(value) if method is None else repr(_Shown(interp.call(method, value)))
+    return repr(lent(interp, value)) if method is None else repr(_Shown(interp.call(method, value)))
 
 
 def ascii_of(interp: Any, value: Any) -> str:
@@ -44,7 +44,45 @@ def str_of(interp: Any, value: Any) -> str:
         return str(_Shown(interp.call(method, value)))
     if type(value).__str__ is object.__str__:
         return repr_of(interp, value)
-    return str(value)
+    return str(lent(interp, value))
+
+
+class _Lent:
+    """Lends an object to native formatting; its own methods run interpreted."""
+
+    __slots__ = ("interp", "value")
+
+    def __init__(self, interp: Any, value: Any) -> None:
+        self.interp, self.value = interp, value
+
+    def __str__(self) -> str:
+        return str_of(self.interp, self.value)
+
+    def __repr__(self) -> str:
+        return repr_of(self.interp, self.value)
+
+    def __int__(self) -> int:
+        return int(self.value)
+
+    def __float__(self) -> float:
+        return float(self.value)
+
+    def __getitem__(self, key: Any) -> Any:
+        return lent(self.interp, self.interp.getitem(self.value, key))
+
+
+def lent(interp: Any, value: Any) -> Any:
+    """The value, or something that reads like it where its class has methods for that in Python."""
+    cls = type(value)
+    if cls is tuple:
+        return tuple([lent(interp, item) for item in value])
+    if cls is list:
+        return [lent(interp, item) for item in value]
+    if cls is dict:
+        return {key: lent(interp, item) for key, item in value.items()}
+    if cls in PLAIN_TYPES or not (python_method(cls, "__str__") or python_method(cls, "__repr__")):
+        return value
+    return _Lent(interp, value)
 
 
 def format_of(interp: Any, value: Any, specification: str) -> str:
@@ -54,4 +92,4 @@ def format_of(interp: Any, value: Any, specification: str) -> str:
         return format(_Shown(interp.call(method, value, specification)), "")
     if specification == "" and type(value).__format__ is object.__format__:
         return str_of(interp, value)
-    return format(value, specification)
+    return format(lent(interp, value) if type(value) in (list, dict, tuple) else value, specification)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from types import FunctionType
 from typing import Any
 
+from .conversions import lent
 from .frame import NULL
 from .iteration import get_iterator, next_value
 from .lookup import PLAIN_TYPES, is_class, is_instance_of, python_method, type_lookup
@@ -31,6 +32,8 @@ def call_method(interp: Any, method: Any, obj: Any, *arguments: Any) -> Any:
 def binary(interp: Any, left: Any, right: Any, operation: Operation) -> Any:
     """A binary or in-place operator."""
     left_type, right_type = type(left), type(right)
+    if left_type is str and operation.symbol in ("%", "%="):
+        return left % lent(interp, right)
     if left_type in PLAIN_TYPES and right_type in PLAIN_TYPES:
         return operation.native(left, right)
     in_place = type_lookup(left_type, operation.in_place) if operation.in_place is not None else NULL

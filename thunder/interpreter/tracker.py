@@ -111,6 +111,17 @@ class Tracker:
         self.touch_deeply(container)
         return item
 
+    def compare(self, left: Any, right: Any) -> None:
+        """Two objects are compared; those without a method of their own by who they are, also within containers."""
+
+    def seen(self, container: Any) -> Any:
+        """A container is compared or searched by native code; the answer takes its place."""
+        return container
+
+    def text(self, text: str) -> str:
+        """A text has been made of the texts of other values; the answer replaces it."""
+        return text
+
     def insert(self, container: Any, key: Any) -> None:
         """A key that is no int and no text is put into a dict or a set that is being made."""
 

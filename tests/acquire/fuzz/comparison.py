@@ -82,6 +82,9 @@ class _Comparison:
         if kind is tuple and type(b) is tuple and not _holds_identity(a):
             self.sequence(a, b, path)
             return
+        if kind is frozenset and type(b) is frozenset and not _holds_identity(tuple(a)):
+            self.sets.append((a, b, path))
+            return
         partner = self.partner.get(id(a), self)
         if partner is not self:
             if partner is not b:
@@ -148,14 +151,12 @@ class _Comparison:
 
     def members(self, a: Any, b: Any, path: str) -> None:
         """Members of a set: those that have a partner, then the others by what they look like."""
-        first = sorted(a, key=lambda item: (id(item) not in self.partner, type(item).__name__, _text(item)))
+        first = sorted(a, key=lambda item: (id(item) not in self.partner, *_looks(item)))
         second = [self.partner[id(item)] for item in first if id(item) in self.partner]
         if any(item not in b for item in second):
             raise Difference(path, _short(first), _short(b))
         met = set(map(id, second))
-        second += sorted(
-            (item for item in b if id(item) not in met), key=lambda item: (True, type(item).__name__, _text(item))
-        )
+        second += sorted((item for item in b if id(item) not in met), key=_looks)
         self.sequence(first, second, path)
 
     def sequence(self, a: Any, b: Any, path: str) -> None:
@@ -165,17 +166,17 @@ class _Comparison:
             self.pending.append((first, second, f"{path}[{index}]"))
 
     def mapping(self, a: Any, b: Any, path: str, *, attributes: bool = False) -> None:
-        first = [key for key in _keys(a) if not (attributes and key in _IGNORED_GLOBALS)]
-        second = [key for key in _keys(b) if not (attributes and key in _IGNORED_GLOBALS)]
+        ignored = _IGNORED_GLOBALS if attributes else frozenset()
+        items, others = ([item for item in _items(mapping) if item[0] not in ignored] for mapping in (a, b))
+        first, second = [key for key, _ in items], [key for key, _ in others]
         if len(first) != len(second):
             missing, added = [k for k in first if k not in b], [k for k in second if k not in a]
             raise Difference(path, f"{len(first)} keys, with {_short(missing)}", f"{len(second)}, with {_short(added)}")
-        for key, other in zip(first, second):
+        for (key, value), (other, corresponding) in zip(items, others):
             if type(key) not in _VALUE_TYPES:
                 self.pending.append((key, other, f"key {_text(key)} of {path}"))
             elif not same_value(key, other):
                 raise Difference(path, f"keys in the order {_short(first)}", f"keys in the order {_short(second)}")
-            value, corresponding = dict.__getitem__(a, key), dict.__getitem__(b, other)
             if value is not corresponding or type(value) not in _VALUE_TYPES:
                 place = f"{path}.{key}" if attributes else f"{path}[{_text(key)}]"
                 self.pending.append((value, corresponding, place))
@@ -222,14 +223,14 @@ class _Comparison:
     def tensors(self, a: torch.Tensor, b: torch.Tensor, path: str) -> None:
         def facts(tensor: torch.Tensor) -> tuple[Any, ...]:
             return (
-                type(tensor), tensor.dtype, tuple(tensor.shape), tensor.stride(), tensor.storage_offset(),
+                type(tensor).__qualname__, tensor.dtype, tuple(tensor.shape), tensor.stride(), tensor.storage_offset(),
                 tensor.requires_grad, _is_leaf(tensor), tensor.device, tensor.is_conj(), tensor.is_neg(),
                 tensor.is_inference(),
             )  # fmt: skip
 
         first, second = facts(a), facts(b)
         if first != second:
-            raise Difference(path, f"tensor {first[1:]}", f"tensor {second[1:]}")
+            raise Difference(path, f"tensor {first}", f"tensor {second}")
         key, other = a.untyped_storage()._cdata, b.untyped_storage()._cdata
         if self.storage.setdefault(key, other) != other or self.storage_of.setdefault(other, key) != key:
             raise Difference(path, "a tensor that shares its storage as given", "one that shares another storage")
@@ -303,10 +304,19 @@ def _cell(cell: types.CellType) -> Any:
         return "<empty>"
 
 
-def _keys(mapping: dict[Any, Any]) -> Any:
-    """In the order that iteration shows, whatever methods the class has."""
+def _items(mapping: dict[Any, Any]) -> list[tuple[Any, Any]]:
+    """Keys and values in the order that iteration shows, whatever methods the class has.
+
+    No key is looked up: its hash may be another one by now.
+    """
     is_ordered = isinstance(mapping, collections.OrderedDict)
-    return collections.OrderedDict.__iter__(mapping) if is_ordered else dict.__iter__(mapping)
+    return list(collections.OrderedDict.items(mapping) if is_ordered else dict.items(mapping))
+
+
+def _looks(value: Any) -> tuple[str, str, int]:
+    """What members of a set are told apart by."""
+    offset = value.storage_offset() if isinstance(value, torch.Tensor) else 0
+    return type(value).__name__, _text(value), offset
 
 
 def _text(value: Any) -> str:

@@ -27,6 +27,9 @@ SAME, DIFFERENT = "same", "different"
 ENVIRONMENT = ("FUZZ_MODE", "FUZZ_LEVEL", "FUZZ_SET")
 """The variables that programs use."""
 
+SHARED_CLASSES = (torch.Tensor, torch.nn.Parameter, torch.nn.ReLU, torch.nn.Tanh, torch.nn.Identity, torch.nn.Linear)
+"""Classes of both worlds that a program may get hold of and change."""
+
 _getenv = ctypes.CDLL(None).getenv
 _getenv.restype = ctypes.c_char_p
 
@@ -67,6 +70,7 @@ class ProcessState:
     random: torch.Tensor
     python_random: Any
     grad_enabled: bool
+    classes: tuple[dict[str, Any], ...]
 
     @staticmethod
     def now() -> ProcessState:
@@ -78,6 +82,7 @@ class ProcessState:
             torch.get_rng_state(),
             random.getstate(),
             torch.is_grad_enabled(),
+            tuple(dict(vars(kind)) for kind in SHARED_CLASSES),
         )
 
     def restore(self) -> None:
@@ -91,6 +96,12 @@ class ProcessState:
         torch.set_rng_state(self.random)
         random.setstate(self.python_random)
         torch.set_grad_enabled(self.grad_enabled)
+        for kind, content in zip(SHARED_CLASSES, self.classes):
+            for name in [name for name in vars(kind) if name not in content]:
+                delattr(kind, name)
+            for name, value in content.items():
+                if vars(kind).get(name, content) is not value:
+                    setattr(kind, name, value)
 
     def observed(self) -> tuple[Any, ...]:
         """The part that two worlds must agree on."""

@@ -90,7 +90,8 @@ def build_const_key_map(frame: Frame, stack: list[Any], count: int) -> None:
 
 @instruction("BUILD_STRING")
 def build_string(frame: Frame, stack: list[Any], count: int) -> None:
-    stack.append("".join(take(stack, count)))
+    text = "".join(take(stack, count))
+    stack.append(text if frame.tracker is None else frame.tracker.text(text))
 
 
 @instruction("LIST_TO_TUPLE")

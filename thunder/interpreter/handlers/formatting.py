@@ -16,6 +16,10 @@ def _touch(frame: Frame, value: Any) -> None:
         frame.tracker.touch_deeply(value)
 
 
+def _noticed(frame: Frame, text: str) -> str:
+    return text if frame.tracker is None else frame.tracker.text(text)
+
+
 @instruction("FORMAT_VALUE")
 def format_value(frame: Frame, stack: list[Any], flags: int) -> None:
     """The low bits choose a conversion, bit 2 tells that a format specification lies on top."""
@@ -26,13 +30,13 @@ def format_value(frame: Frame, stack: list[Any], flags: int) -> None:
         value = _CONVERSIONS[flags & 3](frame.interpreter, value)
     if type(value) is not str or specification:
         value = format_of(frame.interpreter, value, specification)
-    stack.append(value)
+    stack.append(_noticed(frame, value))
 
 
 @instruction("CONVERT_VALUE")
 def convert_value(frame: Frame, stack: list[Any], conversion: int) -> None:
     _touch(frame, stack[-1])
-    stack[-1] = _CONVERSIONS[conversion](frame.interpreter, stack[-1])
+    stack[-1] = _noticed(frame, _CONVERSIONS[conversion](frame.interpreter, stack[-1]))
 
 
 @instruction("FORMAT_SIMPLE")
@@ -40,11 +44,11 @@ def format_simple(frame: Frame, stack: list[Any], _: int) -> None:
     value = stack[-1]
     if type(value) is not str:
         _touch(frame, value)
-        stack[-1] = format_of(frame.interpreter, value, "")
+        stack[-1] = _noticed(frame, format_of(frame.interpreter, value, ""))
 
 
 @instruction("FORMAT_WITH_SPEC")
 def format_with_spec(frame: Frame, stack: list[Any], _: int) -> None:
     specification = stack.pop()
     _touch(frame, stack[-1])
-    stack[-1] = format_of(frame.interpreter, stack[-1], specification)
+    stack[-1] = _noticed(frame, format_of(frame.interpreter, stack[-1], specification))

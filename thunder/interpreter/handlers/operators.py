@@ -52,7 +52,8 @@ def binary_operation_tracked(frame: Frame, stack: list[Any], operation: Operatio
             frame.tracker.touch_deeply(right)
         else:
             frame.tracker.touch(right)
-    stack[-1] = operators.binary(frame.interpreter, left, right, operation)
+    result = operators.binary(frame.interpreter, left, right, operation)
+    stack[-1] = frame.tracker.text(result) if type(result) is str else result
 
 
 @instruction("BINARY_ADD")
@@ -183,6 +184,10 @@ def compare_tracked(frame: Frame, stack: list[Any], operation: Operation) -> Non
         frame.tracker.touch_deeply(left)
     if type(right) in touched:
         frame.tracker.touch_deeply(right)
+    if type(left) not in SCALARS and type(right) not in SCALARS:
+        frame.tracker.compare(left, right)
+        if type(left) in touched and type(right) in touched:
+            left, right = frame.tracker.seen(left), frame.tracker.seen(right)
     stack[-1] = operators.compare(frame.interpreter, left, right, operation)
 
 
@@ -260,6 +265,8 @@ def contains_op_tracked(frame: Frame, stack: list[Any], inverted: int) -> None:
     container = stack.pop()
     if type(container) in frame.tracker.container_types:
         stack[-1] = frame.tracker.search(container, stack[-1])
+        if type(container) is list or type(container) is tuple:
+            container = frame.tracker.seen(container)
     found = operators.contains(frame.interpreter, container, stack[-1])
     stack[-1] = not found if inverted else found
 
