@@ -273,7 +273,7 @@ class Lookasides:
         if len(args) != 1 or kwargs:
             return interp.call_natively(type, args, kwargs)
         self.tracker.guard_class(args[0])
-        return type(args[0])
+        return self.tracker.call_opaque(type, args, {})
 
     # Imports ----------------------------------------------------------------------------------------------------
     def import_module(
