@@ -12,7 +12,8 @@ from thunder.coverage.runner import Plan, Run
 SUBJECT = "thunder-eager"
 MODEL_PHASES = {"build", "eager", "forward", "backward"}
 ROWS = {
-    "transformers": ["llama", "bert", "t5", "vit", "clip", "mamba", "mixtral", "gpt2", "qwen2_vl", "idefics3"],
+    "transformers": ["llama", "bert", "t5", "vit", "clip", "mamba", "mixtral", "gpt2", "qwen2_vl", "idefics3",
+                     "whisper", "vits"],  # fmt: skip
     "ops": ["add:float32", "sort:int64", "cat:float32", "linalg.norm:complex64", "index_put:bfloat16", "view_as:bool"],
     "litgpt": ["Llama-3.1-8B", "Gemma-2b", "phi-2", "Mixtral-8x7B-v0.1"],
     "diffusers": ["UNet2DModel", "FluxTransformer2DModel"],
@@ -27,7 +28,7 @@ def run(suite: str, tmp_path) -> list[RowResult]:
     if module is not None and importlib.util.find_spec(module) is None:
         pytest.skip(f"{module} is not installed")
     phases = ["forward", "backward"] if suite not in ("ops", "programs") else []
-    return Run(Plan([suite], [SUBJECT], tmp_path, only=ROWS[suite], phases=phases)).execute()
+    return Run(Plan([suite], [SUBJECT], tmp_path, only=ROWS[suite], phases=phases, row_timeout=600)).execute()
 
 
 @pytest.mark.parametrize("suite", list(ROWS))
@@ -45,6 +46,22 @@ def test_rows_pass(suite, tmp_path):
     for result in results:
         assert all(phase.passed or name.endswith("gradient") for name, phase in result.phases.items()), result.row
         assert suite in ("ops", "programs") or set(result.phases) == MODEL_PHASES
+
+
+def test_generation_with_both_caches_and_with_our_loop(tmp_path):
+    if importlib.util.find_spec("transformers") is None:
+        pytest.skip("transformers is not installed")
+    plan = Plan(["transformers"], [SUBJECT], tmp_path, only=["gpt2"], phases=["generate"], row_timeout=600)
+    (result,) = Run(plan).execute()
+    assert result.phases["generate"].passed == 4, result.phases["generate"].failures
+
+
+def test_the_default_executors_pass(tmp_path):
+    if importlib.util.find_spec("transformers") is None:
+        pytest.skip("transformers is not installed")
+    plan = Plan(["transformers"], ["thunder"], tmp_path, only=["gpt2"], phases=["forward"], row_timeout=600)
+    (result,) = Run(plan).execute()
+    assert result.phases["forward"].passed == 1, result.phases["forward"].failures
 
 
 def test_a_run_is_resumed(tmp_path):

@@ -52,6 +52,13 @@ LAYERS_OF_GEMMA3N: dict[str, Any] = {
     "layer_types": ["sliding_attention"] * 4 + ["full_attention"],
     "num_kv_shared_layers": 0,
 }
+INDEXER = {
+    "indexer_budget": 16,
+    "indexer_compress_ratio": 4,
+    "indexer_n_heads": 4,
+    "indexer_kv_heads": 1,
+    "indexer_head_dim": 16,
+}
 
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
     # The inner width of a state-space layer is heads times head width; a hybrid needs one attention layer.
@@ -104,14 +111,8 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
         "text_config": {"rope_parameters": SMALL_ROTARY},
     },
     "qwen3_omni_moe_thinker": {"vision_start_token_id": 110},
-    "qwen4_exp_text": {
-        "indexer_budget": 16,
-        "indexer_compress_ratio": 4,
-        "indexer_n_heads": 4,
-        "indexer_kv_heads": 1,
-        "indexer_head_dim": 16,
-    },
-    "qwen4_exp": {"text_config": {"indexer_budget": 16, "indexer_compress_ratio": 4}},
+    "qwen4_exp_text": INDEXER,
+    "qwen4_exp": {"text_config": INDEXER},
     "hunyuan_vl": {"text_config": {"rope_parameters": {**ROTARY, "mrope_section": [2, 2, 2, 2]}}},
     "hunyuan_vl_text": {"rope_parameters": {**ROTARY, "mrope_section": [2, 2, 2, 2]}},
     "nemotron_h_omni": {"vision_config": {"video_temporal_patch_size": 2}},

@@ -64,6 +64,14 @@ def run_model_phases(
         subject.reset()
         with recorder.case("generate", f"{cache} cache"):
             run_generation(case, subject, cache)
+    for cache in ("default", "static"):
+        served = subject.compile_with_generate(copy.deepcopy(case.model))
+        if served is None:
+            return
+        with recorder.case("generate", f"own loop, {cache} cache"):
+            expected = eager_tokens(case, cache)
+            compare(generate(served, case.generation_inputs, cache), expected, "tokens")
+            subject.require_compiled(served)
 
 
 def call(model: Callable[..., Any], inputs: Mapping[str, Any], gradients: bool = False) -> Any:
@@ -157,15 +165,21 @@ def weighted_sum(result: Any) -> torch.Tensor | None:
 def run_generation(case: ModelCase, subject: Subject, cache: str) -> None:
     """Greedy generation with the model's forward replaced by the compiled one."""
     assert case.generation_inputs is not None  # the caller checked it
-    try:
-        expected = generate(copy.deepcopy(case.model), case.generation_inputs, cache)
-    except Exception as error:  # whatever eager raises here makes the case one that says nothing
-        raise NotRunnableInEager(f"{type(error).__name__}: {error}") from error
+    expected = eager_tokens(case, cache)
     model = copy.deepcopy(case.model)
     compiled = subject.compile(model.forward)
     model.forward = with_signature_of(compiled, model.forward)
     compare(generate(model, case.generation_inputs, cache), expected, "tokens")
     subject.require_compiled(compiled)
+
+
+def eager_tokens(case: ModelCase, cache: str) -> torch.Tensor:
+    """What plain PyTorch generates."""
+    assert case.generation_inputs is not None  # the caller checked it
+    try:
+        return generate(copy.deepcopy(case.model), case.generation_inputs, cache)
+    except Exception as error:  # whatever eager raises here makes the case one that says nothing
+        raise NotRunnableInEager(f"{type(error).__name__}: {error}") from error
 
 
 def generate(model: Any, inputs: Mapping[str, Any], cache: str) -> torch.Tensor:

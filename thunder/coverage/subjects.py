@@ -6,6 +6,7 @@ tests the harness itself: whatever fails there is a fault of a suite, not of a c
 
 from __future__ import annotations
 
+import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 
 import thunder
 from thunder.coverage.errors import RanInPlainPython
+from thunder.coverage.recorder import NotRunnableInEager
 from thunder.errors import unknown_name
 
 
@@ -28,6 +30,10 @@ class Subject(ABC):
     @abstractmethod
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """The compiled form of a function or module."""
+
+    def compile_with_generate(self, model: torch.nn.Module) -> torch.nn.Module | None:
+        """The compiled form of a model with a decoding loop of the compiler's own; None where it has none."""
+        return None
 
     def require_compiled(self, compiled: Callable[..., Any]) -> None:  # noqa: B027 (others raise by themselves)
         """Raise when calls of `compiled` were answered by plain Python, in which agreeing with eager is no merit."""
@@ -72,14 +78,28 @@ class Thunder(Subject):
             self.compile(_warming_up)(torch.zeros(2, 3))
 
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        if self.executors is None:
-            return thunder.jit(function)
         return thunder.jit(function, executors=self.executors)
+
+    def compile_with_generate(self, model: torch.nn.Module) -> torch.nn.Module | None:
+        if importlib.import_module("thunder.generate.request").why_unsuitable(model) is not None:
+            return None
+        mixins = (importlib.import_module("thunder.generate").GenerationMethods,)
+        compiled: torch.nn.Module = thunder.jit(
+            model, executors=self.executors, cache="symbolic values", mixins=mixins
+        )
+        return compiled
 
     def require_compiled(self, compiled: Callable[..., Any]) -> None:
         statistics = thunder.compile_stats(compiled)
         if statistics.plain_calls:
             raise RanInPlainPython(statistics.plain_calls, statistics.plain_reason)
+        for note in statistics.notes:
+            if _OTHER_LOOP in note:
+                raise NotRunnableInEager(note)  # agreeing with itself says nothing either
+
+
+_OTHER_LOOP = "generate runs Hugging Face's own loop"
+"""What `thunder.generate` notes when it leaves a call to the uncompiled model."""
 
 
 def _warming_up(x: torch.Tensor) -> Any:

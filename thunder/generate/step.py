@@ -159,7 +159,8 @@ def _mask(model: Any, state: State, slots: torch.Tensor, window: int | None) -> 
     config = model.config.get_text_config()
     if config._attn_implementation == "eager":
         lowest = torch.finfo(model.dtype).min
-        return torch.where(seen, 0.0, lowest).to(model.dtype)
+        # For the whole batch: some models check that it is (XGLM).
+        return torch.where(seen, 0.0, lowest).to(model.dtype).expand(state.token.shape[0], -1, -1, -1)
     return seen
 
 
