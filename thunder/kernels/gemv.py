@@ -222,12 +222,12 @@ class Plan:
 def choose_plan(n: int, k: int, *, gated: bool) -> Plan:
     """What was fastest on an H100 for the weights of models of 1.5 and 8 billion parameters."""
     if k > LONGEST_RESIDENT:
-        return Plan(1, 1024, 4, early=True) if k >= 8192 and n <= 2048 else Plan(2, 512, 2, early=True)
+        return Plan(1, 1024, 4, early=True, stages=3) if k >= 8192 and n <= 2048 else Plan(2, 512, 2, early=True)
     if k > 2048:
         return Plan(4, 0, 4, resident=8, early=True)
-    if n <= 4096:
-        return Plan(4, 0, 4, resident=WHOLE, early=True)
-    return Plan(2, 0, 2, resident=8, early=True)
+    if n >= 65536:
+        return Plan(2, 512, 2)
+    return Plan(2, 0, 4 if n <= 4096 else 2, resident=WHOLE, early=True)
 
 
 def launch(
@@ -392,7 +392,7 @@ def is_supported(x: torch.Tensor, *weights: torch.Tensor, gated: bool = False) -
     if not x.is_cuda or rows == 1 or not weights:
         return True
     n = weights[0].shape[0] if gated else sum(weight.shape[0] for weight in weights)
-    return skinny.is_fastest(rows, n, weights[0].shape[1], gated=gated)
+    return skinny.is_fastest(n, weights[0].shape[1], x.device)
 
 
 def _residual(x, weight, bias, residual):

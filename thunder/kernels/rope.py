@@ -145,8 +145,8 @@ def _launch_into_cache(
     *,
     early: bool = True,
 ) -> torch.Tensor:
-    """`early`: begin while the kernel before is running, and let the next begin (from Hopper on)."""
-    early = early and begins_early(q.device)
+    """`early`: begin while the kernel before is running, and let the next begin (from Hopper on; 16-bit types)."""
+    early = early and q.element_size() == 2 and begins_early(q.device)
     q, k, v, cos, sin = map(_side_by_side, (q, k, v, cos, sin))
     batch, heads, length, size = q.shape
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)

@@ -11,6 +11,7 @@ their way from memory as there are stages.  Products are added up in float32, in
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +20,9 @@ import triton.language as tl
 
 from thunder.kernels.activation import activate
 from thunder.kernels.launch import begins_early, is_interpreted
+
+SMALLEST_MEASURED = 1 << 21  # elements of a weight
+LARGEST_PLAN = 200 << 10  # bytes of shared memory
 
 
 @triton.jit
@@ -94,18 +98,30 @@ class SkinnyPlan:
     early: bool = True
 
 
-def choose_plan(n: int, k: int, *, gated: bool) -> SkinnyPlan:
-    """How a layer of these sizes is divided."""
+@functools.cache
+def has_room(device: torch.device) -> bool:
+    """Whether a multiprocessor has as much shared memory as the plans for an H100 take."""
+    if device.type != "cuda":
+        return True
+    return torch.cuda.get_device_properties(device).shared_memory_per_block_optin >= LARGEST_PLAN
+
+
+def choose_plan(n: int, k: int, device: torch.device, *, gated: bool) -> SkinnyPlan:
+    """What was fastest on an H100 for the weights of models of 1.5 and 8 billion parameters; rows matter little."""
+    if not has_room(device):
+        return SkinnyPlan(32, 128, 4, 3)
     if gated:
-        return SkinnyPlan(32, 256, 4, 3)
-    if n >= 4096:
-        return SkinnyPlan(64, 128, 4, 4)
-    return SkinnyPlan(16, 512, 2, 4)
+        return SkinnyPlan(64, 128, 4, 3) if k <= 2048 else SkinnyPlan(32, 256, 4, 3)
+    if k >= 8192:
+        return SkinnyPlan(16, 1024, 4, 3) if n <= 2048 else SkinnyPlan(32, 512, 4, 3)
+    if n >= 65536:
+        return SkinnyPlan(16, 256, 2, 4)
+    return SkinnyPlan(32, 128, 4, 6) if n <= 4096 else SkinnyPlan(64, 128, 4, 4)
 
 
-def is_fastest(rows: int, n: int, k: int, *, gated: bool) -> bool:
-    """Whether the kernel was faster than cuBLAS on an H100 for a layer of about these sizes."""
-    return False
+def is_fastest(n: int, k: int, device: torch.device) -> bool:
+    """Whether a layer is as large as those for which the kernel was faster than cuBLAS on an H100, on 2 to 16 rows."""
+    return n * k >= SMALLEST_MEASURED and has_room(device)
 
 
 def launch(
@@ -120,7 +136,7 @@ def launch(
 ) -> torch.Tensor:
     """Runs the kernel on matrices; `plan` in place of the one that `choose_plan` makes."""
     n, k = weight.shape
-    plan = plan or choose_plan(n, k, gated=up is not None)
+    plan = plan or choose_plan(n, k, x.device, gated=up is not None)
     early = plan.early and begins_early(x.device)
     _skinny_kernel[(triton.cdiv(n, plan.block_n), triton.cdiv(x.shape[0], 16))](
         x, weight, up if up is not None else weight, bias if bias is not None else x,
