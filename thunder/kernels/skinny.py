@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import triton
@@ -103,7 +104,8 @@ def has_room(device: torch.device) -> bool:
     """Whether a multiprocessor has as much shared memory as the plans for an H100 take."""
     if device.type != "cuda":
         return True
-    return torch.cuda.get_device_properties(device).shared_memory_per_block_optin >= LARGEST_PLAN
+    properties: Any = torch.cuda.get_device_properties(device)
+    return bool(getattr(properties, "shared_memory_per_block_optin", 0) >= LARGEST_PLAN)
 
 
 def choose_plan(n: int, k: int, device: torch.device, *, gated: bool) -> SkinnyPlan:
