@@ -65,19 +65,3 @@ def test_layouts(function, shape, mended, grad):
         traces = [trace for trace in thunder.last_traces(compiled) if trace.history[0].startswith("acquired")]
         assert ("fused_attention" in [op.name for op in traces[-1].ops]) == mended
         assert any("flash_attention" in name for name in run_operators(compiled)) == (mended or x.dim() == 4)
-
-
-@pytest.mark.parametrize(("length", "dtype", "is_short"), [
-    (10, torch.bfloat16, True), (40, torch.bfloat16, False), (10, torch.float32, False),
-])  # fmt: skip
-def test_few_tokens(length, dtype, is_short):
-    torch.manual_seed(0)
-    x = torch.randn(2, 3, length, 16).to(dtype)
-    before = torch.backends.cuda.flash_sdp_enabled(), torch.backends.cuda.cudnn_sdp_enabled()
-    with kernel_mode("always"), torch.no_grad():
-        compiled = thunder.jit(three_dimensions, executors=["aten"])
-        out = compiled(x)
-    torch.testing.assert_close(out, three_dimensions(x))
-    traces = [trace for trace in thunder.last_traces(compiled) if trace.history[0].startswith("acquired")]
-    assert ("short_attention" in [op.name for op in traces[-1].ops]) == is_short
-    assert (torch.backends.cuda.flash_sdp_enabled(), torch.backends.cuda.cudnn_sdp_enabled()) == before

@@ -1,8 +1,8 @@
 """Which of PyTorch's attention kernels a call gets, and calls in the form that the fused ones take.
 
 Input: a torch-level trace.  Output: the same program, in which calls that PyTorch would do with plain operators, only
-because of how their arguments are laid out, reach a fused kernel: a mask that is expanded along the keys, tensors whose
-last dimension is not the innermost, tensors of three dimensions.
+because of how their arguments are laid out, reach a fused kernel: tensors whose last dimension is not the innermost,
+tensors of three dimensions.  Calls with a mask stay: kernels differ in what a query gets that sees no key.
 
 What PyTorch chooses is found by running the call on tensors without data, as lowering does.
 """
@@ -15,7 +15,6 @@ from typing import Any
 
 from torch import Tensor
 from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from thunder import _torch_compat
@@ -24,12 +23,6 @@ from thunder.kernels.pattern import Definitions
 from thunder.kernels.registry import is_disabled, is_wanted_on
 from thunder.lower.operators import aten
 from thunder.trace import Op, Trace, Var, trace_pass
-
-# Up to so many tokens the flash kernel is preferred.
-_FEW_TOKENS = 16
-_FLASH_FIRST = [
-    SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH,
-]  # fmt: skip
 
 
 class _Recorded(TorchDispatchMode):
@@ -114,23 +107,15 @@ def fused_attention(query: Tensor, key: Tensor, value: Tensor, **options: Any) -
     return result.squeeze(1) if is_flat else result
 
 
-def short_attention(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
-    """`scaled_dot_product_attention`, by the flash kernel if it can."""
-    with sdpa_kernel(_FLASH_FIRST, set_priority=True):
-        return F.scaled_dot_product_attention(query, key, value, **options)
-
-
 @trace_pass
 def use_fused_attention(trace: Trace) -> Trace:
-    """Calls that only their arguments' layout keeps from a fused kernel, and short ones."""
+    """Calls that only their arguments' layout keeps from a fused kernel."""
     if is_disabled("attention"):
         return trace
     definitions, backends = Definitions(trace), Backends()
     calls: dict[int, Op] = {}
     for op in trace.ops:
         arguments = attention_call(op, definitions)
-        if arguments is not None and _is_short(op, arguments):
-            calls[id(op)] = replace(with_arguments(op, arguments), target=short_attention)
         if arguments is None or not _has_a_layout_to_mend(arguments):
             continue
         if backends.kernel(op) is None:
@@ -140,15 +125,6 @@ def use_fused_attention(trace: Trace) -> Trace:
     if not calls:
         return trace
     return with_new_layouts(trace, trace.replace(ops=[calls.get(id(op), op) for op in trace.ops]), calls)
-
-
-def _is_short(op: Op, arguments: dict[str | int, Any]) -> bool:
-    """Whether the call is for a few tokens, without a mask or gradients, in 16 bits."""
-    inputs = [arguments[name].value for name in ("query", "key", "value")]
-    fits = all(tensor.dim() == 4 and tensor.shape[2] <= _FEW_TOKENS and tensor.stride(-1) == 1 for tensor in inputs)
-    if not fits or arguments.get("attn_mask") is not None or op.result.value.requires_grad:
-        return False
-    return inputs[0].element_size() == 2
 
 
 def _has_a_layout_to_mend(arguments: dict[str | int, Any]) -> bool:
