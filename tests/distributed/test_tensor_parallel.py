@@ -34,6 +34,20 @@ def test_two_processes_train_as_one_does(two: Processes, name: str) -> None:
     two.run(ten_steps, name)
 
 
+def generates(rank: int) -> None:
+    tokens = torch.arange(5)[None] + 3
+    expected = make("llama")[0].eval().generate(tokens, max_new_tokens=4, do_sample=False)
+    compiled = thunder.compile(make("llama")[0].eval(), recipe="eager", plugins=TP())
+    assert compiled.generate(tokens, max_new_tokens=4, do_sample=False).tolist() == expected.tolist()
+    with torch.no_grad():
+        cache = compiled(input_ids=tokens, use_cache=True).past_key_values
+    assert cache.layers[0].keys.shape[1] == 1  # of two key-value heads
+
+
+def test_generation_with_a_divided_cache(two: Processes) -> None:
+    two.run(generates)
+
+
 def bad_plans(rank: int) -> None:
     model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 3))
     with pytest.raises(ShardingPlanError, match="names 'up', and the model has no such module"):
