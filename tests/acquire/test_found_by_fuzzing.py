@@ -10,7 +10,7 @@ import torch
 
 import thunder
 from tests.acquire.cases import Case, run
-from thunder.errors import UnsupportedError
+from thunder.errors import DataDependentError, UnsupportedError
 
 KEY = """
 STRICT = 0
@@ -69,6 +69,19 @@ CASES = [
     Case("numbers of tensors that hold several", "def ask(read, x):\n    try: return read(x)\n    except Exception as error: return type(error).__name__\ndef subject(x): return [ask(read, x) for read in (int, float, bool, torch.Tensor.item)]", ("", "", ""), ("torch.ones(4)", "torch.arange(4)", "torch.ones(0)")),
     # Python's random numbers (scenario of that name, seed 55): the seed of the shared generator.
     Case("seeds inside of the program", "def subject(x):\n    random.seed(3)\n    try:\n        return x * random.random()\n    except Exception:\n        return x", ("", "random.seed(9)", "")),
+    # 1003444, 2006904: attributes of tensors.
+    Case("an attribute named as a method", "T = torch.ones(4)\ndef subject(x):\n    T.new = T\n    vars(T).update(extra=1)\n    return T.new is T, T.extra", ("", "")),
+    # 2016871, 2022202: content that is equal, and yet another.
+    Case("a variable and its list", "def make():\n    kept = [1]\n    def subject(x):\n        nonlocal kept\n        log = [copy.copy(kept)]\n        kept = log\n        kept[0] = 3\n        return log\n    return subject, lambda: kept\nsubject, get = make()", ("", "", "")),
+    Case("True and 1 in a set", "S = {'a', True}\ndef subject(x):\n    log = [S | {1}]\n    S.symmetric_difference_update({1, 2})\n    S.symmetric_difference_update({1, 2})\n    return log", ("", "")),
+    # 2003079: keys that have become equal.
+    Case("keys that become equal", KEY + "STRICT = 1\nTABLE[Key('a')] = 2\ndef subject(x): return TABLE.pop(Key('a'), None), len(TABLE)", ("", "STRICT = 0", "")),
+    # 2015087: tensors within lists that are compared.
+    Case("lists of tensors compared", "T = torch.ones(2)\nL = [1, T]\ndef subject(x):\n    L.insert(1, True)\n    return L != L[:], T in L, L == L", ("", "")),
+    # 2034899: a method put into a class derived from list.
+    Case("an item through a method", "class Row(list):\n    def first(self): return self[0]\nR = Row([5])\ndef subject(x): return R.first()", ("", "Row.__getitem__ = lambda self, index: index")),
+    # 2040134, 2043465: containers that hold themselves, compared and shown.
+    Case("lists that hold themselves", "L = [1]\nL.append(L)\ndef subject(x): return str(L), f'{L}', L[1] is L, 1 in L", ("", "L[0] = 2")),
 ]  # fmt: skip
 
 
@@ -114,3 +127,25 @@ def test_attributes_of_tensors_that_the_program_makes():
     for _ in range(2):
         left, right = compiled(torch.ones(2, 3))
         assert left.tag == [2] and left.tag is right.tag and right.other is left
+
+
+@pytest.mark.parametrize(
+    "decision",
+    ["str(x) == 'a'", "len(str(x))", "f'{x}' in {'a': 1}", "str([x])[:3]", "sorted([str(x), str(x + 1)])", "'t' in repr(x)"],
+)
+def test_a_text_of_a_tensor_decides_nothing(decision):
+    namespace = {}
+    exec(f"def subject(x):\n    return x if {decision} else -x", namespace)
+    with pytest.raises(DataDependentError):
+        thunder.jit(namespace["subject"], executors=["eager"])(torch.ones(2))
+
+
+def test_a_text_of_a_tensor_that_nobody_reads():
+    def subject(x):
+        message = f"{x!r:>8} of " + str([x])
+        try:
+            raise ValueError(message)
+        except ValueError:
+            return x * 2
+
+    assert torch.equal(thunder.jit(subject, executors=["eager"])(torch.ones(2)), torch.full((2,), 2.0))

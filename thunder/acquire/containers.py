@@ -284,20 +284,19 @@ class ContainerTracker(ObjectTracker):
             elif self._equal(element, item):
                 return
 
-    def seen(self, container: Any) -> Any:
+    def seen(self, container: Any, within: tuple[int, ...] = ()) -> Any:
         """A container with the tensors that the program sees, in the place of one from outside that holds real ones."""
         kind = type(container)
-        if kind in (list, tuple):
-            items = [self.seen(item) for item in container]
-            if any(item is not before for item, before in zip(items, container)):
-                return kind(items)
-        elif kind is dict:
-            values = {key: self.seen(value) for key, value in container.items()}
-            if any(value is not container[key] for key, value in values.items()):
-                return values
-        elif isinstance(container, torch.Tensor):
+        if isinstance(container, torch.Tensor):
             return self.wrap(container)
-        return container
+        if kind not in (list, tuple, dict) or id(container) in within:
+            return container
+        within = (*within, id(container))
+        items = list(container.values()) if kind is dict else list(container)
+        found = [self.seen(item, within) for item in items]
+        if all(new is old for new, old in zip(found, items)):
+            return container
+        return dict(zip(container, found)) if kind is dict else kind(found)
 
     def compare(self, left: Any, right: Any) -> None:
         if isinstance(left, CONTAINER_BASES) and isinstance(right, CONTAINER_BASES):

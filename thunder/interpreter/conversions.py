@@ -71,15 +71,18 @@ class _Lent:
         return lent(self.interp, self.interp.getitem(self.value, key))
 
 
-def lent(interp: Any, value: Any) -> Any:
+def lent(interp: Any, value: Any, within: tuple[int, ...] = ()) -> Any:
     """The value, or something that reads like it where its class has methods for that in Python."""
     cls = type(value)
-    if cls is tuple:
-        return tuple([lent(interp, item) for item in value])
-    if cls is list:
-        return [lent(interp, item) for item in value]
-    if cls is dict:
-        return {key: lent(interp, item) for key, item in value.items()}
+    if cls in (tuple, list, dict):
+        if id(value) in within:
+            return value
+        within = (*within, id(value))
+        items = list(value.values()) if cls is dict else list(value)
+        read = [lent(interp, item, within) for item in items]
+        if all(new is old for new, old in zip(read, items)):
+            return value
+        return dict(zip(value, read)) if cls is dict else cls(read)
     if cls in PLAIN_TYPES or not (python_method(cls, "__str__") or python_method(cls, "__repr__")):
         return value
     return _Lent(interp, value)
