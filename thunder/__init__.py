@@ -26,6 +26,7 @@ _PUBLIC = {
     "cache_misses": "thunder.frontend",
     "compile_stats": "thunder.frontend",
     "register_kernel": "thunder.kernels",
+    "autocast": "thunder.precision",
     "Transform": "thunder.transforms",
     "Executor": "thunder.executors",
 }
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from thunder.frontend.jit import jit as jit
     from thunder.kernels import register_kernel as register_kernel
     from thunder.plugins import Plugin as Plugin
+    from thunder.precision import autocast as autocast
     from thunder.recipes import Recipe as Recipe
     from thunder.recipes.compile import compile as compile
     from thunder.transforms import Transform as Transform
