@@ -85,13 +85,12 @@ def trained_model(steps: int = 150) -> tuple[Any, tuple[torch.Tensor, torch.Tens
 def qualities(formats: tuple[str, ...] = FORMATS) -> tuple[float, dict[str, Quality]]:
     """(loss of the language model as trained, the figures of each format)."""
     encoder = minilm()
-    exact = encoder.function(**encoder.kwargs) if hasattr(encoder, "function") else encoder.model(**encoder.kwargs)
+    exact = encoder.model(**encoder.kwargs)
     language, (inputs, wanted) = trained()
     found = {}
     for format in formats:
-        model = copy.deepcopy(encoder.function if hasattr(encoder, "function") else encoder.model)
-        layers = [m for m in model.modules() if isinstance(m, nn.Linear)]
-        before = sum(layer.weight.nbytes for layer in layers)
+        model = copy.deepcopy(encoder.model)
+        before = sum(layer.weight.nbytes for layer in model.modules() if isinstance(layer, nn.Linear))
         quantize_model(model, format)
         stored = sum(layer.quantized().nbytes for layer in quantized_layers(model).values())
         cosine = F.cosine_similarity(model(**encoder.kwargs), exact, dim=-1).mean()

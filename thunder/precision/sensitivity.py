@@ -72,7 +72,7 @@ class Sensitivity:
         """Quantises the model, in place, as proposed."""
         for format in dict.fromkeys(self.mix.values()):
             names = frozenset(name for name, chosen in self.mix.items() if chosen == format)
-            quantize_model(model, format, include=lambda name, module, names=names: name in names)  # type: ignore[misc]
+            quantize_model(model, format, include=lambda name, module, names=names: name in names)
         return model
 
     def table(self) -> str:
@@ -207,10 +207,10 @@ class _Measure:
         rows = predicted = 0
         for batch, exact, target in zip(self._batches, self._outputs, self._targets):
             found = _logits(self._model, batch)
-            mine, its = (torch.log_softmax(x.float(), -1).flatten(0, -2) for x in (found, exact))
+            flat, flat_exact = found.float().flatten(0, -2), exact.float().flatten(0, -2)
+            mine, its = torch.log_softmax(flat, -1), torch.log_softmax(flat_exact, -1)
             divergence += float(F.kl_div(mine, its, reduction="sum", log_target=True))
-            flat = (x.float().flatten(0, -2) for x in (found, exact))
-            cosine += float(F.cosine_similarity(*flat, dim=-1).sum())
+            cosine += float(F.cosine_similarity(flat, flat_exact, dim=-1).sum())
             rows += mine.shape[0]
             if target is not None:
                 loss += float(F.nll_loss(mine, target.flatten(), reduction="sum", ignore_index=-100))
