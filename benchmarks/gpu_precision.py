@@ -246,11 +246,9 @@ def plans(found: dict[str, Any], arguments: argparse.Namespace) -> None:
             x = torch.randn(1, k, device=DEVICE, dtype=BF16)
             rows = found[f"{format} {k} -> {n}"] = {}
             for plan in (
-                gemv.Plan(1, 1, 32), gemv.Plan(4, 1, 16), gemv.Plan(8, 1, 16), gemv.Plan(2, 2, 16),
-                gemv.Plan(4, 2, 4), gemv.Plan(4, 2, 8), gemv.Plan(4, 2, 16), gemv.Plan(8, 2, 8),
-                gemv.Plan(4, 4, 2), gemv.Plan(4, 4, 4), gemv.Plan(4, 4, 8), gemv.Plan(8, 4, 4),
-                gemv.Plan(2, 8, 2), gemv.Plan(4, 8, 2), gemv.Plan(2, 8, 4), gemv.Plan(2, 16, 2),
-                gemv.Plan(4, 16, 1),
+                gemv.Plan(2, 128, 1), gemv.Plan(4, 128, 1), gemv.Plan(4, 64, 1), gemv.Plan(8, 64, 1),
+                gemv.Plan(2, 256, 2), gemv.Plan(4, 256, 2), gemv.Plan(8, 256, 2), gemv.Plan(4, 256, 4),
+                gemv.Plan(4, 512, 4), gemv.Plan(2, 512, 4), gemv.Plan(4, 256, 2, early=False),
             ):  # fmt: skip
                 if time.perf_counter() > arguments.deadline:
                     return

@@ -18,9 +18,7 @@ from thunder.precision.formats import Format
 from thunder.precision.kernels import gemm, gemv, tiles
 from thunder.precision.kernels.gemv import Weight
 
-FEW_ROWS = 2
 MOST_ROWS = 64
-LONGEST = 16384
 
 
 def knows(format: str, columns: int) -> bool:
@@ -48,8 +46,8 @@ def linear(
     """x [..., K] times the weight, plus the bias: [..., N] of x's dtype."""
     weight = Weight(codes, scales, zeros, tensor_scale, bias)
     rows = rows_of(x)
-    if rows <= FEW_ROWS and x.shape[-1] <= LONGEST:
-        return gemv.launch(x, [weight], format)
+    if rows == 1:
+        return gemv.launch(as_rows(x).view(x.shape), [weight], format)
     described = Format.parse(format)
     if rows <= MOST_ROWS and described.bits == 8 and described.columns == 0:
         return gemm.launch(as_rows(x), weight, format).view(*x.shape[:-1], codes.shape[0])
@@ -60,8 +58,8 @@ def linear(
 def linear_merged(x: torch.Tensor, parts: Sequence[tuple[Any, ...]], format: str) -> torch.Tensor:
     """x [..., K] times several weights, each (codes, scales, zeros, tensor scale, bias): [..., sum of N]."""
     weights = [Weight(*part) for part in parts]
-    if rows_of(x) <= FEW_ROWS and len(weights) <= gemv.MOST_WEIGHTS and x.shape[-1] <= LONGEST:
-        return gemv.launch(x, weights, format)
+    if rows_of(x) == 1 and len(weights) <= gemv.MOST_WEIGHTS:
+        return gemv.launch(as_rows(x).view(x.shape), weights, format)
     outs = [linear(x, w.codes, w.scales, w.zeros, w.tensor_scale, w.bias, format) for w in weights]
     return torch.cat(outs, -1)
 
