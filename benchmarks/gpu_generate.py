@@ -224,6 +224,24 @@ def check_streams() -> dict[str, Any]:
     return {"wrong": wrong, "captures": replay_count(model), "notes": thunder.compile_stats(model).notes}
 
 
+def check_freed_workspaces() -> dict[str, Any]:
+    """Graphs go on when somebody else (torch.compile does) has freed the workspaces of the matrix libraries."""
+    network = torch.nn.Sequential(*(torch.nn.Linear(512, 512) for _ in range(8))).to(DEVICE)
+    model, wrong = thunder.compile(network), []
+    with torch.no_grad():
+        for call in range(12):
+            x = torch.randn(64, 512, device=DEVICE)
+            if call == 6:
+                torch._C._cuda_clearCublasWorkspaces()
+                torch.cuda.empty_cache()
+                taken = [torch.full((2**21,), 7.0, device=DEVICE) for _ in range(40)]
+            if not torch.allclose(model(x), network(x), atol=1e-3):
+                wrong.append(call)
+    spoilt = sum(bool((tensor != 7.0).any()) for tensor in taken)
+    return {"wrong": wrong, "spoilt": spoilt, "captures": replay_count(model),
+            "notes": thunder.compile_stats(model).notes}  # fmt: skip
+
+
 def check_failed_capture() -> dict[str, Any]:
     """A capture that fails is noted, the call is answered, and random numbers go on."""
     calls = []
@@ -252,6 +270,7 @@ GRAPH_CHECKS = (
     check_random,
     check_training,
     check_streams,
+    check_freed_workspaces,
 )
 
 

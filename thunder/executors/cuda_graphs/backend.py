@@ -59,13 +59,16 @@ class GraphBackend(Protocol):
 class CudaGraphs:
     """`torch.cuda.CUDAGraph`.
 
-    Captures run on one stream of each device, which is kept: libraries keep a workspace for each stream.
+    Captures run on one stream of each device, which is kept and runs nothing else: cuBLAS has a workspace for each
+    stream, whose address is in the graphs. torch.compile frees all workspaces before it captures; were ours taken
+    from ordinary memory, our graphs would then write to memory of others.
     """
 
     device_type = "cuda"
 
     def __init__(self) -> None:
-        self._streams: dict[torch.device, torch.cuda.Stream] = {}
+        self._capture_streams: dict[torch.device, torch.cuda.Stream] = {}
+        self._warm_up_streams: dict[torch.device, torch.cuda.Stream] = {}
         self._pools: dict[torch.device, Any] = {}
         self._keepers: list[torch.cuda.CUDAGraph] = []
         self._last: dict[torch.device, torch.cuda.Stream] = {}
@@ -83,17 +86,20 @@ class CudaGraphs:
         return pool
 
     def _small_graph(self, device: torch.device, pool: Any) -> torch.cuda.CUDAGraph:
-        """A graph that changes one number."""
-        graph, number = torch.cuda.CUDAGraph(), torch.zeros(1, device=device)
+        """A graph of small matrix products, for which cuBLAS takes workspaces from the pool when it has none."""
+        graph, wide, bias = torch.cuda.CUDAGraph(), torch.zeros(16, 16, device=device), torch.zeros(16, device=device)
+        narrow = wide.bfloat16()
         torch.cuda.synchronize(device)
-        with torch.cuda.device(device), torch.cuda.stream(self._stream(device)):
+        with torch.cuda.device(device), torch.cuda.stream(_stream_of(self._capture_streams, device)):
             graph.capture_begin(pool=pool, capture_error_mode="thread_local")
-            number.add_(1)
+            with torch.no_grad():
+                torch.mm(wide, wide)
+                torch.addmm(bias.bfloat16(), narrow, narrow)  # with a bias: by cuBLASLt, which has its own workspace
             graph.capture_end()
         return graph
 
     def warm_up(self, function: Callable[[], Result], device: torch.device) -> Result:
-        stream, current = self._stream(device), torch.cuda.current_stream(device)
+        stream, current = _stream_of(self._warm_up_streams, device), torch.cuda.current_stream(device)
         stream.wait_stream(current)
         with torch.cuda.stream(stream):
             results = function()
@@ -104,9 +110,13 @@ class CudaGraphs:
         return results
 
     def capture(self, function: Callable[[], Result], device: torch.device, pool: Any) -> tuple[Graph, Result]:
+        # The workspaces may have been freed since the last capture: they must not come from this graph's pool, which
+        # ends with the graph.
+        self._small_graph(device, self.shared_pool(device))
         graph = torch.cuda.CUDAGraph()
         torch.cuda.synchronize(device)
-        with torch.cuda.device(device), torch.cuda.stream(self._stream(device)), collection_paused():
+        stream = _stream_of(self._capture_streams, device)
+        with torch.cuda.device(device), torch.cuda.stream(stream), collection_paused():
             try:
                 # Other threads may allocate memory meanwhile: only what this thread does can spoil the capture.
                 graph.capture_begin(pool=pool, capture_error_mode="thread_local")
@@ -131,7 +141,7 @@ class CudaGraphs:
         except RuntimeError:
             pass  # the capture had not begun to allocate, or has ended it
         try:
-            self._small_graph(device, self.new_pool(device))
+            self._small_graph(device, self.shared_pool(device))
         except RuntimeError:
             pass  # the device is beyond help: the error to report is the first one
 
@@ -146,11 +156,12 @@ class CudaGraphs:
     def is_capturing(self) -> bool:
         return torch.cuda.is_current_stream_capturing()
 
-    def _stream(self, device: torch.device) -> torch.cuda.Stream:
-        stream = self._streams.get(device)
-        if stream is None:
-            stream = self._streams[device] = torch.cuda.Stream(device)
-        return stream
+
+def _stream_of(streams: dict[torch.device, torch.cuda.Stream], device: torch.device) -> torch.cuda.Stream:
+    stream = streams.get(device)
+    if stream is None:
+        stream = streams[device] = torch.cuda.Stream(device)
+    return stream
 
 
 def _abandon(graph: torch.cuda.CUDAGraph) -> None:
