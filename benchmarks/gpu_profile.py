@@ -1,6 +1,6 @@
 """Where the GPU's time goes in one step of the large workloads, kernel by kernel, and how fast the step is.
 
-    python benchmarks/gpu_profile.py --output profile.json --only deepseek-train --only vit [--sources FOLDER]
+    python benchmarks/gpu_profile.py --output profile.json --only deepseek-train --only vit-base [--sources FOLDER]
 
 For each workload of `thunder bench --suite models`: the first call's time, the median time of a step, the peak memory,
 the kernels of a step (how often, microseconds), and where the host spends its time.  `--by NAME` profiles another

@@ -124,3 +124,9 @@ def test_work_is_counted():
     workload = next(w for w in large_workloads(SMALL) if w.name == "region-swiglu")
     gate = next(task.model.parameters())
     assert count_work(task, workload, step(task, "training", task.model)).bytes == 2 * 3 * gate.numel() * 4
+
+
+def test_every_workload_has_a_name_of_its_own():
+    """Workers are asked for workloads by name."""
+    names = [workload.name for workload in (*DEMONSTRATION, *FIGURES, *large_workloads(SMALL))]
+    assert len(names) == len(set(names))

@@ -75,7 +75,7 @@ def large_workloads(scale: Scale) -> tuple[Workload, ...]:
         row("bert-short", "BERT large: 1x8", "inference", lambda: bert(scale, 1, 8)),
         row("bert-long", f"BERT large: {scale.length(32)}x{scale.length(512)}", "inference",
             lambda: bert(scale, scale.length(32), scale.length(512))),
-        row("vit", f"ViT-B/16: {scale.length(128)} images", "inference",
+        row("vit-base", f"ViT-B/16: {scale.length(128)} images", "inference",
             lambda: vision_transformer(scale, scale.length(128))),
         *(
             row(f"region-{name}", f"{name.replace('-', ' ')}: loss and backward", "training",
