@@ -42,7 +42,7 @@ from thunder.cli.worker import ContenderError, Worker
 from thunder.cli.workloads import DEMONSTRATION, Workload, select_workloads
 
 CAST = (EAGER, TORCH_COMPILE, THUNDER)
-ROUNDS = 7
+ROUNDS = 5
 TRACED_WORKLOAD = "mlp"
 LISTED_LINES = 40
 
