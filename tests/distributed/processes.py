@@ -45,6 +45,7 @@ class Processes:
             try:
                 succeeded, answer = connection.recv()
             except EOFError:
+                process.join(10)  # its pipe closes before it has ended
                 succeeded, answer = False, f"the process has ended with exit code {process.exitcode}"
             (results if succeeded else failures).append(answer if succeeded else f"rank {rank}: {answer}")
         if failures:
