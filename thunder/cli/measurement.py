@@ -49,11 +49,9 @@ def time_in_turns(
     samples: dict[str, list[float]] = {name: [] for name in workers}
     for name, worker in workers.items():
         try:
-            once = median(worker.ask("time_calls", 1) for _ in range(3))
+            counts[name] = calls_in(worker, round_seconds)
         except ContenderError as error:
             outcomes[name] = error
-            continue
-        counts[name] = max(1, int(round_seconds / once))
     for _ in range(rounds):
         for name, count in list(counts.items()):
             try:
@@ -63,6 +61,21 @@ def time_in_turns(
                 del counts[name]
     outcomes.update({name: Timing.of(samples[name]) for name in counts})
     return outcomes
+
+
+def calls_in(worker: Worker, seconds: float) -> int:
+    """How many calls take about `seconds`, and at least one.
+
+    A single call of a process that has just woken is many times slower than those after it, so that the number is
+    found by calling more often until the calls take about as long as asked for.
+    """
+    count = 1
+    while True:
+        once: float = worker.ask("time_calls", count)
+        fitting = max(1, int(seconds / once))
+        if fitting <= 2 * count:
+            return fitting
+        count = min(fitting, 10 * count)
 
 
 def relative_error(found: Results, expected: Results) -> float:
