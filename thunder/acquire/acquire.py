@@ -196,6 +196,7 @@ class _Acquisition:
                 raise refusals[0]
             return self._program(result)
         except Exception:
+            # Whatever the program raised: a refusal that it met before, and may have caught, is the cause.
             if refusals:
                 raise refusals[0] from None
             self.sharp_edges.check_drawn()

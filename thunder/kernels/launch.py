@@ -12,6 +12,9 @@ from typing import Any
 import torch
 import triton
 
+# A longer row is not held in the registers of one program.
+LONGEST_ROW = 16384
+
 
 def is_interpreted() -> bool:
     """Whether kernels run in Triton's interpreter, whose matrix products know no bfloat16."""
@@ -27,6 +30,16 @@ def runs_triton(tensor: torch.Tensor) -> bool:
 def multiprocessor_count(device: torch.device) -> int:
     """Number of multiprocessors; a small number for the CPU, where the interpreter runs one program at a time."""
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
+
+
+def programs_adding_up(rows: int, device: torch.device) -> int:
+    """How many programs share the rows of a sum over rows: enough to fill the device, few enough partial sums."""
+    return max(1, min(rows, 4 * multiprocessor_count(device)))
+
+
+def warps_of_row(block: int) -> int:
+    """Warps of a program that holds one row of `block` elements in registers."""
+    return min(16, max(1, block // 512))
 
 
 @functools.cache

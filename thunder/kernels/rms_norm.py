@@ -24,10 +24,15 @@ import triton
 import triton.language as tl
 from torch.nn import functional as F
 
-from thunder.kernels.launch import as_rows, empty_contiguous, multiprocessor_count, runs_triton
+from thunder.kernels.launch import (
+    LONGEST_ROW,
+    as_rows,
+    empty_contiguous,
+    programs_adding_up,
+    runs_triton,
+    warps_of_row,
+)
 from thunder.kernels.registry import register_library_kernel
-
-LONGEST_ROW = 16384
 
 
 @triton.jit
@@ -80,10 +85,6 @@ def _rms_norm_backward_kernel(
         tl.store(grad_weight_ptr + tl.program_id(0).to(tl.int64) * N + n, grad_weight, mask=mask)
 
 
-def _warps(block: int) -> int:
-    return min(16, max(1, block // 512))
-
-
 def _launch(
     x: torch.Tensor, residual: torch.Tensor | None, weight: torch.Tensor | None, eps: float, offset: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -97,7 +98,8 @@ def _launch(
         _rms_norm_kernel[(rows.shape[0],)](
             rows, residual_rows, weight if weight is not None else rows, total, out,
             rows.stride(0), residual_rows.stride(0), rows.shape[1], eps, offset,
-            BLOCK=block, HAS_WEIGHT=weight is not None, HAS_RESIDUAL=residual is not None, num_warps=_warps(block),
+            BLOCK=block, HAS_WEIGHT=weight is not None, HAS_RESIDUAL=residual is not None,
+            num_warps=warps_of_row(block),
         )  # fmt: skip
     return total, out
 
@@ -113,14 +115,14 @@ def _launch_backward(
     rows, grad_rows = as_rows(x), as_rows(grad)
     total_rows = as_rows(grad_total) if grad_total is not None else grad_rows
     count, size = rows.shape
-    programs = max(1, min(count, 4 * multiprocessor_count(x.device)))
+    programs = programs_adding_up(count, x.device)
     block = triton.next_power_of_2(size)
     grad_x = empty_contiguous(x, x.shape)
     partial = empty_contiguous(x, (programs if weight is not None else 0, size), torch.float32)
     _rms_norm_backward_kernel[(programs,)](
         grad_rows, rows, weight if weight is not None else rows, total_rows, grad_x, partial,
         grad_rows.stride(0), rows.stride(0), total_rows.stride(0), count, size, eps, offset,
-        BLOCK=block, HAS_WEIGHT=weight is not None, HAS_TOTAL=grad_total is not None, num_warps=_warps(block),
+        BLOCK=block, HAS_WEIGHT=weight is not None, HAS_TOTAL=grad_total is not None, num_warps=warps_of_row(block),
     )  # fmt: skip
     return grad_x, partial.sum(0).to(weight.dtype) if weight is not None else partial.new_empty(0)
 

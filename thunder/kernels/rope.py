@@ -115,10 +115,14 @@ def _side_by_side(tensor: torch.Tensor) -> torch.Tensor:
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 
-def _launch(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, *, backward: bool) -> torch.Tensor:
+def _empty_out(x: torch.Tensor) -> torch.Tensor:
+    """The memory of the rotated x: laid out as x is where the numbers of a head lie side by side, else contiguous."""
     out = torch.empty_like(x)
-    if out.stride(-1) != 1:
-        out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    return out if out.stride(-1) == 1 else x.new_empty(x.shape)
+
+
+def _launch(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, *, backward: bool) -> torch.Tensor:
+    out = _empty_out(x)
     x, cos, sin = _side_by_side(x), _side_by_side(cos), _side_by_side(sin)
     batch, heads, length, size = x.shape
     half = size // 2
@@ -190,15 +194,9 @@ def rope_into_cache(
 
 
 @rope.register_fake
-def _(x, cos, sin):
-    out = torch.empty_like(x)
-    return out if out.stride(-1) == 1 else x.new_empty(x.shape)
-
-
 @rope_backward.register_fake
-def _(grad, cos, sin):
-    out = torch.empty_like(grad)
-    return out if out.stride(-1) == 1 else grad.new_empty(grad.shape)
+def _(x, cos, sin):
+    return _empty_out(x)
 
 
 @rope_into_cache.register_fake
@@ -228,10 +226,7 @@ def _rotate_half(x: torch.Tensor) -> torch.Tensor:
 
 def _like(out: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """The values of `out` in the type and layout in which the kernel returns them."""
-    result = torch.empty_like(x)
-    if result.stride(-1) != 1:
-        result = x.new_empty(x.shape)
-    return result.copy_(out)
+    return _empty_out(x).copy_(out)
 
 
 def rope_reference(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

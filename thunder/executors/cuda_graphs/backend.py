@@ -122,7 +122,7 @@ class CudaGraphs:
                 graph.capture_begin(pool=pool, capture_error_mode="thread_local")
                 try:
                     results = function()
-                except BaseException:
+                except BaseException:  # an interrupt too must not leave the device capturing
                     _abandon(graph)
                     raise
                 graph.capture_end()
