@@ -27,6 +27,7 @@ from thunder.kernels import (
     cross_entropy,
     decode_attention,
     embedding,
+    forward_attention,
     gemv,
     layer_norm,
     rms_norm,
@@ -119,6 +120,10 @@ def launch_everything() -> None:
         for splits in (1, 8):
             decode_attention.launch(query, cache, cache, position, None, 0.1, splits)
             decode_attention.launch(query, cache, cache, None, mask, 0.1, splits)
+    for size, length in ((64, 512), (64, 197), (128, 10)):
+        query = randn(2, length, 12, size).transpose(1, 2)
+        forward_attention.launch(query, query, query, randn(2, 1, length, length), False, 0.1)
+        forward_attention.launch(query, query, query, None, True, 0.1)
     for size in (1536, 4096, 8192):
         x, weight = randn(64, size), randn(size)
         rms_norm._launch(x, None, weight, 1e-6, 0.0)
@@ -166,9 +171,11 @@ def main() -> None:
     options = parser.parse_args()
     compiler = Compiler([int(target) for target in options.targets.split(",")])
     JITFunction.run = lambda kernel, *args, **kwargs: compiler(kernel, *args, **kwargs)
-    for module in (cross_entropy, embedding, gemv, decode_attention, layer_norm, rms_norm, rope, swiglu):
+    modules = (cross_entropy, embedding, gemv, decode_attention, forward_attention, layer_norm, rms_norm, rope, swiglu)
+    for module in modules:
         module.runs_triton = lambda tensor: True
-    gemv.begins_early = quantized_gemv.begins_early = lambda device: True
+    for module in (gemv, quantized_gemv, forward_attention):
+        module.begins_early = lambda device: True
     if not options.quantized:
         launch_everything()
     launch_quantized()

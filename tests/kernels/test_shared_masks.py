@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 import thunder
 from thunder.kernels import kernel_mode
+from thunder.kernels.forward_attention import FORWARD_ATTENTION
 
 
 def last_torch_ops(compiled):
@@ -19,8 +20,9 @@ def last_torch_ops(compiled):
 
 def masks(compiled):
     """The dtypes of the masks that attention is called with, and how many masks there are."""
-    calls = [op for op in last_torch_ops(compiled) if op.name == "scaled_dot_product_attention"]
-    found = [op.kwargs["attn_mask"] for op in calls]
+    ops = last_torch_ops(compiled)
+    found = [op.kwargs["attn_mask"] for op in ops if op.name == "scaled_dot_product_attention"]
+    found += [op.args[3] for op in ops if op.target is FORWARD_ATTENTION]
     return [var.value.dtype for var in found], len({id(var) for var in found})
 
 

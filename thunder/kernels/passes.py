@@ -17,6 +17,7 @@ from thunder.kernels.patch_projection import use_patch_projections
 from thunder.kernels.rotate_into_cache import rotate_into_cache
 from thunder.kernels.shared_masks import share_masks
 from thunder.kernels.substitute import substitute_kernels
+from thunder.kernels.use_forward_attention import use_forward_attention
 from thunder.kernels.use_gemv import use_gemv
 from thunder.trace import Trace
 
@@ -26,6 +27,7 @@ KERNEL_PASSES: tuple[Callable[..., Trace], ...] = (
     use_fused_attention,
     share_masks,
     lay_out_queries,
+    use_forward_attention,
     rotate_into_cache,
     substitute_kernels,
     merge_projections,
