@@ -255,6 +255,14 @@ def scaled_mm(
     return torch._scaled_mm(a, b, scale_a=scale_a, scale_b=scale_b, out_dtype=dtype, use_fast_accum=True)
 
 
+def custom_op_function(overload: Any) -> Callable[..., Any]:
+    """The Python function that a custom operator was made of.  Tested: 2.11, 2.13."""
+    from torch._library.custom_ops import OPDEFS
+
+    function: Callable[..., Any] = OPDEFS[overload.name().partition(".")[0]]._init_fn
+    return function
+
+
 def has_cuda_kernel_launcher() -> bool:
     """Whether torch can load and launch machine code of kernels.  Tested: 2.11 to 2.13."""
     return hasattr(torch._C, "_StaticCudaLauncher")

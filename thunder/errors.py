@@ -142,6 +142,10 @@ class CollectiveError(ThunderError):
     """A collective did not come to its end: names it, and the ranks that did not take part."""
 
 
+class KernelLaunchError(ThunderError):
+    """The CUDA driver did not take a kernel: names it and CUDA's error."""
+
+
 class ExecutorWarning(UserWarning):
     """An executor cannot do its work here, or not for one region; the message says which and why."""
 

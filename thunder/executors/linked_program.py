@@ -21,6 +21,7 @@ from thunder.executors.distribution import ProgramDistribution
 from thunder.executors.executor import Executor
 from thunder.executors.in_place import write_in_place
 from thunder.executors.runtime import TrainingProgram, make_inference_run, make_training_run
+from thunder.kernels.compile_ahead import compile_ahead
 from thunder.lower import (
     BlockRegions,
     ForwardProgram,
@@ -179,6 +180,7 @@ class LinkedProgram:
         """Has the regions that are new compiled by the executors that claim their operations."""
         new = [region for region in regions if id(region) not in self._compiled]
         self._compiled.update(map(id, new))
+        compile_ahead(op for region in new for op in region.trace.ops)
         wanted: dict[Executor, list[Region]] = {}
         for region in new:
             if region.trace.ops:

@@ -21,6 +21,7 @@ import triton.language as tl
 from torch.nn import functional as F
 
 from thunder.kernels.launch import as_rows, runs_triton
+from thunder.kernels.machine_code import launch_kernel
 from thunder.kernels.registry import register_library_kernel
 
 LARGEST_BLOCK = 8192
@@ -99,7 +100,7 @@ def row_losses(logits: torch.Tensor, target: torch.Tensor, ignore_index: int) ->
     lse = torch.empty_like(losses)
     block, warps = _block(size)
     if rows:
-        _loss_kernel[(rows,)](
+        launch_kernel(_loss_kernel, (rows,),
             logits, target, losses, lse, logits.stride(0), size, ignore_index, BLOCK=block, num_warps=warps
         )
     return losses, lse
@@ -121,7 +122,7 @@ def row_gradients(
         return out.copy_(torch.where(counts, scale * ((wide - lse[:, None]).exp() - chosen), 0.0))
     block, warps = _block(logits.shape[1])
     if logits.shape[0]:
-        _gradient_kernel[(logits.shape[0],)](
+        launch_kernel(_gradient_kernel, (logits.shape[0],),
             logits, target, lse, scale, out, lse, logits.stride(0), out.stride(0), logits.shape[1], ignore_index,
             BLOCK=block, COMPUTES_LOSS=False, num_warps=warps,
         )  # fmt: skip
@@ -139,7 +140,7 @@ def losses_and_gradients_in_place(
     losses = torch.empty(logits.shape[0], dtype=torch.float32, device=logits.device)
     block, warps = _block(logits.shape[1])
     if logits.shape[0]:
-        _gradient_kernel[(logits.shape[0],)](
+        launch_kernel(_gradient_kernel, (logits.shape[0],),
             logits, target, losses, scale, logits, losses, logits.stride(0), logits.stride(0), logits.shape[1],
             ignore_index, BLOCK=block, COMPUTES_LOSS=True, num_warps=warps,
         )  # fmt: skip

@@ -17,13 +17,14 @@ This is for inference: it has no gradient.
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import Any, Optional
 
 import torch
 import triton
 import triton.language as tl
 
 from thunder.kernels.launch import begins_early, empty_contiguous, is_interpreted, multiprocessor_count, runs_triton
+from thunder.kernels.machine_code import launch_kernel
 
 LARGEST_HEAD = 256
 BLOCK_L = 64
@@ -166,8 +167,8 @@ def launch(
     mask_b, mask_h, _, mask_l = mask_strides or (0, 0, 0, 0)
     block_d = triton.next_power_of_2(size)
     early = early and begins_early(query.device)
-    options = {"EARLY": early, "num_warps": warps, **({"launch_pdl": True} if early else {})}
-    _decode_kernel[(batch * kv_heads, splits)](
+    options: dict[str, Any] = {"EARLY": early, "num_warps": warps, "launch_pdl": early}
+    launch_kernel(_decode_kernel, (batch * kv_heads, splits),
         query, keys, values, position if position is not None else query,
         mask.view(torch.int8) if mask is not None else query, out, partial, statistics,
         length, heads, kv_heads, scale * 1.4426950408889634,
@@ -178,7 +179,7 @@ def launch(
         WIDE=is_interpreted(), **options,
     )  # fmt: skip
     if splits > 1:
-        _join_kernel[(batch * heads,)](
+        launch_kernel(_join_kernel, (batch * heads,),
             partial, statistics, out, D=size, BLOCK_D=block_d, SPLITS=splits,
             BLOCK_S=triton.next_power_of_2(splits), **options,
         )  # fmt: skip

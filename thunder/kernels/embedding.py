@@ -19,6 +19,7 @@ import triton.language as tl
 from torch.nn import functional as F
 
 from thunder.kernels.launch import as_rows, runs_triton
+from thunder.kernels.machine_code import launch_kernel
 from thunder.kernels.registry import register_library_kernel
 
 LARGEST_BLOCK = 2048
@@ -48,7 +49,7 @@ def _launch_backward(grad: torch.Tensor, ids: torch.Tensor, rows: int, padding_i
     ordered, places = ids.reshape(-1).sort(stable=True)
     block = min(LARGEST_BLOCK, triton.next_power_of_2(grads.shape[1]))
     if ordered.numel():
-        _gradient_kernel[(ordered.numel(), triton.cdiv(grads.shape[1], block))](
+        launch_kernel(_gradient_kernel, (ordered.numel(), triton.cdiv(grads.shape[1], block)),
             grads, ordered, places, out, ordered.numel(), grads.shape[1], grads.stride(0), padding_idx,
             BLOCK=block, num_warps=max(1, min(8, block // 256)),
         )  # fmt: skip

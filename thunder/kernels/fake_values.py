@@ -38,7 +38,7 @@ def remembered_runs() -> Iterator[None]:
 def results_like(call: Op) -> Any:
     """Tensors like what the call gives for the values of its Vars; not to be kept, others are given the same ones."""
     runs = _runs.get()
-    key = None if runs is None else _key(call)
+    key = None if runs is None else call_key(call)
     if runs is not None and key in runs:
         return runs[key]
     result = run_on_fake_tensors(call)
@@ -55,7 +55,7 @@ def run_on_fake_tensors(call: Op) -> Any:
         return call.target(*valued.args, **valued.kwargs)
 
 
-def _key(call: Op) -> Hashable | None:
+def call_key(call: Op) -> Hashable | None:
     """Equal for calls that differ in which tensors they are given, and not in what these look like."""
     numbers: dict[int, int] = {}
 

@@ -40,6 +40,7 @@ from thunder.kernels.launch import (
     rows_of,
     runs_triton,
 )
+from thunder.kernels.machine_code import launch_kernel
 from thunder.kernels.registry import register_library_kernel
 
 MOST_ROWS = 16
@@ -271,22 +272,22 @@ def launch(
     )  # fmt: skip
     blocks = triton.cdiv(n, plan.block_n)
     early = plan.early and begins_early(x.device)
-    options = {
+    options: dict[str, Any] = {
         "K": k, "BLOCK_N": plan.block_n, "GATED": up is not None, "HAS_BIAS": bias is not None,
         "HAS_RESIDUAL": residual is not None, "HAS_NORM": norm_weight is not None, "ACTIVATION": activation,
-        "EARLY": early, "AHEAD": ahead, "num_warps": plan.warps, **({"launch_pdl": True} if early else {}),
+        "EARLY": early, "AHEAD": ahead, "num_warps": plan.warps, "launch_pdl": early,
     }  # fmt: skip
     if early and ahead and not is_own_capture():
         out.zero_()
     strides = weight.stride(0), up.stride(0) if up is not None else 0
     if plan.resident:
         programs = min(blocks, plan.resident * multiprocessor_count(x.device))
-        _resident_kernel[(programs,)](
+        launch_kernel(_resident_kernel, (programs,),
             *tensors, n, *strides, eps, BLOCK_K=triton.next_power_of_2(k), SINGLE=programs == blocks, **options
         )
         return out
     even = n % plan.block_n == 0 and k % plan.block_k == 0
-    _walking_kernel[(blocks,)](
+    launch_kernel(_walking_kernel, (blocks,),
         *tensors, n, *strides, eps, BLOCK_K=plan.block_k, EVEN=even, STAGES=plan.stages, **options
     )
     return out

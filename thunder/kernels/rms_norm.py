@@ -32,6 +32,7 @@ from thunder.kernels.launch import (
     runs_triton,
     warps_of_row,
 )
+from thunder.kernels.machine_code import launch_kernel
 from thunder.kernels.registry import register_library_kernel
 
 
@@ -95,7 +96,7 @@ def _launch(
     total = empty_contiguous(x, x.shape) if residual is not None else x
     block = triton.next_power_of_2(rows.shape[1])
     if rows.shape[0]:
-        _rms_norm_kernel[(rows.shape[0],)](
+        launch_kernel(_rms_norm_kernel, (rows.shape[0],),
             rows, residual_rows, weight if weight is not None else rows, total, out,
             rows.stride(0), residual_rows.stride(0), rows.shape[1], eps, offset,
             BLOCK=block, HAS_WEIGHT=weight is not None, HAS_RESIDUAL=residual is not None,
@@ -119,7 +120,7 @@ def _launch_backward(
     block = triton.next_power_of_2(size)
     grad_x = empty_contiguous(x, x.shape)
     partial = empty_contiguous(x, (programs if weight is not None else 0, size), torch.float32)
-    _rms_norm_backward_kernel[(programs,)](
+    launch_kernel(_rms_norm_backward_kernel, (programs,),
         grad_rows, rows, weight if weight is not None else rows, total_rows, grad_x, partial,
         grad_rows.stride(0), rows.stride(0), total_rows.stride(0), count, size, eps, offset,
         BLOCK=block, HAS_WEIGHT=weight is not None, HAS_TOTAL=grad_total is not None, num_warps=warps_of_row(block),

@@ -29,6 +29,7 @@ import triton
 import triton.language as tl
 
 from thunder.kernels.launch import begins_early, runs_triton
+from thunder.kernels.machine_code import launch_kernel
 from thunder.kernels.registry import register_library_kernel
 
 LARGEST_HEAD = 512
@@ -129,7 +130,7 @@ def _launch(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, *, backward: 
     block = triton.next_power_of_2(half)
     block_h = min(triton.next_power_of_2(heads), max(1, 2048 // block))
     if x.numel():
-        _rope_kernel[(batch * length, triton.cdiv(heads, block_h))](
+        launch_kernel(_rope_kernel, (batch * length, triton.cdiv(heads, block_h)),
             x, cos, sin, out, length, heads, x.stride(0), x.stride(1), x.stride(2),
             out.stride(0), out.stride(1), out.stride(2), *_table_strides(cos), *_table_strides(sin),
             HALF=half, BLOCK=block, BLOCK_H=block_h, BACKWARD=backward, num_warps=4 if block * block_h >= 1024 else 2,
@@ -154,12 +155,12 @@ def _launch_into_cache(
     q, k, v, cos, sin = map(_side_by_side, (q, k, v, cos, sin))
     batch, heads, length, size = q.shape
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    _rope_into_cache_kernel[(batch * length, heads + 2 * k.shape[1])](
+    launch_kernel(_rope_into_cache_kernel, (batch * length, heads + 2 * k.shape[1]),
         q, k, v, cos, sin, keys, values, index, out, length, heads, k.shape[1],
         *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *_table_strides(cos), *_table_strides(sin),
         *keys.stride()[:3], *values.stride()[:3], *out.stride()[:3],
         HALF=size // 2, BLOCK=triton.next_power_of_2(size // 2), EARLY=early, num_warps=1,
-        **({"launch_pdl": True} if early else {}),
+        launch_pdl=early,
     )  # fmt: skip
     return out
 

@@ -21,6 +21,7 @@ import triton.language as tl
 
 from thunder.kernels.activation import activate
 from thunder.kernels.launch import begins_early, is_interpreted
+from thunder.kernels.machine_code import launch_kernel
 
 SMALLEST_MEASURED = 1 << 21  # elements of a weight
 LARGEST_PLAN = 200 << 10  # bytes of shared memory
@@ -140,7 +141,7 @@ def launch(
     n, k = weight.shape
     plan = plan or choose_plan(n, k, x.device, gated=up is not None)
     early = plan.early and begins_early(x.device)
-    _skinny_kernel[(triton.cdiv(n, plan.block_n), triton.cdiv(x.shape[0], 16))](
+    launch_kernel(_skinny_kernel, (triton.cdiv(n, plan.block_n), triton.cdiv(x.shape[0], 16)),
         x, weight, up if up is not None else weight, bias if bias is not None else x,
         residual if residual is not None else x, out,
         x.shape[0], n, x.stride(0), weight.stride(0), up.stride(0) if up is not None else 0,
@@ -148,6 +149,6 @@ def launch(
         K=k, BLOCK_N=plan.block_n, BLOCK_K=plan.block_k, STAGES=plan.stages,
         EVEN_N=n % plan.block_n == 0, EVEN_K=k % plan.block_k == 0,
         GATED=up is not None, HAS_BIAS=bias is not None, HAS_RESIDUAL=residual is not None, ACTIVATION=activation,
-        EARLY=early, WIDE=is_interpreted(), num_warps=plan.warps, **({"launch_pdl": True} if early else {}),
+        EARLY=early, WIDE=is_interpreted(), num_warps=plan.warps, launch_pdl=early,
     )  # fmt: skip
     return out

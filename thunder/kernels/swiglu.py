@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from thunder.kernels.activation import ACTIVATIONS, activate
 from thunder.kernels.launch import as_rows, empty_contiguous, runs_triton
+from thunder.kernels.machine_code import launch_kernel
 from thunder.kernels.registry import register_library_kernel
 
 BLOCK = 1024
@@ -73,7 +74,7 @@ def _launch(gate: torch.Tensor, up: torch.Tensor, activation: str) -> torch.Tens
     gates, ups, out = as_rows(gate), as_rows(up), empty_contiguous(gate, gate.shape)
     rows, size = gates.shape
     if gate.numel():
-        _gated_kernel[(rows, triton.cdiv(size, BLOCK))](
+        launch_kernel(_gated_kernel, (rows, triton.cdiv(size, BLOCK)),
             gates, ups, out, size, gates.stride(0), ups.stride(0), BLOCK=BLOCK, ACTIVATION=activation, num_warps=4
         )
     return out
@@ -86,7 +87,7 @@ def _launch_backward(
     grad_gate, grad_up = empty_contiguous(gate, gate.shape), empty_contiguous(up, up.shape)
     rows, size = gates.shape
     if gate.numel():
-        _gated_backward_kernel[(rows, triton.cdiv(size, BLOCK))](
+        launch_kernel(_gated_backward_kernel, (rows, triton.cdiv(size, BLOCK)),
             grads, gates, ups, grad_gate, grad_up, size, grads.stride(0), gates.stride(0), ups.stride(0),
             BLOCK=BLOCK, ACTIVATION=activation, num_warps=4,
         )  # fmt: skip

@@ -11,6 +11,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,8 +22,8 @@ pytest.importorskip("triton")
 sys.path.insert(0, str(Path(__file__).parent))
 from fused_programs import programs
 
-from thunder.executors.triton_fusion import binaries as cache
-from thunder.executors.triton_fusion.source import KernelSource
+from thunder.kernels import binaries as cache
+from thunder.kernels.binaries import KernelSource
 
 HERE = Path(__file__).parent
 RANDOM_PROGRAMS = 40
@@ -170,7 +171,7 @@ def test_every_kernel_compiles(typical, random_programs, architecture, tmp_path,
 def test_binaries_are_kept_and_damaged_ones_made_again(typical, tmp_path, monkeypatch):
     monkeypatch.setenv("THUNDER_CACHE_DIR", str(tmp_path))
     source = sources({"swiglu": typical["swiglu"]})[0]
-    renamed = KernelSource(source.name, source.text + "# a comment\n", source.signature, source.warps)
+    renamed = replace(source, text=source.text + "# a comment\n")
     store = cache.BinaryCache()
     first, second = store.compile([source, renamed], 90)
     assert first is second

@@ -7,6 +7,7 @@ PyTorch has for launching machine code is called directly.
 
 from __future__ import annotations
 
+import importlib
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,10 +15,10 @@ from typing import Any
 import torch
 
 from thunder import _torch_compat
-from thunder.executors.triton_fusion.binaries import Binary, binaries, load_function
 from thunder.executors.triton_fusion.kernel import Kernel
 from thunder.executors.triton_fusion.schedule import Schedule
-from thunder.executors.triton_fusion.source import KernelSource
+from thunder.kernels import compile_worker
+from thunder.kernels.binaries import Binary, KernelSource, binaries, source_path
 from thunder.trace import Var, compile_source
 
 Launch = Callable[..., tuple[torch.Tensor, ...]]
@@ -152,3 +153,12 @@ class FusedKernel:
         lines += [*body, f"    return ({outputs})", ""]
         namespace |= {"empty_strided": torch.empty_strided, "device": self._outputs[0].value.device}
         return compile_source("\n".join(lines), f"launch_{self.name}", namespace)
+
+
+def load_function(source: KernelSource) -> Any:
+    """The `@triton.jit` function of a kernel, for Triton's interpreter."""
+    module = compile_worker.load_module(source_path(source))
+    if _torch_compat.is_triton_interpreted() and hasattr(module, "device_math"):
+        # The interpreter cannot call the device's mathematical library.
+        module.device_math = importlib.import_module("thunder.executors.triton_fusion.interpreted_math")
+    return getattr(module, source.name)

@@ -7,7 +7,6 @@ inputs and outputs, in order.  Kernels that are equal up to names have the same 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Set
 from dataclasses import dataclass
 
@@ -25,6 +24,7 @@ from thunder.executors.triton_fusion.pointwise import (
     triton_name,
 )
 from thunder.executors.triton_fusion.schedule import Schedule
+from thunder.kernels.binaries import KernelSource
 from thunder.trace import Op
 
 HEADER = """import triton
@@ -44,29 +44,6 @@ def row_{function}(values, axis: tl.constexpr):
 """
 
 _MAXIMUM_NAME_PARTS = 4
-
-
-@dataclass(frozen=True)
-class KernelSource:
-    """A kernel's text.
-
-    Attributes:
-        name: of the function.
-        text: the source, with comments.
-        signature: name and type of each parameter: inputs, then outputs.
-        warps: threads of a program, in units of 32.
-    """
-
-    name: str
-    text: str
-    signature: tuple[tuple[str, str], ...]
-    warps: int
-
-    @property
-    def key(self) -> str:
-        """What it is without comments: kernels of equal keys are interchangeable."""
-        lines = (re.sub(r"\s*# .*$", "", line) for line in self.text.splitlines())
-        return "\n".join([*(line for line in lines if line.strip()), repr(self.signature), str(self.warps)])
 
 
 def write_kernel(kernel: Kernel, schedule: Schedule) -> KernelSource:

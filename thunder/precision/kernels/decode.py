@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import triton
@@ -51,7 +52,7 @@ class Description:
     group: int
     rows: int
 
-    def constants(self) -> dict[str, int]:
+    def constants(self) -> dict[str, Any]:
         """For launching."""
         return {
             "KIND": self.kind, "BITS": self.bits, "MANTISSA": self.mantissa, "FLIP": self.flip, "SCALE": self.scale,

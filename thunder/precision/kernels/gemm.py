@@ -19,6 +19,7 @@ import triton
 import triton.language as tl
 
 from thunder.kernels.launch import is_interpreted
+from thunder.kernels.machine_code import launch_kernel
 from thunder.precision.kernels.decode import describe, number_table, scale_value, unit_value
 from thunder.precision.kernels.gemv import Weight
 
@@ -103,7 +104,7 @@ def launch(x: torch.Tensor, weight: Weight, format: str, plan: Plan | None = Non
     plan = plan or choose_plan(m, n, k, described.bits)
     out = torch.empty((m, n), dtype=x.dtype, device=x.device)
     codes = weight.codes
-    _quantized_gemm_kernel[(triton.cdiv(n, plan.block_n), triton.cdiv(m, plan.block_m))](
+    launch_kernel(_quantized_gemm_kernel, (triton.cdiv(n, plan.block_n), triton.cdiv(m, plan.block_m)),
         x, codes, weight.scales, codes if weight.zeros is None else weight.zeros,
         codes if weight.tensor_scale is None else weight.tensor_scale, x if weight.bias is None else weight.bias,
         number_table(x.device) if described.kind == 2 else x, out, m, n, x.stride(0),

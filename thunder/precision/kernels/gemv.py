@@ -20,6 +20,7 @@ import triton
 import triton.language as tl
 
 from thunder.kernels.launch import begins_early
+from thunder.kernels.machine_code import launch_kernel
 from thunder.precision.kernels.decode import describe, number_table, scale_value, word_pair
 
 MOST_WEIGHTS = 3
@@ -188,11 +189,11 @@ def launch(x: torch.Tensor, weights: Sequence[Weight], format: str, plan: Plan |
     offset = float(described.offset + (128 if described.bits == 4 else 256)) if described.kind == 0 else 0.0
     factor = described.factor * (256.0 if described.scale == 2 else 1.0)
     early = plan.early and begins_early(x.device)
-    _quantized_gemv_kernel[(sum(blocks),)](
+    launch_kernel(_quantized_gemv_kernel, (sum(blocks),),
         x, number_table(x.device) if described.kind == 2 else x, out, factor, offset, *arguments,
         K=k, BLOCK_N=plan.block_n, BLOCK_W=plan.block_w, **described.constants(),
         HAS_ZEROS=weights[0].zeros is not None, HAS_TENSOR_SCALE=weights[0].tensor_scale is not None,
         HAS_BIAS=weights[0].bias is not None, WEIGHTS=len(weights), EARLY=early, num_warps=plan.warps,
-        **({"launch_pdl": True} if early else {}),
+        launch_pdl=early,
     )  # fmt: skip
     return out

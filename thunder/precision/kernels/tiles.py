@@ -11,6 +11,7 @@ import torch
 import triton
 import triton.language as tl
 
+from thunder.kernels.machine_code import launch_kernel
 from thunder.precision.kernels.decode import describe, number_table, scale_value, unit_value
 
 
@@ -73,7 +74,7 @@ def launch(
     units = columns * described.bits // 8 if described.bits != 6 else columns // 4
     block_u = min(triton.next_power_of_2(units), 256)
     block_n = 8
-    _dequantize_kernel[(triton.cdiv(n, block_n), triton.cdiv(units, block_u))](
+    launch_kernel(_dequantize_kernel, (triton.cdiv(n, block_n), triton.cdiv(units, block_u)),
         codes, scales, codes if zeros is None else zeros, codes if tensor_scale is None else tensor_scale,
         number_table(codes.device) if described.kind == 2 else codes, out, n,
         described.factor * (256.0 if described.scale == 2 else 1.0),

@@ -12,11 +12,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import importlib
 import importlib.metadata
 import json
 import os
 import queue
+import re
 import subprocess
 import sys
 import threading
@@ -25,11 +25,39 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from thunder import _torch_compat
-from thunder.executors.triton_fusion import worker
-from thunder.executors.triton_fusion.source import KernelSource
+from thunder.kernels import compile_worker as worker
 
 _MOST_PROCESSES = 16
+
+
+@dataclass(frozen=True)
+class KernelSource:
+    """A kernel's text.
+
+    Attributes:
+        name: of the function.
+        text: the source, with comments.
+        signature: name and type of each parameter; for a constant, "constexpr".
+        warps: threads of a program, in units of 32.
+        constants: names and values.
+        divisible: positions of the parameters that are multiples of 16; None for all, where they are pointers.
+        stages: how many steps of a loop overlap, where the loop does not say.
+    """
+
+    name: str
+    text: str
+    signature: tuple[tuple[str, str], ...]
+    warps: int
+    constants: tuple[tuple[str, Any], ...] = ()
+    divisible: tuple[int, ...] | None = None
+    stages: int = 1
+
+    @property
+    def key(self) -> str:
+        """What it is without comments: kernels of equal keys are interchangeable."""
+        lines = (re.sub(r"\s*# .*$", "", line) for line in self.text.splitlines())
+        facts = (self.signature, self.warps, self.constants, self.divisible, self.stages)
+        return "\n".join([*(line for line in lines if line.strip()), repr(facts)])
 
 
 @dataclass(frozen=True)
@@ -71,24 +99,20 @@ def source_path(source: KernelSource) -> str:
     return path
 
 
-def load_function(source: KernelSource) -> Any:
-    """The `@triton.jit` function of a kernel, for Triton's interpreter."""
-    module = worker.load_module(source_path(source))
-    if _torch_compat.is_triton_interpreted() and hasattr(module, "device_math"):
-        # The interpreter cannot call the device's mathematical library.
-        module.device_math = importlib.import_module("thunder.executors.triton_fusion.interpreted_math")
-    return getattr(module, source.name)
-
-
 def job(source: KernelSource, architecture: int, *, aligned: bool = True, stem: str = "") -> worker.Job:
     """What a worker is told about a kernel."""
+    divisible: Sequence[int] = source.divisible or ()
+    if source.divisible is None and aligned:
+        divisible = range(len(source.signature))
     return {
         "source": source_path(source),
         "name": source.name,
         "signature": list(source.signature),
         "warps": source.warps,
         "architecture": architecture,
-        "aligned": aligned,
+        "divisible": list(divisible),
+        "constants": dict(source.constants),
+        "stages": source.stages,
         "stem": stem,
     }
 

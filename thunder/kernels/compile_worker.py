@@ -25,7 +25,8 @@ class Job(TypedDict):
     """One kernel.
 
     source: path of its Python source.  name: of the function.  signature: name and type of each parameter.
-    warps: of a program.  architecture: 90 for `sm_90`.  aligned: whether every pointer is a multiple of 16 bytes.
+    constants: value of each parameter of type "constexpr".  divisible: positions of those that are multiples of 16.
+    warps: of a program.  stages: how many steps of a loop overlap.  architecture: 90 for `sm_90`.
     stem: where the machine code goes, without the ending.
     """
 
@@ -34,7 +35,9 @@ class Job(TypedDict):
     signature: list[tuple[str, str]]
     warps: int
     architecture: int
-    aligned: bool
+    constants: dict[str, Any]
+    divisible: list[int]
+    stages: int
     stem: str
 
 
@@ -58,11 +61,10 @@ def compile_kernel(job: Job) -> Any:
     from triton.compiler import ASTSource
 
     function = getattr(load_module(job["source"]), job["name"])
-    count = len(job["signature"])
-    attributes = {(number,): [["tt.divisibility", 16]] for number in range(count)} if job["aligned"] else {}
-    source = ASTSource(function, dict(job["signature"]), {}, attributes)
+    attributes = {(position,): [["tt.divisibility", 16]] for position in job["divisible"]}
+    source = ASTSource(function, dict(job["signature"]), job["constants"], attributes)
     target = GPUTarget("cuda", job["architecture"], 32)
-    return triton.compile(source, target=target, options={"num_warps": job["warps"], "num_stages": 1})
+    return triton.compile(source, target=target, options={"num_warps": job["warps"], "num_stages": job["stages"]})
 
 
 def compile_and_keep(job: Job) -> None:
@@ -93,8 +95,19 @@ def write_file(path: str, contents: bytes) -> None:
     os.replace(temporary, path)
 
 
+def _skip_key_of_triton() -> None:
+    """Triton tells its own versions apart by a checksum of its 400 MB library, which takes a second in every process;
+    here the version is a part of the name under which machine code is kept."""
+    import triton
+    from triton.runtime import cache
+
+    if hasattr(cache, "triton_key"):
+        cache.triton_key = lambda: triton.__version__
+
+
 def serve() -> None:
     """Answers jobs until there are no more."""
+    _skip_key_of_triton()
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what compilers print must not be taken for an answer
     while select.select([sys.stdin], [], [], _PATIENCE_SECONDS)[0]:
