@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 import thunder
 from tests.kernels.comparison import assert_as_exact
@@ -62,10 +63,16 @@ def test_a_mask_with_different_rows_is_not_taken():
     assert module.is_supported(query, key, value, torch.zeros(2, 1, 1, 40))
 
 
-@pytest.mark.parametrize("function, calls", [(two_layers, 2), (rows_that_differ, 0), (one_layer, 0)])
+def causal_groups(seen, x):
+    return F.scaled_dot_product_attention(x, x[:, :1], x[:, :1], is_causal=True, enable_gqa=True)
+
+
+@pytest.mark.parametrize(
+    "function, calls", [(two_layers, 2), (rows_that_differ, 0), (one_layer, 0), (causal_groups, 1)]
+)
 @pytest.mark.parametrize("grad", [False, True])
-def test_masks_of_padding_in_programs(function, calls, grad):
-    """Where masks of several layers have become one row of numbers, and no gradient is asked for."""
+def test_which_calls_of_a_program_are_taken(function, calls, grad):
+    """Without gradients: without a boolean mask, where masks of several layers have become one row of numbers."""
     torch.manual_seed(0)
     x = torch.randn(2, 3, 5, 16, requires_grad=grad)
     seen = torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
