@@ -630,3 +630,8 @@ def offsets_of_part(tensor: Any) -> tuple[int, ...]:
 def default_store() -> Any:
     """The key-value store through which the processes of the default group found each other.  Tested: 2.11, 2.13."""
     return torch.distributed.distributed_c10d._get_default_store()
+
+
+def root_mesh(mesh: Any) -> Any:
+    """The mesh that this one is a slice of, or itself.  Tested: 2.11, 2.13."""
+    return mesh._get_root_mesh()

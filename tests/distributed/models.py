@@ -59,6 +59,17 @@ def _vit() -> tuple[torch.nn.Module, Loss, torch.Tensor]:
 _MODELS = {"llama": _llama, "litgpt": _litgpt, "vit": _vit}
 
 
+PLANS = {
+    "vit": {
+        "vit.layers.*.attention.[qkv]_proj": "colwise",
+        "vit.layers.*.attention.o_proj": "rowwise",
+        "vit.layers.*.mlp.fc1": "colwise",
+        "vit.layers.*.mlp.fc2": "rowwise",
+    }
+}
+"""Plans for tensor parallelism of the models that bring none."""
+
+
 def make(name: str) -> tuple[torch.nn.Module, Loss, torch.Tensor]:
     """(model, its loss on a batch, ten batches of four), the same at every call."""
     torch.manual_seed(0)

@@ -2,18 +2,19 @@
 
 from thunder.distributed.checkpoint import Checkpoints, load_safetensors, whole_state_dict
 from thunder.distributed.collectives import Group
-from thunder.distributed.data_parallel import DataParallel, DataParallelOptions
+from thunder.distributed.data_parallel import DataParallel, DataParallelOptions, Groups
 from thunder.distributed.gradient_norm import clip_gradients
 from thunder.distributed.initialise import broadcast_from_first, fully_shard
 from thunder.distributed.mesh import (
     data_parallel_mesh,
     group_of,
+    joint_mesh,
     one_device,
     require_process_group,
     require_same_model,
 )
 from thunder.distributed.methods import DataParallelMethods, DistributedMethods
-from thunder.distributed.tensor_parallel import TensorParallel, automatic_plan, merge_entries, parallelise
+from thunder.distributed.tensor_parallel import automatic_plan, merge_entries, parallelise
 
 __all__ = [
     "Checkpoints",
@@ -22,13 +23,14 @@ __all__ = [
     "DataParallelOptions",
     "DistributedMethods",
     "Group",
-    "TensorParallel",
+    "Groups",
     "automatic_plan",
     "broadcast_from_first",
     "clip_gradients",
     "data_parallel_mesh",
     "fully_shard",
     "group_of",
+    "joint_mesh",
     "load_safetensors",
     "merge_entries",
     "one_device",

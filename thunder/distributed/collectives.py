@@ -8,6 +8,7 @@ Inputs: the layouts of a bucket's members and a group.  Output: regions, equal o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -23,11 +24,19 @@ functional = torch.ops._c10d_functional
 
 
 class Group(NamedTuple):
-    """A process group as traces name it."""
+    """A process group as traces name it.
+
+    Attributes:
+        name: PyTorch's own.
+        size: how many processes.
+        rank: this one's number among them.
+        ranks: of the processes in the default group.
+    """
 
     name: str
     size: int
     rank: int
+    ranks: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -53,16 +62,20 @@ class CollectiveRegions:
 
     Args:
         shard: the processes that parameters are divided among, or None.
-        replicate: the processes that hold the same, or None.
+        replicate: the processes that hold the same and see other batches, or None.
+        tensor: the processes of tensor parallelism, or None: they see the same batch, and gradients of parameters that
+            are `summed` are added up over them.
         reduce_dtype: dtype in which gradients are added up, or None for their own.
-        averages: whether sums are divided by the number of processes.
     """
 
     def __init__(
-        self, shard: Group | None, replicate: Group | None, reduce_dtype: torch.dtype | None, *, averages: bool = True
+        self,
+        shard: Group | None,
+        replicate: Group | None,
+        tensor: Group | None,
+        reduce_dtype: torch.dtype | None,
     ) -> None:
-        self.averages = averages
-        self.shard, self.replicate = shard, replicate
+        self.shard, self.replicate, self.tensor = shard, replicate, tensor
         self.reduce_dtype = reduce_dtype
         self._known: dict[Hashable, Stages] = {}
         self._namer = Namer()
@@ -88,6 +101,8 @@ class CollectiveRegions:
         return RegionBuilder(self._namer.fresh(name, numbered=False), fake_mode)
 
     def _make_gather(self, members: Sequence[Layout], fake_mode: Any, name: str) -> Stages:
+        if members[0].processes == 1:
+            return self._make_cast(members, fake_mode, name)
         group = self.shard
         assert group is not None
         dtype, device = members[0].seen_dtype, members[0].device
@@ -97,7 +112,7 @@ class CollectiveRegions:
             part = begin.input("part", layout.local_shape, layout.dtype, device)
             if layout.dtype is not dtype:
                 part = begin.call(aten._to_copy.default, part, dtype=dtype)
-            flat.append(_padded_flat(begin, part, layout.padded))
+            flat.append(_padded_flat(begin, _rows_first(begin, part, layout), layout.padded))
         bucket = flat[0] if len(flat) == 1 else begin.call(aten.cat.default, flat)
         gathered = begin.call(functional.all_gather_into_tensor.default, bucket, group.size, group.name)
         total = sum(layout.padded for layout in members)
@@ -112,23 +127,32 @@ class CollectiveRegions:
             else:
                 columns = end.call(aten.slice.Tensor, table, 1, offset, offset + layout.padded)
                 columns = end.call(aten.clone.default, columns, memory_format=torch.contiguous_format)
-            rows = [group.size * layout.chunk, *layout.shape[1:]]
-            whole = end.call(aten.view.default, columns, rows)
-            if rows[0] != layout.shape[0]:
-                whole = end.call(aten.slice.Tensor, whole, 0, 0, layout.shape[0])
-            wholes.append(whole)
+            rows = group.size * layout.chunk
+            whole = end.call(aten.view.default, columns, [rows, *layout.row_shape])
+            if rows != layout.shape[layout.dimension]:
+                whole = end.call(aten.slice.Tensor, whole, 0, 0, layout.shape[layout.dimension])
+            wholes.append(_rows_back(end, whole, layout))
             offset += layout.padded
         return Stages((begin.finish([gathered]), end.finish(wholes)))
 
+    def _make_cast(self, members: Sequence[Layout], fake_mode: Any, name: str) -> Stages:
+        """What stands for a gather where every process has the whole, in another dtype."""
+        cast = self._builder(f"cast_{name}", fake_mode)
+        parts = [cast.input("parameter", layout.shape, layout.dtype, layout.device) for layout in members]
+        dtypes = [layout.seen_dtype for layout in members]
+        return Stages(
+            (cast.finish([cast.call(aten._to_copy.default, part, dtype=dtype) for part, dtype in zip(parts, dtypes)]),)
+        )
+
     def _make_reduce(self, members: Sequence[Layout], fake_mode: Any, name: str, accumulated: bool) -> Stages:
-        """Sums over the shard group, each process keeping its part, then over the replicate group."""
+        """Sums over the shard group, each process keeping its part, then over the other groups."""
         device = members[0].device
         dtype = self.reduce_dtype or members[0].seen_dtype
         divided = members[0].processes > 1
         groups = [group for group in (self.shard, self.replicate) if group is not None and group.size > 1]
-        processes = 1
-        for group in groups:
-            processes *= group.size
+        processes = math.prod(group.size for group in groups)
+        if members[0].summed and self.tensor is not None and self.tensor.size > 1:
+            groups.append(self.tensor)
         begin = self._builder(f"reduce_{name}", fake_mode)
         gradients = [begin.input("gradient", layout.shape, layout.seen_dtype, device) for layout in members]
         if accumulated:
@@ -139,8 +163,9 @@ class CollectiveRegions:
         bucket = flat[0] if len(flat) == 1 else begin.call(aten.cat.default, flat, axis)
         if divided:
             bucket = begin.call(aten.reshape.default, bucket, [-1])
-        # The quotient is taken first, so that sums in a narrow dtype stay within its range.
-        bucket = begin.call(aten.div.Scalar, bucket, processes if self.averages else 1)
+        # The quotient is taken first, so that sums in a narrow dtype stay within its range; a bucket of one gradient
+        # may be the gradient itself, which must not be written to.
+        bucket = begin.call(aten.div.Scalar, bucket, processes)
         stages, builder, result = [], begin, bucket
         for number, group in enumerate(groups):
             if number:
@@ -166,7 +191,11 @@ class CollectiveRegions:
             count = _count(layout.local_shape)
             if count != size:
                 part = end.call(aten.slice.Tensor, part, 0, 0, count)
-            part = end.call(aten.view.default, part, list(layout.local_shape))
+            if divided:
+                part = end.call(aten.view.default, part, [len(layout.rows), *layout.row_shape])
+                part = _rows_back(end, part, layout)
+            else:
+                part = end.call(aten.view.default, part, list(layout.shape))
             if dtype is not layout.dtype:
                 part = end.call(aten._to_copy.default, part, dtype=layout.dtype)
             parts.append(part)
@@ -178,8 +207,26 @@ class CollectiveRegions:
             gradient = builder.call(aten._to_copy.default, gradient, dtype=dtype)
         if layout.processes == 1:
             return builder.call(aten.reshape.default, gradient, [-1])
-        flat = _padded_flat(builder, gradient, layout.padded * layout.processes)
+        flat = _padded_flat(builder, _rows_first(builder, gradient, layout), layout.padded * layout.processes)
         return builder.call(aten.view.default, flat, [layout.processes, layout.padded])
+
+
+def _rows_first(builder: RegionBuilder, var: Var, layout: Layout) -> Var:
+    """The tensor with the divided dimension as its first."""
+    if not layout.dimension:
+        return var
+    order = [number for number in range(len(layout.shape)) if number != layout.dimension]
+    return builder.call(aten.permute.default, var, [layout.dimension, *order])
+
+
+def _rows_back(builder: RegionBuilder, var: Var, layout: Layout) -> Var:
+    """What `_rows_first` made a tensor of, as it was, contiguous."""
+    if not layout.dimension:
+        return var
+    order = list(range(1, len(layout.shape)))
+    order.insert(layout.dimension, 0)
+    moved = builder.call(aten.permute.default, var, order)
+    return builder.call(aten.clone.default, moved, memory_format=torch.contiguous_format)
 
 
 def _padded_flat(builder: RegionBuilder, var: Var, count: int) -> Var:

@@ -1,7 +1,11 @@
-"""Data parallelism: every process runs the whole program on its part of the batch; gradients are averaged.
+"""Programs that are spread over processes: where their parameters lie and how their gradients come together.
 
-Parameters are either plain tensors that every process has (DDP), or DTensors of which each process has some rows
-(FSDP); on a two-dimensional mesh they are divided along one dimension and equal along the other (hybrid sharding).
+Data parallelism: every process runs the program on its part of the batch, and gradients are averaged.  Parameters are
+either plain tensors that every process has (DDP), or DTensors of which each process has some rows (FSDP); on a
+two-dimensional mesh they are divided along one dimension and equal along the other (hybrid sharding).
+
+Tensor parallelism: the processes of a group see the same batch, and programs see this process's part of the layers
+that are divided.  Both together: the part of a layer is what is gathered, and what gradients are averaged of.
 
 Input: a model whose parameters lie as `initialise.py` has laid them out.  Output: a `Distribution`, which puts
 the collectives into the traces of every program of the model.
@@ -9,13 +13,15 @@ the collectives into the traces of every program of the model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch.distributed.tensor import DTensor
+import torch.distributed as dist
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Shard
 
 from thunder import _torch_compat
 from thunder.distributed.average_unused import Place, absent_places, average_all
@@ -43,7 +49,6 @@ class DataParallelOptions:
         in_flight: reductions under way at once; None for any number.
         seen_dtype: floating-point parameters are gathered and computed with in this dtype; None for their own.
         reduce_dtype: gradients are averaged in this dtype; None for their own.
-        averages: whether gradients are averaged, or added up.
         timeout: seconds that other processes may take to come to a program with collectives that are new.
         averages_unused: every parameter of the model takes part in every reduction, those that this process did not
             use with zeros.
@@ -56,33 +61,52 @@ class DataParallelOptions:
     seen_dtype: torch.dtype | None = None
     reduce_dtype: torch.dtype | None = None
     averages_unused: bool = False
-    averages: bool = True
     timeout: float = 300.0
 
 
+@dataclass(frozen=True)
+class Groups:
+    """Which processes do what.
+
+    Attributes:
+        shard: those among which parameters are divided by rows, or None.
+        replicate: those that hold the same and see other batches, or None.
+        tensor: those that have parts of the layers and see the same batch, or None.
+    """
+
+    shard: Group | None = None
+    replicate: Group | None = None
+    tensor: Group | None = None
+
+
 class DataParallel(Distribution):
-    """Data parallelism of one model.
+    """How the programs of one model are spread.
 
     Args:
         model: its trainable parameters' gradients are averaged.
-        shard: the processes among which DTensor parameters are divided, or None.
-        replicate: the processes that hold the same parts, or None.
-        ranks: all processes of the mesh.
+        mesh: all processes; parameters that are divided have it, or a part of it, as their mesh.
+        groups: which processes do what.
+        options: for data parallelism.
+        summed: parameters that every process of tensor parallelism has whole and uses for its part of the work: their
+            gradients are added up.
     """
 
     def __init__(
         self,
         model: torch.nn.Module,
-        shard: Group | None,
-        replicate: Group | None,
-        ranks: Sequence[int],
+        mesh: DeviceMesh,
+        groups: Groups,
         options: DataParallelOptions,
+        *,
+        summed: Sequence[torch.Tensor] = (),
     ) -> None:
         self.model = model
-        self.ranks = tuple(ranks)
-        self.agreement = Agreement(ranks, options.timeout)
-        self.shard, self.replicate = shard, replicate
+        self.mesh = mesh
+        self.ranks = tuple(mesh.mesh.flatten().tolist())
+        self.agreement = Agreement(self.ranks, options.timeout)
+        self.groups = groups
         self.options = options
+        self.summed = {id(parameter): parameter for parameter in summed}
         self.synchronises = True
         self.has_local_gradients = False
         self.local_gradients: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
@@ -90,22 +114,36 @@ class DataParallel(Distribution):
     def seen_as(self, tensor: torch.Tensor) -> tuple[tuple[int, ...], torch.dtype] | None:
         if not isinstance(tensor, DTensor):
             return None
-        wanted = self.options.seen_dtype
-        return tuple(tensor.shape), wanted if wanted is not None and tensor.dtype.is_floating_point else tensor.dtype
+        layout = self.layout(tensor)
+        return layout.shape, layout.seen_dtype
 
     def for_program(self, inputs: Sequence[Any]) -> ProgramDistribution:
         parameters = {id(parameter) for parameter in self.model.parameters()}
-        layouts = [self.layout(x) if id(x) in parameters else None for x in inputs]
-        return ProgramDataParallel(self, layouts, inputs, range(len(inputs)))
+        return ProgramDataParallel(self, [self.layout(x) if id(x) in parameters else None for x in inputs], inputs)
 
     def layout(self, parameter: torch.Tensor) -> Layout:
-        """How a parameter of the model lies."""
-        seen = self.seen_as(parameter)
-        dtype = seen[1] if seen is not None else parameter.dtype
-        shape, device = tuple(parameter.shape), parameter.device
-        if isinstance(parameter, DTensor) and self.shard is not None and parameter.placements[-1].is_shard():
-            return Layout(shape, parameter.dtype, dtype, self.shard.size, self.shard.rank, device)
-        return Layout(shape, parameter.dtype, dtype, 1, 0, device)
+        """How a parameter of the model lies; what tensor parallelism has left of it is the whole here."""
+        device, dtype, summed = parameter.device, parameter.dtype, id(parameter) in self.summed
+        if not isinstance(parameter, DTensor):
+            return Layout(tuple(parameter.shape), dtype, dtype, 1, 0, device, summed=summed)
+        wanted = self.options.seen_dtype
+        seen = wanted if wanted is not None and dtype.is_floating_point else dtype
+        shape, shard = list(parameter.shape), self.groups.shard
+        processes, rank, dimension = 1, 0, 0
+        for number, placement in enumerate(parameter.placements):
+            if not isinstance(placement, Shard):
+                continue
+            # Meshes that are equal may have groups of different names.
+            ranks = tuple(dist.get_process_group_ranks(parameter.device_mesh.get_group(number)))
+            if shard is not None and ranks == shard.ranks:
+                processes, rank, dimension = shard.size, shard.rank, placement.dim
+            else:
+                shape[placement.dim] //= parameter.device_mesh.size(number)
+        return Layout(tuple(shape), dtype, seen, processes, rank, device, dimension, summed)
+
+    def reduces(self, layout: Layout) -> bool:
+        """Whether the gradient of a parameter that lies like this is one only together with other processes'."""
+        return self.groups.shard is not None or self.groups.replicate is not None or layout.summed
 
     @contextmanager
     def no_sync(self) -> Iterator[None]:
@@ -132,23 +170,14 @@ class ProgramDataParallel(ProgramDistribution):
         parent: of the model.
         layouts: of each input that is a parameter; None for others.
         inputs: of the call that the program is made for.
-        reduced: numbers of the inputs whose gradients are reduced, if they have a layout.
     """
 
-    def __init__(
-        self,
-        parent: DataParallel,
-        layouts: Sequence[Layout | None],
-        inputs: Sequence[Any],
-        reduced: Collection[int],
-    ) -> None:
+    def __init__(self, parent: DataParallel, layouts: Sequence[Layout | None], inputs: Sequence[Any]) -> None:
         self._parent = parent
-        self._takes_part = reduced
         self._options = parent.options
         self._layouts = layouts
-        self._regions = CollectiveRegions(
-            parent.shard, parent.replicate, parent.options.reduce_dtype, averages=parent.options.averages
-        )
+        groups = parent.groups
+        self._regions = CollectiveRegions(groups.shard, groups.replicate, groups.tensor, parent.options.reduce_dtype)
         self._parameters = {number: inputs[number] for number, layout in enumerate(layouts) if layout is not None}
         self._dtensors = [number for number, x in self._parameters.items() if isinstance(x, DTensor)]
         self._divided: list[Divided] = []
@@ -224,7 +253,7 @@ class ProgramDataParallel(ProgramDistribution):
         for output, number in enumerate(self._trainable):
             layout = self._layouts[number]
             gradient = trace.output[output]
-            if layout is None or number not in self._takes_part or not isinstance(gradient, Var):
+            if layout is None or not self._parent.reduces(layout) or not isinstance(gradient, Var):
                 continue
             entry = Reduced(output, layout)
             if variant == ACCUMULATED:
@@ -239,7 +268,7 @@ class ProgramDataParallel(ProgramDistribution):
 
     def _average_all(self, trace: Trace, variant: Hashable) -> Trace:
         """Averages with a place for every trainable parameter of the model, used or not."""
-        options, group = self._options, self._parent.replicate
+        options, group = self._options, self._parent.groups.replicate
         assert group is not None
         number_of = {id(parameter): number for number, parameter in self._parameters.items()}
         output_of = {number: output for output, number in enumerate(self._trainable)}
@@ -360,7 +389,7 @@ class _UndividedBoundary(Boundary):
     def whole(self, parameters: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         program = self._program
         wholes = [p.to_local() if isinstance(p, DTensor) else p for p in parameters]
-        for members in _alike(self._layouts, lambda layout: (layout.processes, layout.seen_dtype, layout.device)):
+        for members in _alike(self._layouts, lambda x: (x.processes, x.dtype, x.seen_dtype, x.device)):
             layouts = [self._layouts[position] for position in members]
             if layouts[0].processes == 1:
                 gathered = [wholes[position].to(layouts[0].seen_dtype) for position in members]
@@ -380,11 +409,11 @@ class _UndividedBoundary(Boundary):
             present = [
                 position
                 for position, gradient in enumerate(gradients)
-                if gradient is not None and self._numbers[position] in program._takes_part
+                if gradient is not None and parent.reduces(self._layouts[position])
             ]
             alike = _alike(
                 [self._layouts[position] for position in present],
-                lambda layout: (layout.processes, layout.seen_dtype, layout.dtype, layout.device),
+                lambda x: (x.processes, x.seen_dtype, x.dtype, x.device, x.summed),
             )
             for chosen in alike:
                 members = [present[number] for number in chosen]

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Placement, Replicate, Shard
 
+from thunder import _torch_compat
 from thunder.distributed.layout import rows_of
 from thunder.errors import OptionError
 
@@ -25,7 +26,7 @@ def broadcast_from_first(tensors: list[torch.Tensor], mesh: DeviceMesh) -> None:
         group = mesh.get_group(dimension)
         first = dist.get_process_group_ranks(group)[0]
         for tensor in tensors:
-            dense = tensor.detach()
+            dense = _torch_compat.local_part(tensor) if isinstance(tensor, DTensor) else tensor.detach()
             sent = dense if dense.is_contiguous() else dense.contiguous()
             dist.broadcast(sent, first, group=group)
             if sent is not dense:
@@ -33,18 +34,31 @@ def broadcast_from_first(tensors: list[torch.Tensor], mesh: DeviceMesh) -> None:
 
 
 def fully_shard(
-    model: torch.nn.Module, mesh: DeviceMesh, device: torch.device, *, initialise: Initialise | None, synchronise: bool
-) -> None:
+    model: torch.nn.Module,
+    mesh: DeviceMesh,
+    device: torch.device,
+    *,
+    initialise: Initialise | None,
+    synchronise: bool,
+    joint: DeviceMesh | None = None,
+) -> dict[int, torch.nn.Parameter]:
     """Divides every parameter of the model among the processes of the mesh's last dimension.
 
     Args:
         model: its parameters are exchanged in place; tied ones stay tied.
         mesh: of one dimension, or two for hybrid sharding.
+        joint: for a model whose layers are divided already (tensor parallelism): the mesh that has the dimensions of
+            both.
+
+    Returns:
+        The new parameters by the ids of the old ones.
         device: where the parts are to be.
         initialise: for a model on the meta device: gives one module's own parameters and buffers their values; None
             for each module's `reset_parameters`.
         synchronise: whether values are taken from the first process.
     """
+    made: dict[int, torch.nn.Parameter] = {}
+    kept: list[torch.Tensor] = []  # an id says nothing of a parameter that is gone
     first_place: dict[int, tuple[torch.nn.Module, str]] = {}
     tied: dict[tuple[int, str], tuple[torch.nn.Module, str]] = {}
     # Before anything is exchanged: an id says nothing of a parameter that is gone.
@@ -61,12 +75,14 @@ def fully_shard(
             if (id(module), name) in tied:
                 owner, own_name = tied[id(module), name]
                 module._parameters[name] = owner._parameters[own_name]
-            elif parameter is not None and not isinstance(parameter, DTensor):
+            elif parameter is not None:
                 if synchronise:
                     broadcast_from_first([parameter], mesh)
-                divided = divide(parameter, mesh)
+                divided = divide(parameter, mesh, joint or mesh)
                 divided.__dict__.update(parameter.__dict__)
-                module._parameters[name] = divided
+                module._parameters[name] = made[id(parameter)] = divided
+                kept.append(parameter)
+    return made
 
 
 def _own(module: torch.nn.Module) -> Iterator[torch.Tensor]:
@@ -91,16 +107,32 @@ def _materialise(module: torch.nn.Module, path: str, device: torch.device, initi
     reset()
 
 
-def divide(parameter: torch.Tensor, mesh: DeviceMesh) -> torch.nn.Parameter:
-    """The parameter as a DTensor: its rows divided along the mesh's last dimension, equal along the first of two."""
-    whole = parameter.detach()
-    if whole.dim() == 0:
-        placements: list[Placement] = [Replicate()] * mesh.ndim
-        part = whole
-    else:
-        placements = [*[Replicate()] * (mesh.ndim - 1), Shard(0)]
-        rows = rows_of(whole.shape[0], mesh.size(mesh.ndim - 1), mesh.get_local_rank(mesh.ndim - 1))
-        part = whole[rows.start : rows.stop].clone(memory_format=torch.contiguous_format)
-    stride = torch.empty(whole.shape, device="meta").stride()
-    distributed = DTensor.from_local(part, mesh, placements, run_check=False, shape=whole.shape, stride=stride)
+def divide(parameter: torch.Tensor, mesh: DeviceMesh, joint: DeviceMesh) -> torch.nn.Parameter:
+    """The parameter as a DTensor: rows divided along the last dimension of `mesh`, equal along the first of two.
+
+    Of a parameter that tensor parallelism has divided, its own part is divided, along a dimension that is still whole;
+    one that has no such dimension, and a scalar, stay as they are on every process.
+
+    Args:
+        parameter: a plain tensor, or a DTensor.
+        mesh: of data parallelism.
+        joint: the mesh of the result: that one, or one with the dimensions of tensor parallelism beside it.
+    """
+    names = joint.mesh_dim_names or ()
+    placements: list[Placement] = [Replicate()] * joint.ndim
+    taken: set[int] = set()
+    part = parameter.detach()
+    if isinstance(parameter, DTensor):
+        part = _torch_compat.local_part(parameter)
+        for name, placement in zip(parameter.device_mesh.mesh_dim_names or (), parameter.placements):
+            placements[names.index(name)] = placement
+            taken |= {placement.dim} if isinstance(placement, Shard) else set()
+    free = [dimension for dimension in range(parameter.dim()) if dimension not in taken]
+    if free:
+        position = joint.ndim - 1 if joint is mesh else names.index((mesh.mesh_dim_names or ())[-1])
+        placements[position] = Shard(free[0])
+        rows = rows_of(part.shape[free[0]], mesh.size(mesh.ndim - 1), mesh.get_local_rank(mesh.ndim - 1))
+        part = part.narrow(free[0], rows.start, len(rows)).clone(memory_format=torch.contiguous_format)
+    stride = torch.empty(parameter.shape, device="meta").stride()
+    distributed = DTensor.from_local(part, joint, placements, run_check=False, shape=parameter.shape, stride=stride)
     return torch.nn.Parameter(distributed, requires_grad=parameter.requires_grad)

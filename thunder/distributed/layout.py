@@ -1,7 +1,7 @@
-"""How one parameter lies on the processes of a group: the rows of its first dimension in parts, in rank order.
+"""How one parameter lies on the processes of a group: the rows of one of its dimensions in parts, in rank order.
 
 Every process but the last ones has `chunk` rows; the last ones may have fewer, or none.  This is how DTensor's
-`Shard(0)` divides, so that optimisers, `state_dict` and `torch.distributed.checkpoint` know the parts.
+`Shard(dimension)` divides, so that optimisers, `state_dict` and `torch.distributed.checkpoint` know the parts.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ class Layout:
         processes: how many parts there are; with one, every process has the whole.
         rank: which part is here.
         device: where it is.
+        dimension: the one that is divided; "rows" are what it counts.
+        summed: gradients are added up over the processes of tensor parallelism as well.
     """
 
     shape: tuple[int, ...]
@@ -31,16 +33,23 @@ class Layout:
     processes: int
     rank: int
     device: torch.device
+    dimension: int = 0
+    summed: bool = False
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """The other dimensions."""
+        return (*self.shape[: self.dimension], *self.shape[self.dimension + 1 :])
 
     @property
     def row(self) -> int:
         """Elements of one row."""
-        return math.prod(self.shape[1:])
+        return math.prod(self.row_shape)
 
     @property
     def chunk(self) -> int:
         """Rows that a full part has."""
-        return -(-self.shape[0] // self.processes)
+        return -(-self.shape[self.dimension] // self.processes)
 
     @property
     def padded(self) -> int:
@@ -50,17 +59,19 @@ class Layout:
     @property
     def rows(self) -> range:
         """The rows that are here."""
-        return rows_of(self.shape[0], self.processes, self.rank)
+        return rows_of(self.shape[self.dimension], self.processes, self.rank)
 
     @property
     def local_shape(self) -> tuple[int, ...]:
         """Shape of the part that is here."""
-        return self.shape if self.processes == 1 else (len(self.rows), *self.shape[1:])
+        if self.processes == 1:
+            return self.shape
+        return (*self.shape[: self.dimension], len(self.rows), *self.shape[self.dimension + 1 :])
 
     @property
     def is_even(self) -> bool:
         """Whether all parts have the same number of rows."""
-        return self.processes == 1 or self.shape[0] % self.processes == 0
+        return self.processes == 1 or self.shape[self.dimension] % self.processes == 0
 
 
 def rows_of(count: int, processes: int, rank: int) -> range:

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
+from thunder import _torch_compat
 from thunder.distributed.collectives import Group
 from thunder.errors import DivergenceError, MeshError, ProcessGroupError
 
@@ -54,7 +55,7 @@ def data_parallel_mesh(mesh: DeviceMesh | None, device_type: str, *, shard_size:
             )
         return mesh
     if shard_size is None or shard_size == world:
-        return init_device_mesh(device_type, (world,), mesh_dim_names=("dp",))
+        return init_device_mesh(device_type, (world,), mesh_dim_names=("tp" if plugin == "tp" else "dp",))
     if shard_size < 1 or world % shard_size:
         raise MeshError(
             f"{world} processes cannot be divided into groups of {shard_size}",
@@ -71,7 +72,27 @@ def group_of(mesh: DeviceMesh, dimension: int = -1) -> Group:
     """The group of this process along one dimension of a mesh."""
     dimension %= mesh.ndim
     group = mesh.get_group(dimension)
-    return Group(group.group_name, mesh.size(dimension), mesh.get_local_rank(dimension))
+    ranks = tuple(dist.get_process_group_ranks(group))
+    return Group(group.group_name, mesh.size(dimension), mesh.get_local_rank(dimension), ranks)
+
+
+def joint_mesh(first: DeviceMesh, second: DeviceMesh) -> DeviceMesh:
+    """The mesh that has the dimensions of both, in the order of the mesh that they were taken from.
+
+    Raises:
+        MeshError: they are not different dimensions of one mesh.
+    """
+    names = {*(first.mesh_dim_names or ()), *(second.mesh_dim_names or ())}
+    root = _torch_compat.root_mesh(first)
+    known = root.mesh_dim_names or ()
+    if root is not _torch_compat.root_mesh(second) or len(names) != first.ndim + second.ndim:
+        raise MeshError(
+            f"the meshes {first.mesh_dim_names} and {second.mesh_dim_names} are not different dimensions of one mesh",
+            remedy="make one, init_device_mesh(type, (2, 4), mesh_dim_names=('dp', 'tp')), and pass mesh['dp'] to the "
+            "one plugin and mesh['tp'] to the other",
+        )
+    ordered = tuple(name for name in known if name in names)
+    return root if ordered == known else root[ordered]
 
 
 def one_device(model: torch.nn.Module, plugin: str) -> torch.device:

@@ -51,7 +51,8 @@ def gather_parameters(
             entry = by_whole.get(id(var))
             if entry is not None and id(var) not in wholes:
                 layout = entry.layout
-                needed.setdefault((layout.seen_dtype, layout.device), {})[id(var)] = entry
+                key = (layout.seen_dtype, layout.device, layout.processes)
+                needed.setdefault(key, {})[id(var)] = entry
         for members in needed.values():
             groups.append((position, *_gather(list(members.values()), regions, namer, wholes, op)))
     for var in trace.output_vars():
@@ -201,7 +202,8 @@ def make_buckets(
     for entry in entries:
         var, layout = var_of(entry), entry.layout
         position = made.get(id(var), -1)
-        key = (layout.seen_dtype, layout.dtype, layout.device, layout.processes > 1, entry.earlier is not None)
+        kind = (layout.processes > 1, layout.summed, entry.earlier is not None)
+        key = (layout.seen_dtype, layout.dtype, layout.device, *kind)
         if key in sizes and positions[key] != position and sizes[key] >= bucket_bytes:
             close(key)
         open_buckets.setdefault(key, []).append(entry)

@@ -1,7 +1,7 @@
 """Tensor parallelism: the layers of one model divided among processes that all see the same batch.
 
 Input: a model, a plan (module-name pattern -> style).  Output: the same model object, whose planned modules have
-DTensor parameters and forward functions with collectives (`parallel_linear.py`), and a `Distribution`.  Programs see
+DTensor parameters and forward functions with collectives (`parallel_linear.py`).  Programs see
 the parts: activations between a column- and a row-divided layer are as wide as the part, and attention has this
 process's heads, so that key-value caches are divided as well.
 
@@ -13,22 +13,19 @@ from __future__ import annotations
 import copy
 import fnmatch
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Placement, Shard
 
-from thunder import _torch_compat
 from thunder.distributed.collectives import Group
-from thunder.distributed.data_parallel import DataParallel, DataParallelOptions, ProgramDataParallel
 from thunder.distributed.initialise import broadcast_from_first
-from thunder.distributed.layout import Layout, rows_of
+from thunder.distributed.layout import rows_of
 from thunder.distributed.mesh import group_of
 from thunder.distributed.parallel_linear import Enter, column_linear, packed_linear, row_embedding, row_linear
 from thunder.errors import MeshError, ShardingPlanError
-from thunder.executors.distribution import ProgramDistribution
 from thunder.trace import Op, Trace, Var, map_vars
 
 STYLES = (
@@ -41,36 +38,6 @@ STYLES = (
     "replicated_with_grad_allreduce",
     "replicate",
 )
-
-
-class TensorParallel(DataParallel):
-    """Tensor parallelism of one model.
-
-    Args:
-        model: laid out by `parallelise`.
-        group: the processes.
-        ranks: their ranks.
-        summed: parameters that every process has whole and uses for its part of the work: their gradients are added.
-    """
-
-    def __init__(
-        self, model: torch.nn.Module, group: Group, ranks: Sequence[int], summed: Sequence[torch.Tensor], timeout: float
-    ) -> None:
-        options = DataParallelOptions(in_flight=None, bucket_bytes=25 << 20, timeout=timeout, averages=False)
-        super().__init__(model, None, group, ranks, options)
-        self._summed = {id(parameter): parameter for parameter in summed}
-
-    def seen_as(self, tensor: torch.Tensor) -> tuple[tuple[int, ...], torch.dtype] | None:
-        return (tuple(_torch_compat.local_part(tensor).shape), tensor.dtype) if isinstance(tensor, DTensor) else None
-
-    def layout(self, parameter: torch.Tensor) -> Layout:
-        shape = tuple(_torch_compat.local_part(parameter).shape if isinstance(parameter, DTensor) else parameter.shape)
-        return Layout(shape, parameter.dtype, parameter.dtype, 1, 0, parameter.device)
-
-    def for_program(self, inputs: Sequence[Any]) -> ProgramDistribution:
-        layouts = [self.layout(x) if isinstance(x, DTensor) or id(x) in self._summed else None for x in inputs]
-        reduced = {number for number, x in enumerate(inputs) if id(x) in self._summed}
-        return ProgramDataParallel(self, layouts, inputs, reduced)
 
 
 def parallelise(

@@ -8,18 +8,9 @@ from typing import Any
 import torch
 from torch.distributed.device_mesh import DeviceMesh
 
-from thunder.distributed import (
-    DataParallel,
-    DataParallelMethods,
-    DataParallelOptions,
-    broadcast_from_first,
-    data_parallel_mesh,
-    group_of,
-    one_device,
-    require_process_group,
-    require_same_model,
-)
+from thunder.distributed import DataParallel, DataParallelOptions, Groups, broadcast_from_first, group_of
 from thunder.errors import OptionError
+from thunder.plugins.distributed import distribute, prepare
 from thunder.plugins.plugin import Choices, Plugin, register_plugin
 
 
@@ -58,11 +49,12 @@ class DDP(Plugin):
         self.timeout = timeout
 
     def apply(self, choices: Choices, target: Callable[..., Any]) -> Choices:
-        model = require_module(self.name, target)
-        require_process_group(self.name)
-        device = one_device(model, self.name)
-        mesh = data_parallel_mesh(self.mesh, device.type, shard_size=None, plugin=self.name)
-        require_same_model(model, mesh, self.name)
+        model, _, mesh, divided, joint = prepare(self.name, choices, target, self.mesh)
+        if divided is not None and self.find_unused_parameters:
+            raise OptionError(
+                "find_unused_parameters does not work with tensor parallelism",
+                remedy="let all ranks use the same parameters",
+            )
         if self.synchronise:
             broadcast_from_first([*model.parameters(), *model.buffers()], mesh)
         options = DataParallelOptions(
@@ -72,31 +64,6 @@ class DDP(Plugin):
             timeout=self.timeout,
             averages_unused=self.find_unused_parameters,
         )
-        return distribute(choices, DataParallel(model, None, group_of(mesh), mesh.mesh.flatten().tolist(), options))
-
-
-def require_module(plugin: str, target: Callable[..., Any]) -> torch.nn.Module:
-    """The model that a distributed plugin is applied to."""
-    if not isinstance(target, torch.nn.Module):
-        raise OptionError(
-            f"the plugin {plugin!r} was given {type(target).__qualname__}, not a model",
-            remedy="compile the nn.Module whose parameters are to be distributed",
-        )
-    return target
-
-
-def distribute(choices: Choices, distribution: DataParallel, methods: type = DataParallelMethods) -> Choices:
-    """The choices for a model that is spread over processes."""
-    if choices.options.get("distribution") is not None:
-        raise OptionError("two distributed plugins", remedy="use one of 'ddp', 'fsdp' and 'tp'")
-    if choices.front_end != "interpreter":
-        raise OptionError(
-            f"distributed plugins work with the front end 'interpreter', not {choices.front_end!r}",
-            remedy="use recipe='auto'",
-        )
-    choices.options["distribution"] = distribution
-    # Programs with symbolic sizes are not lowered: their collectives would not overlap with anything.
-    choices.options.setdefault("cache", "constant values")
-    choices.options["cuda_graphs"] = "off"
-    choices.options["mixins"] = (*choices.options.get("mixins", ()), methods)
-    return choices
+        groups = Groups(replicate=group_of(mesh), tensor=None if divided is None else divided.groups.tensor)
+        summed = [] if divided is None else list(divided.summed.values())
+        return distribute(choices, DataParallel(model, joint, groups, options, summed=summed))

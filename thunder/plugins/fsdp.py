@@ -8,18 +8,9 @@ from typing import Any
 import torch
 from torch.distributed.device_mesh import DeviceMesh
 
-from thunder.distributed import (
-    DataParallel,
-    DataParallelOptions,
-    data_parallel_mesh,
-    fully_shard,
-    group_of,
-    one_device,
-    require_process_group,
-    require_same_model,
-)
+from thunder.distributed import DataParallel, DataParallelOptions, Groups, fully_shard, group_of
 from thunder.errors import OptionError
-from thunder.plugins.ddp import distribute, require_module
+from thunder.plugins.distributed import distribute, prepare
 from thunder.plugins.plugin import Choices, Plugin, register_plugin
 
 
@@ -82,14 +73,11 @@ class FSDP(Plugin):
         self.timeout = timeout
 
     def apply(self, choices: Choices, target: Callable[..., Any]) -> Choices:
-        model = require_module(self.name, target)
-        require_process_group(self.name)
-        device = one_device(model, self.name)
-        if device.type == "meta":
-            device = torch.device(self.device) if self.device is not None else _default_device()
-        mesh = data_parallel_mesh(self.mesh, device.type, shard_size=self.shard_size, plugin=self.name)
-        require_same_model(model, mesh, self.name)
-        fully_shard(model, mesh, device, initialise=self.initialise, synchronise=self.synchronise)
+        meta_device = torch.device(self.device) if self.device is not None else _default_device()
+        model, device, mesh, divided, joint = prepare(
+            self.name, choices, target, self.mesh, shard_size=self.shard_size, meta_device=meta_device
+        )
+        made = fully_shard(model, mesh, device, initialise=self.initialise, synchronise=self.synchronise, joint=joint)
         options = DataParallelOptions(
             keep_whole=self.stage == 2,
             prefetch=self.prefetch,
@@ -98,9 +86,13 @@ class FSDP(Plugin):
             reduce_dtype=self.reduce_dtype,
             timeout=self.timeout,
         )
-        replicate = group_of(mesh, 0) if mesh.ndim == 2 else None
-        ranks = mesh.mesh.flatten().tolist()
-        return distribute(choices, DataParallel(model, group_of(mesh, -1), replicate, ranks, options))
+        groups = Groups(
+            shard=group_of(mesh, -1),
+            replicate=group_of(mesh, 0) if mesh.ndim == 2 else None,
+            tensor=None if divided is None else divided.groups.tensor,
+        )
+        summed = [] if divided is None else [made[number] for number in divided.summed]
+        return distribute(choices, DataParallel(model, joint, groups, options, summed=summed))
 
 
 def _default_device() -> torch.device:

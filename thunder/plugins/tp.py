@@ -8,18 +8,15 @@ from typing import Any
 from torch.distributed.device_mesh import DeviceMesh
 
 from thunder.distributed import (
+    DataParallel,
+    DataParallelOptions,
     DistributedMethods,
-    TensorParallel,
-    data_parallel_mesh,
+    Groups,
     group_of,
     merge_entries,
-    one_device,
     parallelise,
-    require_process_group,
-    require_same_model,
 )
-from thunder.errors import MeshError
-from thunder.plugins.ddp import distribute, require_module
+from thunder.plugins.distributed import distribute, prepare
 from thunder.plugins.plugin import Choices, Plugin, register_plugin
 
 
@@ -53,17 +50,11 @@ class TP(Plugin):
         self.timeout = timeout
 
     def apply(self, choices: Choices, target: Callable[..., Any]) -> Choices:
-        model = require_module(self.name, target)
-        require_process_group(self.name)
-        device = one_device(model, self.name)
-        if device.type == "meta":
-            raise MeshError("the plugin 'tp' needs a model with values", remedy="build it on a device, not on meta")
-        mesh = data_parallel_mesh(self.mesh, device.type, shard_size=None, plugin=self.name)
-        require_same_model(model, mesh, self.name)
+        model, _, mesh, _, _ = prepare(self.name, choices, target, self.mesh)
         summed = parallelise(model, mesh, self.plan, synchronise=self.synchronise)
-        ranks = mesh.mesh.flatten().tolist()
         choices.transforms.append(merge_entries)
-        distribution = TensorParallel(model, group_of(mesh), ranks, summed, self.timeout)
+        options = DataParallelOptions(in_flight=None, bucket_bytes=25 << 20, timeout=self.timeout)
+        distribution = DataParallel(model, mesh, Groups(tensor=group_of(mesh)), options, summed=summed)
         # Decoding meets a new size at every token: such programs run operation by operation, with symbols for sizes.
         choices.options.setdefault("cache", "symbolic values")
         return distribute(choices, distribution, DistributedMethods)

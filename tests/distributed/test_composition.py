@@ -1,0 +1,75 @@
+"""Plugins together on one mesh: four processes compute what one computes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+import thunder
+from tests.distributed.models import PLANS, Trained, make
+from tests.distributed.processes import Processes
+from thunder.errors import MeshError, OptionError
+from thunder.plugins import DDP, FSDP, TP
+
+TOLERANCE = {"rtol": 1e-10, "atol": 1e-10}
+
+
+def two_by_two() -> DeviceMesh:
+    return init_device_mesh("cpu", (2, 2), mesh_dim_names=("dp", "tp"))
+
+
+PLUGINS: dict[str, Any] = {
+    "ddp": lambda mesh, plan: [TP(mesh["tp"], plan=plan), DDP(mesh["dp"], bucket_mb=0.01)],
+    "fsdp3": lambda mesh, plan: [TP(mesh["tp"], plan=plan), FSDP(mesh["dp"])],
+    "fsdp2": lambda mesh, plan: [TP(mesh["tp"], plan=plan), FSDP(mesh["dp"], stage=2)],
+}
+
+
+def ten_steps(rank: int, name: str, plugin: str, recipe: str) -> None:
+    """Trains on this replica's part of each batch, and in one process on all of it; gradients are clipped."""
+    mesh = two_by_two()
+    model, loss, batches = make(name)
+    expected = Trained(model, loss, batches, clip=0.5)
+    model, loss, batches = make(name)
+    compiled = thunder.compile(model, recipe=recipe, plugins=PLUGINS[plugin](mesh, PLANS.get(name)))
+    trained = Trained(compiled, loss, batches.chunk(2, dim=1)[mesh.get_local_rank("dp")], clip=0.5)
+    for value, reference in zip(trained.losses, expected.losses):
+        dist.all_reduce(value, group=mesh.get_group("dp"))
+        torch.testing.assert_close(value / 2, reference, **TOLERANCE)
+    torch.testing.assert_close(trained.norms, expected.norms, **TOLERANCE)
+    torch.testing.assert_close(trained.gradients, expected.gradients, **TOLERANCE)
+    torch.testing.assert_close(trained.parameters, expected.parameters, **TOLERANCE)
+    statistics = thunder.compile_stats(compiled)
+    assert statistics.cache_misses == 1 and not any("operation by" in note for note in statistics.notes), statistics
+
+
+@pytest.mark.parametrize(
+    "name, plugin", [("llama", "fsdp3"), ("litgpt", "fsdp3"), ("vit", "fsdp3"), ("litgpt", "ddp"), ("llama", "fsdp2")]
+)
+def test_tensor_and_data_parallel(four: Processes, name: str, plugin: str) -> None:
+    four.run(ten_steps, name, plugin, "eager")
+
+
+def bad_input(rank: int) -> None:
+    mesh = two_by_two()
+
+    def linear() -> torch.nn.Module:
+        return torch.nn.Sequential(torch.nn.Linear(4, 4))
+
+    tensor = TP(mesh["tp"], plan={"0": "colwise_gather_output"})
+    with pytest.raises(MeshError, match="not different dimensions of one mesh"):
+        thunder.compile(linear(), plugins=[tensor, FSDP()])
+    with pytest.raises(MeshError, match="not different dimensions of one mesh"):
+        thunder.compile(linear(), plugins=[tensor, FSDP(mesh["tp"])])
+    with pytest.raises(OptionError, match="cannot follow"):
+        thunder.compile(linear(), plugins=[FSDP(mesh["dp"]), tensor])
+    with pytest.raises(OptionError, match="find_unused_parameters"):
+        thunder.compile(linear(), plugins=[tensor, DDP(mesh["dp"], find_unused_parameters=True)])
+
+
+def test_bad_input_is_an_error_on_every_rank(four: Processes) -> None:
+    four.run(bad_input)

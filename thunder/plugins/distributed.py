@@ -1,0 +1,111 @@
+"""What the distributed plugins have in common.
+
+Input: what `thunder.compile` was given.  Output: a model that is known to be the same on every process, with its mesh
+(`prepare`), and the choices for a model that is spread (`distribute`).  Every check here gives the same error on every
+rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch.distributed.device_mesh import DeviceMesh
+
+from thunder.distributed import (
+    DataParallel,
+    DataParallelMethods,
+    data_parallel_mesh,
+    joint_mesh,
+    one_device,
+    require_process_group,
+    require_same_model,
+)
+from thunder.errors import OptionError
+from thunder.plugins.plugin import Choices
+
+
+class Prepared(NamedTuple):
+    """What a distributed plugin works on.
+
+    Attributes:
+        model: the model.
+        device: where its parts are to be.
+        mesh: the processes of this plugin.
+        divided: what tensor parallelism, an earlier plugin, has made of the model; None without it.
+        joint: the mesh with the dimensions of both; `mesh` without tensor parallelism.
+    """
+
+    model: torch.nn.Module
+    device: torch.device
+    mesh: DeviceMesh
+    divided: DataParallel | None
+    joint: DeviceMesh
+
+
+def prepare(
+    plugin: str,
+    choices: Choices,
+    target: Callable[..., Any],
+    mesh: DeviceMesh | None,
+    *,
+    shard_size: int | None = None,
+    meta_device: torch.device | None = None,
+) -> Prepared:
+    """Checks what a distributed plugin is applied to.
+
+    Args:
+        plugin: named in errors.
+        choices: those of the plugins before.
+        target: what is compiled.
+        mesh: the user's, or None for all processes.
+        shard_size: for hybrid sharding: processes that share one copy of the parameters.
+        meta_device: for a model on the meta device: where its parts are to be; None where that is an error.
+
+    Raises:
+        OptionError: it is no model, or the plugins before do not go with this one.
+        ProcessGroupError: there is no process group.
+        MeshError: the model is on several devices, or the mesh does not fit.
+        DivergenceError: ranks have different models.
+    """
+    if not isinstance(target, torch.nn.Module):
+        raise OptionError(
+            f"the plugin {plugin!r} was given {type(target).__qualname__}, not a model",
+            remedy="compile the nn.Module whose parameters are to be distributed",
+        )
+    if choices.front_end != "interpreter":
+        raise OptionError(
+            f"distributed plugins work with the front end 'interpreter', not {choices.front_end!r}",
+            remedy="use recipe='auto'",
+        )
+    divided = choices.options.get("distribution")
+    if divided is not None and (plugin == "tp" or divided.groups.tensor is None or divided.mesh.ndim > 1):
+        raise OptionError(
+            f"{plugin!r} is given after another distributed plugin that it cannot follow",
+            remedy="use one of 'ddp' and 'fsdp', with 'tp' before it: plugins=[TP(mesh['tp']), FSDP(mesh['dp'])]",
+        )
+    require_process_group(plugin)
+    device = one_device(target, plugin)
+    if device.type == "meta":
+        if meta_device is None:
+            raise OptionError(
+                f"the plugin {plugin!r} needs a model with values", remedy="build it on a device, not on meta"
+            )
+        device = meta_device
+    mesh = data_parallel_mesh(mesh, device.type, shard_size=shard_size, plugin=plugin)
+    joint = mesh if divided is None else joint_mesh(divided.mesh, mesh)
+    require_same_model(target, joint, plugin)
+    return Prepared(target, device, mesh, divided, joint)
+
+
+def distribute(choices: Choices, distribution: DataParallel, methods: type = DataParallelMethods) -> Choices:
+    """The choices for a model that is spread over processes."""
+    choices.options["distribution"] = distribution
+    # Programs with symbolic sizes are not lowered: their collectives would not overlap with anything.
+    if distribution.groups.shard is not None or distribution.groups.replicate is not None:
+        choices.options["cache"] = "constant values"
+    choices.options["cuda_graphs"] = "off"
+    others = [mixin for mixin in choices.options.get("mixins", ()) if not issubclass(methods, mixin)]
+    choices.options["mixins"] = (*others, methods)
+    return choices
