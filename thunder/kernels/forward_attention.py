@@ -24,6 +24,7 @@ import triton
 import triton.language as tl
 
 from thunder.kernels.launch import begins_early, is_interpreted, runs_triton
+from thunder.kernels.machine_code import launch_kernel
 
 LARGEST_HEAD = 128
 _LOG2_E = 1.4426950408889634
@@ -142,14 +143,14 @@ def launch(
     block_d = max(16, triton.next_power_of_2(size))
     early = plan.early and begins_early(query.device)
     if out.numel():
-        _attention_kernel[(triton.cdiv(length, plan.block_s), batch * heads)](
+        launch_kernel(_attention_kernel, (triton.cdiv(length, plan.block_s), batch * heads),
             query, keys, values, mask if mask is not None else query, out,
             heads, length, keys.shape[2], scale * _LOG2_E,
             *query.stride()[:3], *keys.stride()[:3], *values.stride()[:3], mask_b, mask_h, mask_l, *out.stride()[:3],
             GROUP=heads // keys.shape[1], D=size, BLOCK_D=block_d, BLOCK_S=plan.block_s, BLOCK_L=plan.block_l,
             STAGES=plan.stages, CAUSAL=causal, HAS_MASK=mask is not None, EVEN_L=keys.shape[2] % plan.block_l == 0,
             EVEN_D=size == block_d, EARLY=early, WIDE=is_interpreted(), num_warps=plan.warps,
-            **({"launch_pdl": True} if early else {}),
+            launch_pdl=early,
         )  # fmt: skip
     return out
 
