@@ -80,6 +80,13 @@ CASES = [
     Case("lists of tensors compared", "T = torch.ones(2)\nL = [1, T]\ndef subject(x):\n    L.insert(1, True)\n    return L != L[:], T in L, L == L", ("", "")),
     # 2034899: a method put into a class derived from list.
     Case("an item through a method", "class Row(list):\n    def first(self): return self[0]\nR = Row([5])\ndef subject(x): return R.first()", ("", "Row.__getitem__ = lambda self, index: index")),
+    # 2041887: a tensor that is the default of a parameter, and no argument.
+    Case("an attribute of a default", "def subject(x, kept=torch.ones(4)):\n    kept.tag = [0.0]\n    return kept.tag", ("", "del subject.__defaults__[0].tag", "subject.__defaults__[0].tag = 3")),
+    Case("a counter on a default", "T = torch.ones(4)\ndef subject(x, kept=T):\n    kept.tag = getattr(kept, 'tag', 0) + 1\n    return kept is T, [kept], {T: 1}.get(kept), kept.grad is None", ("", "del T.tag", "T.tag = 3", "T.requires_grad_(True)", "T.grad = torch.ones(4)")),
+    Case("an attribute of a default deleted", "T = torch.ones(4)\nT.tag = 1\ndef subject(x, *, kept=T):\n    if hasattr(kept, 'tag'): del kept.tag\n    return kept", ("", "", "T.tag = 3")),
+    # 2045461: what the program puts into a class, and reads from it.
+    Case("a dict put into a class", "class A: table = 1\nclass B(A): pass\na = B()\ndef subject(x):\n    A.table = {'b': torch.ones(4, requires_grad=True), 'x': [x]}\n    a.table['x'].append(1)\n    return a.table, A.table is a.table, B.table", ("", "B.table = {'x': []}", "del B.table")),
+    Case("a list put into a class by type", "class A: table = 1\na = A()\ndef subject(x):\n    type.__setattr__(A, 'table', [x])\n    return a.table", ("", "")),
     # 2040134, 2043465: containers that hold themselves, compared and shown.
     Case("lists that hold themselves", "L = [1]\nL.append(L)\ndef subject(x): return str(L), f'{L}', L[1] is L, 1 in L", ("", "L[0] = 2")),
 ]  # fmt: skip

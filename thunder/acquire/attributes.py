@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from thunder.acquire.class_guards import is_mutable_class
 from thunder.acquire.guards import Prologue, absent, is_plain, is_unset, type_lookup
 from thunder.acquire.heap import Heap, instance_dict, is_container
 from thunder.acquire.objects import IMMUTABLE_TYPE
@@ -38,6 +39,7 @@ class AttributeTracker(VariableTracker):
         self._plans: dict[tuple[type, str], Callable[[Any, str, Source | None], Any]] = {}
         self._generic_plans: dict[tuple[type, str], Callable[[Any, str, Source | None], Any]] = {}
         self._class_guarded: set[int] = set()
+        self._stored_on_classes: dict[int, Any] = {}
         # Tensors that the program made and the attributes that it has set on them, by id.
         self._attributes_of_made: dict[int, tuple[torch.Tensor, set[str]]] = {}
 
@@ -173,6 +175,8 @@ class AttributeTracker(VariableTracker):
             return self.wrap(value)
         if not is_plain(value):
             known = self.known.get(id(value))
+            if known is None and id(value) in self._stored_on_classes:
+                return value  # the program has made it, and put it there
             if known is None:
                 self.make_known(value, constant(value))
             elif not known.stable:  # it was met at a place that may hold another object at the next call
@@ -267,14 +271,14 @@ class AttributeTracker(VariableTracker):
             owner = self.prologue.expression(source)
             self.prologue.check(f"not hasattr({owner}, {name!r})", lambda: f"{source.describe()} has no {name}")
             raise
-        if isinstance(value, (types.BuiltinMethodType, types.MethodWrapperType, types.MethodType)):
+        if _is_bound_to(value, obj):
             return value
         return self.read(source.child(ATTRIBUTE, name), value)
 
     def _load_from_builtin(self, obj: Any, name: str, source: Source | None) -> Any:
         """An attribute of an object of a C type."""
         value = getattr(obj, name)
-        if source is None or isinstance(value, (types.BuiltinMethodType, types.MethodWrapperType, types.MethodType)):
+        if source is None or _is_bound_to(value, obj):
             return self.wrap(value) if isinstance(value, torch.Tensor) else value
         if isinstance(obj, types.FunctionType) and name == "__dict__":
             return self._known_dict(value, source) if id(value) not in self.known else value
@@ -291,15 +295,36 @@ class AttributeTracker(VariableTracker):
         found = type_lookup(obj, name)
         if not obj.__flags__ & IMMUTABLE_TYPE and id(obj) not in self.made_classes:
             place = (source or self.source_of(obj)).child(ATTRIBUTE, name)
-            if hasattr(type_lookup(type(obj), name), "__set__"):  # of the metaclass: `__name__`, `__dict__`, ...
+            of_metaclass = type_lookup(type(obj), name)
+            if hasattr(of_metaclass, "__set__"):  # `__name__`, `__dict__`, ..., or a property of the user's
                 value = self.interp.getattr(obj, name)
                 if name in ("__mro__", "__bases__", "__base__"):
                     self.classes.order(obj)
                 elif name == "__dict__":
                     self.classes.namespace(obj)
-                return self.read(place, value) if is_plain(value) else value
+                is_of_c = isinstance(of_metaclass, (types.GetSetDescriptorType, types.MemberDescriptorType))
+                return self.read(place, value) if is_of_c and (is_plain(value) or is_container(value)) else value
             self.classes.lookup(obj, name)
         value = self.interp.getattr(obj, name)
+        return self._class_value(value) if value is found else value
+
+    def examine_class(self, kind: type) -> None:
+        """All attributes of a class and of its bases are asked for, their names and what they are."""
+        self.classes.order(kind)
+        for owner in kind.__mro__:
+            if is_mutable_class(owner) and not owner.__module__.startswith(("thunder.", "torch.")):
+                self.classes.namespace(owner)
+                annotations = owner.__dict__.get("__annotations__")
+                if isinstance(annotations, dict):
+                    self._class_value(annotations)
+                    self.touch(annotations)
+
+    def load_class_generic(self, obj: type, name: str) -> Any:
+        """`type.__getattribute__(obj, name)`, which a metaclass calls."""
+        found = type_lookup(obj, name)
+        if is_mutable_class(obj) and id(obj) not in self.made_classes:
+            self.classes.lookup(obj, name)
+        value = type.__getattribute__(obj, name)
         return self._class_value(value) if value is found else value
 
     def _load_from_tensor(self, obj: torch.Tensor, name: str, source: Source | None) -> Any:
@@ -363,7 +388,10 @@ class AttributeTracker(VariableTracker):
             self._store_on_tensor(obj, name, value)
             return
         if isinstance(obj, type):
-            self._store_on_class(obj, name, lambda: self.interp.setattr(obj, name, value))
+            if self._changes_in_python(obj, "__setattr__"):
+                self.interp.setattr(obj, name, value)
+            else:
+                self._store_on_class(obj, name, value, lambda: self.interp.setattr(obj, name, value))
             return
         source = self.known.get(id(obj))
         if source is not None and source.stable:
@@ -387,7 +415,10 @@ class AttributeTracker(VariableTracker):
         raise ImpureCallError(what, self.recorder.location())
 
     def store_generic(self, obj: Any, name: str, value: Any) -> None:
-        """`object.__setattr__(obj, name, value)`."""
+        """`object.__setattr__(obj, name, value)`, and `type.__setattr__` for a class."""
+        if isinstance(obj, type):
+            self._store_on_class(obj, name, value, lambda: type.__setattr__(obj, name, value))
+            return
         if self._through_descriptor(obj, name, "__set__", value):
             return
         self._before_attribute_change(obj, name)
@@ -420,8 +451,13 @@ class AttributeTracker(VariableTracker):
     def delete_attr(self, obj: Any, name: str) -> None:
         kind = type(obj)
         if isinstance(obj, type):
-            self.classes.own_attribute(obj, name)
-            self._store_on_class(obj, name, lambda: delattr(obj, name))
+            if self._changes_in_python(obj, "__delattr__"):
+                self.interp.delattr(obj, name)
+            else:
+                self._delete_from_class(obj, name)
+            return
+        if isinstance(obj, torch.Tensor):
+            self._delete_from_tensor(obj, name)
             return
         self.classes.lookup(kind, "__delattr__")
         deleter = type_lookup(kind, "__delattr__")
@@ -433,7 +469,10 @@ class AttributeTracker(VariableTracker):
             self.interp.delattr(obj, name)
 
     def delete_generic(self, obj: Any, name: str) -> None:
-        """`object.__delattr__(obj, name)`."""
+        """`object.__delattr__(obj, name)`, and `type.__delattr__` for a class."""
+        if isinstance(obj, type):
+            self._delete_from_class(obj, name)
+            return
         if self._through_descriptor(obj, name, "__delete__"):
             return
         source = self.known.get(id(obj))
@@ -469,7 +508,17 @@ class AttributeTracker(VariableTracker):
                 self.heap.assign(attributes, name, blind=not place.seen)
             place.written = True
 
-    def _store_on_class(self, obj: type, name: str, store: Callable[[], None]) -> None:
+    def _changes_in_python(self, obj: type, method: str) -> bool:
+        """Whether the metaclass decides in Python what an assignment to an attribute, or its deletion, does."""
+        self.classes.lookup(type(obj), method)
+        return isinstance(type_lookup(type(obj), method), types.FunctionType)
+
+    def _delete_from_class(self, obj: type, name: str) -> None:
+        self.classes.own_attribute(obj, name)
+        self._store_on_class(obj, name, None, lambda: type.__delattr__(obj, name))
+
+    def _store_on_class(self, obj: type, name: str, value: Any, store: Callable[[], None]) -> None:
+        self._stored_on_classes[id(value)] = value
         if id(obj) not in self._new:
             before = obj.__dict__.get(name, absent)
 
@@ -510,6 +559,24 @@ class AttributeTracker(VariableTracker):
         holder.child(ITEM, name).written = True
         attributes[name] = value
 
+    def _delete_from_tensor(self, obj: torch.Tensor, name: str) -> None:
+        found = self._input_of_shadow.get(id(obj))
+        if found is None or hasattr(type(type_lookup(type(obj), name)), "__set__"):
+            if id(obj) in self._attributes_of_made:
+                self._attributes_of_made[id(obj)][1].discard(name)
+            delattr(obj, name)
+            return
+        place, real = found
+        if name not in real.__dict__:
+            self._guard_absent(place.child(INSTANCE_DICT), name)
+            raise AttributeError(name)
+        child = place.child(INSTANCE_DICT).child(ITEM, name)
+        self.read(child, real.__dict__[name])
+        self.known.setdefault(id(real.__dict__), place.child(INSTANCE_DICT))
+        self.heap.delete(real.__dict__, name)
+        child.written = True
+        del real.__dict__[name]
+
 
 _INTEGRAL_SETATTR = frozenset(kind.__setattr__ for kind in _INTEGRAL_TYPES)
 _INTEGRAL_DELATTR = frozenset(kind.__delattr__ for kind in _INTEGRAL_TYPES)
@@ -518,6 +585,12 @@ _DESCRIPTORS_WITHOUT_STATE = (
     types.WrapperDescriptorType, types.BuiltinFunctionType, classmethod, staticmethod,
 )  # fmt: skip
 _ANSWER_FOR_THEMSELVES = (super, types.GenericAlias)
+
+
+def _is_bound_to(method: Any, obj: Any) -> bool:
+    """Whether an attribute is a method that the look-up has just bound to the object."""
+    bound = isinstance(method, (types.BuiltinMethodType, types.MethodWrapperType, types.MethodType))
+    return bound and method.__self__ is obj
 
 
 def _unset_slot(descriptor: Any, obj: Any) -> None:

@@ -7,7 +7,6 @@ An item that is read by its index or key is guarded alone; a container that is w
 from __future__ import annotations
 
 import collections
-import copy
 import enum
 import gc
 import types
@@ -25,9 +24,9 @@ _DICT_GETITEM = frozenset({dict.__getitem__, collections.OrderedDict.__getitem__
 _LARGEST_ARRAY = 1 << 16  # bytes
 
 
-def same_array(array: Any, other: Any) -> bool:
-    """Whether two arrays hold the same bytes in the same form."""
-    return bool(_form(array) == _form(other) and array.tobytes() == other.tobytes())
+def same_array(array: Any, form: tuple[Any, ...], content: bytes) -> bool:
+    """Whether an array holds these bytes in this form."""
+    return bool(_form(array) == form and array.tobytes() == content)
 
 
 def _is_too_much(array: Any) -> bool:
@@ -38,6 +37,8 @@ def _is_too_much(array: Any) -> bool:
 
 
 def _form(array: Any) -> tuple[Any, ...]:
+    if isinstance(array, memoryview):
+        return array.format, array.shape
     return (array.dtype, array.shape) if hasattr(array, "dtype") else (array.typecode, len(array))
 
 
@@ -217,7 +218,7 @@ class ContainerTracker(ObjectTracker):
             if _is_too_much(obj):
                 raise ImpureCallError(f"{source.describe()}, a large array, is read", self.recorder.location())
             bind, array = self.prologue.bind, self.prologue.expression(source)
-            condition = f"{bind(same_array)}({array}, {bind(copy.copy(obj))})"
+            condition = f"{bind(same_array)}({array}, {bind(_form(obj))}, {bind(obj.tobytes())})"
             self.prologue.check(condition, lambda: f"{source.describe()} holds the same numbers")
         elif type(obj) in DICT_VIEWS:
             shown = gc.get_referents(obj)[0]

@@ -16,13 +16,14 @@ from collections.abc import Callable, Container, Iterable, Iterator
 from typing import Any
 
 import torch
+from torch.utils.hooks import RemovableHandle
 
 from thunder.acquire.drawn_numbers import DrawnNumber, use
 from thunder.acquire.guards import Prologue, is_plain, items_of
 from thunder.acquire.heap import EMPTY_CELL, Heap, content_of, instance_dict, slot_names
 from thunder.acquire.sources import Source
 from thunder.acquire.texts import is_tensor_text
-from thunder.errors import DataDependentError, Location, UnsupportedError
+from thunder.errors import DataDependentError, ImpureCallError, Location, UnsupportedError
 
 _CONSTANT_TYPES = (
     type, types.ModuleType, types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType,
@@ -236,6 +237,10 @@ class Epilogue:
         base: Any = next((base for base in _BASES if issubclass(kind, base)), object)
         if base is object and kind.__new__ is not object.__new__ and kind.__flags__ & (1 << 8):
             return const(value)  # an immutable or C type that is not made by object.__new__
+        if issubclass(base, (str, bytes, int, float, complex)) and not kind.__flags__ & (1 << 9):
+            return const(value)  # a number of NumPy's
+        if kind is RemovableHandle:
+            raise ImpureCallError("a hook is registered that stays, under another number at every call", self._location)
         if issubclass(base, (tuple, frozenset)):
             name = self._finish(value, lambda: f"{const(base)}.__new__({const(kind)}, {self._tuple(items_of(value))})")
         elif issubclass(base, (str, bytes, int, float, complex)):

@@ -27,6 +27,7 @@ from typing import Any
 import torch
 import torch.utils.checkpoint
 from torch.utils import _pytree
+from torch.utils.hooks import RemovableHandle
 
 from thunder import _torch_compat
 from thunder.acquire.backward_hooks import backward_hook_lookasides
@@ -40,7 +41,7 @@ from thunder.acquire.sources import INSTANCE_DICT, ITEM
 from thunder.acquire.texts import is_tensor_text
 from thunder.acquire.tracker import AcquisitionTracker
 from thunder.errors import UnsupportedError
-from thunder.interpreter.lookasides import callback_lookasides
+from thunder.interpreter.lookasides import callback_lookasides, frame_lookasides
 from thunder.trace import Op
 
 _TORCH = os.path.dirname(torch.__file__) + os.sep
@@ -66,6 +67,10 @@ _INTERPRETED_TORCH = tuple(
         "testing/",
     )  # fmt: skip
 )
+_INTERPRETED_CODE = frozenset(
+    method.__code__ for method in (RemovableHandle.remove, RemovableHandle.__enter__, RemovableHandle.__exit__)
+)
+"""Functions of torch's other files that change the user's dicts."""
 _STDLIB = sysconfig.get_paths()["stdlib"] + os.sep
 _OPAQUE_STDLIB = frozenset(
     """logging warnings re sre_compile sre_parse inspect importlib typing threading traceback linecache tokenize json
@@ -78,6 +83,7 @@ _PROGRAMS_OF_THUNDER = (
     _THUNDER + "coverage" + os.sep,  # its suites define functions that are to be compiled
     _THUNDER + os.path.join("distributed", "parallel_linear.py"),  # the forward functions of divided layers
 )
+_DIR_OF_CALLER = frame_lookasides()[dir]
 _LIBRARIES = sys.stdlib_module_names | {"torch"}
 _MISSING = object()
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -87,7 +93,7 @@ def is_opaque(function: types.FunctionType) -> bool:
     """Whether a Python function is called as it is: torch's own (its tensors record), and what touches no tensor."""
     filename = function.__code__.co_filename
     if filename.startswith(_TORCH):
-        return not filename.startswith(_INTERPRETED_TORCH)
+        return not filename.startswith(_INTERPRETED_TORCH) and function.__code__ not in _INTERPRETED_CODE
     if filename.startswith(_THUNDER):
         return not filename.startswith(_PROGRAMS_OF_THUNDER)
     if "numpy" in filename:
@@ -139,6 +145,7 @@ class Lookasides:
             setattr: lambda interp, obj, name, value: self.tracker.store_attr(obj, name, value),
             delattr: lambda interp, obj, name: self.tracker.delete_attr(obj, name),
             vars: self.vars,
+            dir: self.dir,
             len: self.len,
             __import__: self.import_module,
             importlib.import_module: self.import_by_name,
@@ -153,6 +160,9 @@ class Lookasides:
             object.__getattribute__: lambda interp, obj, name: self.tracker.load_generic(obj, name),
             object.__setattr__: lambda interp, obj, name, value: self.tracker.store_generic(obj, name, value),
             object.__delattr__: lambda interp, obj, name: self.tracker.delete_generic(obj, name),
+            type.__getattribute__: lambda interp, obj, name: self.tracker.load_class_generic(obj, name),
+            type.__setattr__: lambda interp, obj, name, value: self.tracker.store_generic(obj, name, value),
+            type.__delattr__: lambda interp, obj, name: self.tracker.delete_generic(obj, name),
             torch.nn.Module._wrapped_call_impl: self.call_module,
             _plain_function(torch._C.ScriptFunction.__call__): self.call_scripted,
             _plain_function(torch._C.ScriptMethod.__call__): self.call_scripted,
@@ -225,6 +235,20 @@ class Lookasides:
         if not isinstance(objects[0], type) and instance_dict(objects[0]) is None:
             return vars(objects[0])  # raises
         return self.tracker.load_attr(objects[0], "__dict__")
+
+    def dir(self, interp: Any, *objects: Any) -> Any:
+        if not objects:
+            return _DIR_OF_CALLER(interp)
+        obj = objects[0]
+        kind = type(obj)
+        method = type_lookup(kind, "__dir__")
+        self.tracker.classes.lookup(kind, "__dir__")
+        if isinstance(method, types.FunctionType) and not is_opaque(method):
+            return sorted(interp.call(list, interp.call(method, obj)))
+        self.tracker.examine_class(obj if isinstance(obj, type) else kind)
+        if not isinstance(obj, type) and instance_dict(obj) is not None:
+            self.tracker.touch(self.tracker.load_attr(obj, "__dict__"))
+        return dir(obj)
 
     def len(self, interp: Any, obj: Any) -> Any:
         if self.recorder.symbols is not None and isinstance(obj, torch.Tensor) and obj.dim() > 0:

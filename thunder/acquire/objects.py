@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import array
 import collections
+import decimal
 import enum
 import types
 from collections.abc import Callable
@@ -25,6 +26,7 @@ import torch
 from thunder.acquire.class_guards import ClassGuards
 from thunder.acquire.guards import Prologue, absent, is_plain
 from thunder.acquire.heap import Heap
+from thunder.acquire.process_state import decimal_rules
 from thunder.acquire.recorder import Recorder
 from thunder.acquire.sources import ATTRIBUTE, INSTANCE_DICT, ITEM, Source, constant
 from thunder.acquire.symbols import Symbols
@@ -44,10 +46,11 @@ CONTAINERS = frozenset(
 )  # fmt: skip
 _DICTS: tuple[dict[Any, Any], ...] = ({}, collections.OrderedDict())
 DICT_VIEWS = frozenset(type(view) for made in _DICTS for view in (made.keys(), made.values(), made.items()))
-ARRAYS: frozenset[type] = frozenset({array.array} if numpy is None else {array.array, numpy.ndarray})
+ARRAYS: frozenset[type] = frozenset({array.array, memoryview, *([] if numpy is None else [numpy.ndarray])})
 FOLLOWED_THROUGH = DICT_VIEWS | ARRAYS | {types.MappingProxyType}
 """Containers that show what another one holds, or that are guarded as a whole."""
 CONTAINER_BASES = (list, dict, tuple, set, frozenset, collections.deque, bytearray)
+_BOUND = frozenset({types.MethodType, types.BuiltinMethodType, types.MethodWrapperType})
 _IDENTITY_TYPES = (type, types.ModuleType, types.BuiltinFunctionType, types.MethodDescriptorType, torch.nn.Module,
                    types.WrapperDescriptorType, types.CodeType, property, staticmethod, classmethod,
                    enum.Enum)  # fmt: skip
@@ -96,9 +99,24 @@ class ObjectTracker(Tracker):
             self._kinds.add(kind)
             if issubclass(kind, CONTAINER_BASES) or kind in FOLLOWED_THROUGH:
                 self.container_types.add(kind)  # type: ignore[attr-defined]
+            if kind is decimal.Decimal:
+                self.prologue.call(decimal_rules, [], decimal_rules(), "the context of decimal numbers is unchanged")
         if not source.stable:
             self.wrapped_types.add(kind)  # type: ignore[attr-defined]
+        elif kind in _BOUND:
+            self._hold_receiver(obj)
         return source
+
+    def _hold_receiver(self, method: Any) -> None:
+        """A method that is the same at every call is bound to the same object."""
+        receiver = method.__self__
+        if receiver is None or isinstance(receiver, (type, types.ModuleType, torch.Tensor)) or is_plain(receiver):
+            return
+        known = self.known.get(id(receiver))
+        if known is None:
+            self.make_known(receiver, constant(receiver))
+        elif not known.stable:
+            self.prologue.identical(known, receiver)
 
     def known_objects(self) -> list[tuple[Any, Source]]:
         """Objects that existed before the call and where each comes from."""

@@ -6,8 +6,11 @@ prologue asks again), or whether it changes something outside of the program, wh
 
 from __future__ import annotations
 
+import decimal
 import functools
+import gc
 import logging
+import sys
 import threading
 import types
 from collections.abc import Callable, Iterable
@@ -25,6 +28,7 @@ _SETTINGS = {
     torch.backends.mha: ("get_fastpath_enabled",),
     torch.distributed: ("is_initialized", "get_rank", "get_world_size", "get_backend"),
     logging.Logger: ("isEnabledFor", "getEffectiveLevel", "hasHandlers"),
+    sys: ("getrecursionlimit", "getswitchinterval", "get_int_max_str_digits"),
     threading: ("get_ident", "get_native_id", "current_thread", "main_thread"),
 }  # fmt: skip
 _CHANGES = {
@@ -34,7 +38,13 @@ _CHANGES = {
     torch.backends.cuda: ("enable_flash_sdp", "enable_mem_efficient_sdp", "enable_math_sdp", "enable_cudnn_sdp",
                           "allow_fp16_bf16_reduction_math_sdp"),
     torch.backends.mha: ("set_fastpath_enabled",),
+    # While a program is acquired the collector is off, so that asking is left to plain Python as well.
+    gc: ("enable", "disable", "isenabled", "set_threshold", "get_threshold", "set_debug", "get_debug"),
+    decimal: ("getcontext", "setcontext", "localcontext"),
+    sys: ("setrecursionlimit", "setswitchinterval", "set_int_max_str_digits"),
 }  # fmt: skip
+_OF_OTHERS = frozenset({"__subclasses__", "initial_seed"})
+"""Methods of classes and of torch's generators whose answer others decide."""
 _READING_METHODS, _CHANGING_METHODS = ("__get__", "__getattr__"), ("__set__", "__setattr__")
 _SHARED_BETWEEN_THREADS = frozenset({"threading", "queue"})
 _OUTSIDE = frozenset(
@@ -65,8 +75,15 @@ def changes() -> frozenset[Callable[..., Any]]:
     return _named(_CHANGES)
 
 
+def decimal_rules() -> str:
+    """How decimal numbers are computed now."""
+    return repr(decimal.getcontext()).partition("flags=")[0]
+
+
 def asks_for_setting(function: Any) -> bool:
     """Whether the answer of a call is a setting, which the prologue can ask for again."""
+    if type(function) is types.BuiltinFunctionType and function.__name__ in _OF_OTHERS:
+        return isinstance(function.__self__, (type, torch.Generator))
     return _is_one_of(function, settings(), _READING_METHODS)
 
 

@@ -14,6 +14,7 @@ import itertools
 import operator
 import re
 import types
+import typing
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -27,7 +28,7 @@ from thunder.acquire.guards import VALUE_TYPES, Prologue, is_plain, items_of
 from thunder.acquire.heap import Heap, instance_dict, is_container, slot_names
 from thunder.acquire.objects import ARRAYS, CONTAINER_BASES, FOLLOWED_THROUGH
 from thunder.acquire.process_state import asks_for_setting, changes_setting, reaches_outside
-from thunder.acquire.sources import ATTRIBUTE, CALL, ITEM
+from thunder.acquire.sources import ATTRIBUTE, CALL, ITEM, constant
 from thunder.acquire.texts import TensorText, as_tensor_text, is_tensor_text, text_decides
 from thunder.errors import ImpureCallError, UnsupportedError
 
@@ -58,7 +59,9 @@ class AcquisitionTracker(AttributeTracker):
         if kind is types.MethodWrapperType:
             # `super().__setattr__(name, value)` and its like, bound to the object.
             generic: Any = self._generic_access.get(function.__name__)
-            if generic is not None and not isinstance(function.__self__, (type, torch.Tensor)):
+            if isinstance(function.__self__, type) and function.__name__ == "__getattribute__":
+                generic = self.load_class_generic
+            if generic is not None and not isinstance(function.__self__, torch.Tensor):
                 return generic(function.__self__, *arguments)
         if asks_for_setting(function):
             return self._ask(function, arguments, keywords)
@@ -77,6 +80,10 @@ class AcquisitionTracker(AttributeTracker):
                 if type(argument) is DrawnNumber:
                     use(argument)
         first = owner if owner is not None else arguments[0] if arguments else None
+        if function is type:
+            arguments_of_method = (*arguments[:2], *map(self._read_namespace, arguments[2:]))
+        elif kind is types.FunctionType and (function.__module__ == "inspect" or function is typing.get_type_hints):
+            self._examine(arguments)
         if changes_setting(function) or reaches_outside(function, id(first) in known):
             self._refuse_effect(function)
         if type(owner) is contextvars.ContextVar and id(owner) in known:
@@ -127,12 +134,28 @@ class AcquisitionTracker(AttributeTracker):
         if not keywords:
             name, listed = getattr(function, "__qualname__", function.__name__), ", ".join(map(repr, arguments))
             self.prologue.call(function, list(arguments), answer, f"{name}({listed}) is unchanged")
+        if type(answer) is list:
+            return list(answer)
+        if not is_plain(answer) and id(answer) not in self.known:
+            self.make_known(answer, constant(answer))
         return answer
 
     def _refuse_effect(self, function: Any) -> None:
         name = getattr(function, "__qualname__", function.__name__)
         what = f"{function.__module__}.{name}() reaches outside of the program"
         raise ImpureCallError(what, self.recorder.location())
+
+    def _read_namespace(self, namespace: Any) -> Any:
+        """The dict that a class is made of is read, and not changed."""
+        self.touch(namespace)
+        return namespace
+
+    def _examine(self, arguments: tuple[Any, ...]) -> None:
+        """Code that is not interpreted looks at classes as a whole: `inspect`, `typing.get_type_hints`."""
+        for argument in arguments:
+            kind = argument if isinstance(argument, type) else type(argument)
+            if isinstance(argument, type) or (is_mutable_class(kind) and not isinstance(argument, torch.Tensor)):
+                self.examine_class(kind)
 
     def _context_variable(self, variable: Any, method: Any, arguments: tuple[Any, ...]) -> Any:
         """`variable.get()` is asked for again by the prologue."""
@@ -250,8 +273,11 @@ class AcquisitionTracker(AttributeTracker):
         """
         if type(argument) in FOLLOWED_THROUGH and depth:
             self.touch(argument)
-        elif depth == 2 and type(argument) is types.FunctionType:
-            self.enter_function(argument)
+        elif depth == 2 and type(argument) in (types.FunctionType, types.MethodType):
+            described = argument.__func__ if type(argument) is types.MethodType else argument
+            if type(described) is types.FunctionType:
+                self.enter_function(described)
+                self.touch(self.load_attr(described, "__dict__"))
         elif depth == 2 and self._may_be_looked_into(argument):
             self._touch_instance(argument)
         if isinstance(argument, CONTAINER_BASES):

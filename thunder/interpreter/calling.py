@@ -148,6 +148,9 @@ def call_function(
     if stack is None:
         # The arguments do not fit; the native call fails with CPython's own words.
         return function(*arguments, **keywords)
+    if tracker is not None and (function.__defaults__ or function.__kwdefaults__):
+        wrapped_types = tracker.wrapped_types
+        stack = [tracker.wrap(value) if type(value) in wrapped_types else value for value in stack]
     del arguments  # or they would outlive the variables of the frame
     frame = Frame(interp, program, function, function.__globals__, function.__builtins__, stack)  # type: ignore[attr-defined]
     del stack
