@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from thunder.cli.workloads import Kind, Task, Workload, next_token_loss
+from thunder.cli.workloads import Kind, Task, Workload
 
 GENERATED_TOKENS = 100
 
@@ -119,8 +119,20 @@ def causal_model(
     return Task(model.eval(), kwargs=kwargs, select=lambda result: result.logits)
 
 
+class WithLoss(nn.Module):
+    """A language model and the loss of the next token: what a training step compiles."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
+        logits = self.model(tokens)
+        return F.cross_entropy(logits.reshape(-1, logits.shape[-1]), targets.reshape(-1))
+
+
 def litgpt_llama(scale: Scale, batch: int, tokens: int) -> Task:
-    """LitGPT's Llama 3.2 1B and the loss of the next token."""
+    """LitGPT's Llama 3.2 1B and the loss of the next token, as one module."""
     from litgpt import GPT, Config
 
     changes: dict[str, Any] = {"block_size": tokens}
@@ -129,10 +141,9 @@ def litgpt_llama(scale: Scale, batch: int, tokens: int) -> Task:
                     "intermediate_size": 512, "padded_vocab_size": 512, "head_size": 32}  # fmt: skip
     config = Config.from_name("Llama-3.2-1B", **changes)
     torch.manual_seed(0)
-    model = GPT(config).to(scale.dtype)
+    model = WithLoss(GPT(config)).to(scale.dtype)
     text = torch.randint(0, config.padded_vocab_size, (batch, tokens + 1))
-    loss = functools.partial(next_token_loss, text[:, 1:].flatten())
-    return Task(model, (text[:, :-1].contiguous(),), loss=loss)
+    return Task(model, (text[:, :-1].contiguous(), text[:, 1:].contiguous()))
 
 
 def bert(scale: Scale, batch: int, tokens: int) -> Task:

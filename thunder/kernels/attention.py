@@ -77,8 +77,8 @@ def _improved(op: Op, definitions: Definitions, surroundings: Surroundings, cons
         if meaning is not None:
             mask, arguments = None, {**arguments, "attn_mask": None, "is_causal": meaning == "causal"}
     found = _analyse_mask(mask, definitions)
-    plain_key, key_ops = _without_repetition(key, query, definitions)
-    plain_value, value_ops = _without_repetition(value, query, definitions)
+    plain_key, key_ops = without_repetition(key, query, definitions)
+    plain_value, value_ops = without_repetition(value, query, definitions)
     if plain_key.value.shape[1] != plain_value.value.shape[1]:
         plain_key, plain_value, key_ops, value_ops = key, value, (), ()
     for peeled, var in ((key_ops, plain_key), (value_ops, plain_value)):
@@ -138,7 +138,7 @@ def _plain_call(
     return replace(op, args=positional, kwargs=changed)
 
 
-def _without_repetition(repeated: Var, query: Var, definitions: Definitions) -> tuple[Var, tuple[Op, ...]]:
+def without_repetition(repeated: Var, query: Var, definitions: Definitions) -> tuple[Var, tuple[Op, ...]]:
     """Keys or values before they were repeated for the heads of the query, and the operations that did so."""
     steps = _steps_back(repeated, definitions)
     reshape = next(steps, None)

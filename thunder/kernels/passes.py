@@ -19,6 +19,7 @@ from thunder.kernels.shared_masks import share_masks
 from thunder.kernels.substitute import substitute_kernels
 from thunder.kernels.use_forward_attention import use_forward_attention
 from thunder.kernels.use_gemv import use_gemv
+from thunder.kernels.use_short_attention import use_short_attention
 from thunder.trace import Trace
 
 KERNEL_PASSES: tuple[Callable[..., Trace], ...] = (
@@ -28,6 +29,7 @@ KERNEL_PASSES: tuple[Callable[..., Trace], ...] = (
     share_masks,
     lay_out_queries,
     use_forward_attention,
+    use_short_attention,
     rotate_into_cache,
     substitute_kernels,
     merge_projections,

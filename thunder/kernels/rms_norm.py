@@ -27,6 +27,7 @@ from torch.nn import functional as F
 from thunder.kernels.launch import (
     LONGEST_ROW,
     as_rows,
+    begins_early,
     empty_contiguous,
     programs_adding_up,
     runs_triton,
@@ -35,15 +36,20 @@ from thunder.kernels.launch import (
 from thunder.kernels.machine_code import launch_kernel
 from thunder.kernels.registry import register_library_kernel
 
+FEW_ROWS = 16  # a kernel that is shorter than its launch begins while the one before is running
+
 
 @triton.jit
 def _rms_norm_kernel(
     x_ptr, residual_ptr, weight_ptr, total_ptr, out_ptr, x_stride, residual_stride, N, eps, offset,
-    BLOCK: tl.constexpr, HAS_WEIGHT: tl.constexpr, HAS_RESIDUAL: tl.constexpr,
+    BLOCK: tl.constexpr, HAS_WEIGHT: tl.constexpr, HAS_RESIDUAL: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     n = tl.arange(0, BLOCK)
     mask = n < N
+    if EARLY:
+        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
     x = tl.load(x_ptr + row * x_stride + n, mask=mask, other=0.0).to(tl.float32)
     if HAS_RESIDUAL:
         x += tl.load(residual_ptr + row * residual_stride + n, mask=mask, other=0.0).to(tl.float32)
@@ -95,12 +101,13 @@ def _launch(
     out = empty_contiguous(x, x.shape)
     total = empty_contiguous(x, x.shape) if residual is not None else x
     block = triton.next_power_of_2(rows.shape[1])
+    early = rows.shape[0] <= FEW_ROWS and begins_early(x.device)
     if rows.shape[0]:
         launch_kernel(_rms_norm_kernel, (rows.shape[0],),
             rows, residual_rows, weight if weight is not None else rows, total, out,
             rows.stride(0), residual_rows.stride(0), rows.shape[1], eps, offset,
             BLOCK=block, HAS_WEIGHT=weight is not None, HAS_RESIDUAL=residual is not None,
-            num_warps=warps_of_row(block),
+            EARLY=early, num_warps=warps_of_row(block), launch_pdl=early,
         )  # fmt: skip
     return total, out
 

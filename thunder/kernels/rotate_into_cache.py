@@ -30,12 +30,12 @@ def rotate_into_cache(trace: Trace) -> Trace:
     if rope is None or len(writes) < 2:
         return trace
     definitions, surroundings = Definitions(trace), Surroundings(trace)
-    rotations = list(_rotations(trace, rope, definitions))
+    found = list(rotations(trace, rope, definitions))
     replaced: dict[int, Op | None] = {}
     for first, second in zip(writes, writes[1:]):
         if id(first) in replaced or not _are_a_pair(first, second):
             continue
-        left = [(op, match) for op, match in rotations if id(op) not in replaced]
+        left = [(op, match) for op, match in found if id(op) not in replaced]
         joined = _join(first, second, left, surroundings)
         if joined is not None:
             ops, place, call = joined
@@ -46,7 +46,7 @@ def rotate_into_cache(trace: Trace) -> Trace:
     return trace.replace(ops=[new for op in trace.ops if (new := replaced.get(id(op), op)) is not None])
 
 
-def _rotations(trace: Trace, rope: Kernel, definitions: Definitions) -> Iterator[tuple[Op, Match]]:
+def rotations(trace: Trace, rope: Kernel, definitions: Definitions) -> Iterator[tuple[Op, Match]]:
     """What the kernel `rope` could compute, by its last operation."""
     for op in trace.ops:
         for pattern in rope.patterns:
@@ -78,23 +78,23 @@ def _are_a_pair(first: Op, second: Op) -> bool:
 
 
 def _join(
-    first: Op, second: Op, rotations: list[tuple[Op, Match]], surroundings: Surroundings
+    first: Op, second: Op, found: list[tuple[Op, Match]], surroundings: Surroundings
 ) -> tuple[list[Op], Op, Op] | None:
     """(operations to leave out, the one at whose place the call comes, the call)."""
-    rotated_key = next(((op, match) for op, match in rotations if op.result is first.args[3]), None)
+    rotated_key = next(((op, match) for op, match in found if op.result is first.args[3]), None)
     if rotated_key is None or len(surroundings.users.get(id(first.args[3]), ())) != 1:
         return None
     key_op, key_match = rotated_key
     tables = key_match.bindings["cos"], key_match.bindings["sin"]
     nearby = [
         (op, match)
-        for op, match in rotations
+        for op, match in found
         if op is not key_op and (match.bindings["cos"], match.bindings["sin"]) == tables
     ]
     if not nearby:
         return None
     here = surroundings.positions[id(key_op)]
-    query_op, query_match = min(nearby, key=lambda found: abs(surroundings.positions[id(found[0])] - here))
+    query_op, query_match = min(nearby, key=lambda pair: abs(surroundings.positions[id(pair[0])] - here))
     query = query_match.bindings["x"]
     place = max((second, query_op), key=lambda op: surroundings.positions[id(op)])
     start, end = min(here, surroundings.positions[id(query_op)]), surroundings.positions[id(place)]

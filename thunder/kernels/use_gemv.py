@@ -46,15 +46,20 @@ def use_gemv(trace: Trace) -> Trace:
     trace = trace.replace(ops=ops) if changed else trace
     rms_norm = next((kernel for kernel in active_kernels(is_fused=False) if kernel.name == "rms_norm"), None)
     if rms_norm is not None:
-        trace = _fold_norms(substitute_kernel(trace, rms_norm, _can_be_folded))
+        trace = _fold_norms(substitute_kernel(trace, rms_norm, _is_for_gemv))
     return _mark_constant_weights(trace)
 
 
-def _can_be_folded(norm: Op, surroundings: Surroundings) -> bool:
-    """Whether only kernels for one row use the norm, which then hold all of the row themselves."""
+def _is_for_gemv(norm: Op, surroundings: Surroundings) -> bool:
+    """Whether only kernels for few rows use the norm.
+
+    For one row they compute it themselves.  For more it is a kernel of its own, which, unlike a fuser's, begins while
+    the one before is running.
+    """
     (result,) = norm.outputs()
     users = surroundings.users.get(id(result), [])
-    if not users or rows_of(result.value) != 1 or result.value.shape[-1] > gemv.LONGEST_RESIDENT:
+    rows = rows_of(result.value)
+    if not users or rows > gemv.MOST_ROWS or (rows == 1 and result.value.shape[-1] > gemv.LONGEST_RESIDENT):
         return False
     return id(result) not in surroundings.returned and all(
         user.target in _NORM_ARGUMENTS and user.args[0] is result for user in users

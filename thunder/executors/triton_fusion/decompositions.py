@@ -43,6 +43,7 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
             table.pop(getattr(packet, overload), None)
     table.update(
         {
+            aten.bmm.default: _outer_products,
             aten._softmax.default: _softmax,
             aten._log_softmax.default: _log_softmax,
             aten.native_layer_norm.default: _native_layer_norm,
@@ -69,6 +70,13 @@ def _contiguous(tensor: torch.Tensor) -> torch.Tensor:
     if tensor.is_contiguous():
         return tensor
     return aten.clone.default(tensor, memory_format=torch.contiguous_format)
+
+
+def _outer_products(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Products of columns with rows, as rotary embeddings make their angles: a multiplication, which can be fused."""
+    if left.shape[2] != 1 or left.numel() == 0 or right.numel() == 0:
+        return NotImplemented
+    return _contiguous(aten.mul.Tensor(left, right))
 
 
 def _softmax(tensor: torch.Tensor, dim: int, half_to_float: bool) -> torch.Tensor:
