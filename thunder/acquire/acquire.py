@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from thunder.acquire.checkpointed import hand_out
 from thunder.acquire.epilogue import Epilogue
 from thunder.acquire.guards import Prologue, absent, is_plain, type_lookup
 from thunder.acquire.heap import Heap, instance_dict, is_container, slot_names
@@ -300,6 +301,7 @@ class _Acquisition:
 
         if self.symbols is not None:
             self.symbols.finish()
+        hand_out(recorder.ops, output_vars)
         used = {id(var) for op in recorder.ops for var in op.inputs()}
         inputs = []
         sizes = [pair for pair in self.symbols.inputs if id(pair[0]) in used] if self.symbols is not None else []

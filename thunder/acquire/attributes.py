@@ -329,6 +329,7 @@ class AttributeTracker(VariableTracker):
 
     def _load_from_tensor(self, obj: torch.Tensor, name: str, source: Source | None) -> Any:
         """An attribute of a tensor: torch's own through the recorder, the user's own from the real tensor."""
+        obj = self.wrap(obj)  # it may be the real one, when it came through an iterator of Python's
         found = self._input_of_shadow.get(id(obj))
         self.classes.lookup(type(obj), name)
         if name == "storage_offset":
@@ -542,6 +543,7 @@ class AttributeTracker(VariableTracker):
         return {} if known is None else {name: shadow.__dict__[name] for name in shadow.__dict__ if name in known[1]}
 
     def _store_on_tensor(self, obj: torch.Tensor, name: str, value: Any) -> None:
+        obj = self.wrap(obj)
         found = self._input_of_shadow.get(id(obj))
         is_torchs = hasattr(type(type_lookup(type(obj), name)), "__set__")
         if found is None or is_torchs:

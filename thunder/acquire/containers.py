@@ -101,6 +101,8 @@ class ContainerTracker(ObjectTracker):
                 return self._make_missing(obj, key)
         elif kind in self.container_types:
             self.touch(obj)
+            if isinstance(obj, collections.defaultdict) and key not in obj:
+                return self._make_missing(obj, key)
         return self._wrap_all(self.interp.getitem(obj, key))
 
     def _make_missing(self, obj: collections.defaultdict[Any, Any], key: Any) -> Any:

@@ -31,6 +31,7 @@ from torch.utils.hooks import RemovableHandle
 
 from thunder import _torch_compat
 from thunder.acquire.backward_hooks import backward_hook_lookasides
+from thunder.acquire.checkpointed import checkpoint_lookaside
 from thunder.acquire.flex_attention import flex_attention_lookaside
 from thunder.acquire.guards import is_plain, type_lookup
 from thunder.acquire.heap import instance_dict
@@ -51,7 +52,10 @@ _INTERPRETED_TORCH = tuple(
         "nn/modules/",
         "utils/_contextlib.py",
         "utils/checkpoint.py",
-        "nn/utils/parametrize.py",
+        "nn/utils/",
+        "distributions/",
+        "optim/",
+        "ao/",
         "amp/autocast_mode.py",
         "cuda/amp/",
         "cpu/amp/",
@@ -62,15 +66,16 @@ _INTERPRETED_TORCH = tuple(
         "_functorch/vmap.py",
         "autograd/forward_ad.py",
         "nn/attention/flex_attention.py",
-        "nn/utils/stateless.py",
-        "nn/utils/_named_member_accessor.py",
         "testing/",
+        "fx/graph_module.py",
     )  # fmt: skip
 )
 _INTERPRETED_CODE = frozenset(
     method.__code__ for method in (RemovableHandle.remove, RemovableHandle.__enter__, RemovableHandle.__exit__)
 )
 """Functions of torch's other files that change the user's dicts."""
+_numpy = importlib.util.find_spec("numpy")
+_NUMPY = os.path.dirname(_numpy.origin) + os.sep if _numpy is not None and _numpy.origin else os.devnull
 _STDLIB = sysconfig.get_paths()["stdlib"] + os.sep
 _OPAQUE_STDLIB = frozenset(
     """logging warnings re sre_compile sre_parse inspect importlib typing threading traceback linecache tokenize json
@@ -96,7 +101,7 @@ def is_opaque(function: types.FunctionType) -> bool:
         return not filename.startswith(_INTERPRETED_TORCH) and function.__code__ not in _INTERPRETED_CODE
     if filename.startswith(_THUNDER):
         return not filename.startswith(_PROGRAMS_OF_THUNDER)
-    if "numpy" in filename:
+    if filename.startswith(_NUMPY):
         return True
     if filename.startswith(_STDLIB) and not filename.startswith(_STDLIB + "site-packages"):
         module = filename[len(_STDLIB) :].split(os.sep)[0].removesuffix(".py")
@@ -133,7 +138,6 @@ class Lookasides:
         self.sharp_edges = SharpEdges(
             tracker, recorder.location, sharp_edges, lambda filename: not is_user_file(filename)
         )
-        self._regions = 0
         self._inference_modes = [torch.is_inference_mode_enabled()]
         self._autocasts: dict[int, list[Any]] = {}
 
@@ -166,9 +170,12 @@ class Lookasides:
             torch.nn.Module._wrapped_call_impl: self.call_module,
             _plain_function(torch._C.ScriptFunction.__call__): self.call_scripted,
             _plain_function(torch._C.ScriptMethod.__call__): self.call_scripted,
-            torch.utils.checkpoint.checkpoint: self.checkpoint,
+            torch.utils.checkpoint.checkpoint: checkpoint_lookaside(self.recorder),
             torch.autograd.Function.apply.__func__: self.apply_function,  # type: ignore[attr-defined]
             torch.autograd.graph.saved_tensors_hooks.__enter__: self.saved_tensors_hooks,
+            # What a profiler shows are the lines and modules of the compiled program.
+            torch.autograd.profiler.record_function.__enter__: lambda interp, context: context,
+            torch.autograd.profiler.record_function.__exit__: lambda interp, context, *error: None,
             torch.autocast.__enter__: self.enter_autocast,
             torch.autocast.__exit__: self.exit_autocast,
             torch.is_inference_mode_enabled: lambda interp: self._inference_modes[-1],
@@ -420,34 +427,6 @@ class Lookasides:
         return found
 
     # Functions of functions -------------------------------------------------------------------------------------
-    def checkpoint(
-        self, interp: Any, function: Any, *args: Any, use_reentrant: bool | None = None, context_fn: Any = None,
-        determinism_check: str = "default", debug: bool = False, early_stop: bool = True, **kwargs: Any,
-    ) -> Any:  # fmt: skip
-        """`torch.utils.checkpoint.checkpoint`: the function becomes a region, recomputed in backward.
-
-        The reentrant variant is acquired as the other one, which has the same values and gradients.
-        """
-        preserve = kwargs.pop("preserve_rng_state", True)
-        name = f"checkpointed_{self._regions}"
-        self._regions += 1
-        location = self.recorder.location()
-        region, taken, result = self.recorder.subtrace(name, lambda: interp.call(function, *args, **kwargs))
-        made = [var for var in dict.fromkeys(region.trace.output_vars()) if var not in set(taken)]
-        region.trace.output = tuple(made)
-        options = {"use_reentrant": False, "preserve_rng_state": preserve}
-        self.recorder.ops.append(
-            Op(
-                torch.utils.checkpoint.checkpoint,
-                (region, *taken),
-                options,
-                tuple(made),
-                location,
-                self.recorder.scope,
-            )
-        )
-        return result
-
     def call_scripted(self, interp: Any, scripted: Any, *args: Any, **kwargs: Any) -> Any:
         """A scripted function is acquired as the Python function that it was made from."""
         original = getattr(scripted, "_torchdynamo_inline", None)

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from thunder import _torch_compat
+from thunder.acquire.checkpointed import hand_out
 from thunder.acquire.queries import DEVICE_QUERIES, QUERIES, VALUE_READS, call_name
 from thunder.acquire.results import ResultInference
 from thunder.acquire.shadows import CPU
@@ -269,6 +270,7 @@ class Recorder(ResultInference):
         if lost:
             self._find_sizes(result, lost)
         trace = Trace(name, [], inner, structure)
+        hand_out(inner, trace.output_vars())
         made: set[int] = set()
         taken: dict[int, Var] = {}
 

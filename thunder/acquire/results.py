@@ -24,6 +24,10 @@ from thunder.errors import ThunderError, UnsupportedError, add_location_note
 _CALL_ERRORS = (
     RuntimeError, TypeError, ValueError, IndexError, AttributeError, KeyError, NotImplementedError, AssertionError,
 )  # fmt: skip
+_OF_SHADOWS = frozenset(
+    {torch.Tensor.__setitem__, torch.Tensor.grad.__set__, torch.Tensor.grad.__get__}  # type: ignore[attr-defined]
+)
+"""What changes its first argument, or asks for what has been put on it, is no matter of values on fake tensors."""
 _ON_SHADOWS = object()
 ResultMaker = Callable[["ResultInference", list[torch.Tensor]], Any]
 _results: dict[Any, Any] = {}
@@ -72,8 +76,7 @@ class ResultInference(ValueResults):
                 return self._on_shadows(func, args, kwargs, shadows)
             return known(self, shadows)
         try:
-            # An assignment always changes its first argument, and is no derivative formula's business on fake tensors.
-            aliases = func is torch.Tensor.__setitem__
+            aliases = func in _OF_SHADOWS
             if not aliases:
                 result, aliases = self._run_fake(func, args, kwargs, shadows)
             if aliases:
