@@ -24,9 +24,8 @@ from thunder.errors import ThunderError, UnsupportedError, add_location_note
 _CALL_ERRORS = (
     RuntimeError, TypeError, ValueError, IndexError, AttributeError, KeyError, NotImplementedError, AssertionError,
 )  # fmt: skip
-_OF_SHADOWS = frozenset(
-    {torch.Tensor.__setitem__, torch.Tensor.grad.__set__, torch.Tensor.grad.__get__}  # type: ignore[attr-defined]
-)
+_GRADIENT: Any = torch.Tensor.grad
+_OF_SHADOWS = frozenset({torch.Tensor.__setitem__, _GRADIENT.__set__, _GRADIENT.__get__})
 """What changes its first argument, or asks for what has been put on it, is no matter of values on fake tensors."""
 _ON_SHADOWS = object()
 ResultMaker = Callable[["ResultInference", list[torch.Tensor]], Any]
