@@ -14,7 +14,6 @@ import argparse
 import dataclasses
 import functools
 import json
-import statistics
 import time
 import traceback
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from typing import Any
 
 import torch
 import triton
+from gpu_timing import CACHES, copy_bandwidth, timed
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -41,7 +41,6 @@ from thunder.kernels import (
 
 BF16 = torch.bfloat16
 DEVICE = torch.device("cuda")
-CACHES = 192 << 20  # bytes of inputs that no cache holds
 MOST_SETS = 64
 
 
@@ -107,35 +106,6 @@ def is_float(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.is_floating_point()
 
 
-def timed(calls: list[Callable[[], Any]], replays: int = 15) -> float:
-    """Microseconds of one call, from replays of a graph of all of them."""
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        for call in calls[:2]:
-            call()
-    stream.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=stream):
-        for call in calls:
-            call()
-    graph.replay()
-    torch.cuda.synchronize()
-    return median_of(graph.replay, replays) / len(calls)
-
-
-def median_of(run: Callable[[], Any], replays: int) -> float:
-    """Median microseconds of a piece of work."""
-    times = []
-    for _ in range(replays):
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        start.record()
-        run()
-        end.record()
-        end.synchronize()
-        times.append(start.elapsed_time(end) * 1e3)
-    return statistics.median(times)
-
-
 def call_of(function: Callable[..., Any], arguments: tuple[Any, ...], grad: bool) -> Callable[[], Any]:
     if not grad:
         return lambda: function(*arguments)
@@ -189,15 +159,6 @@ def peak_memory(call: Callable[[], Any]) -> float:
     call()
     torch.cuda.synchronize()
     return (torch.cuda.max_memory_allocated() - before) / (1 << 20)
-
-
-def copy_bandwidth() -> float:
-    """Bytes read and written in a second by a large copy."""
-    source = torch.randn(1 << 28, device=DEVICE)
-    target = torch.empty_like(source)
-    for _ in range(20):
-        target.copy_(source)
-    return 2 * source.numel() * 4 / (median_of(lambda: target.copy_(source), 20) * 1e-6)
 
 
 def randn(*shape: int, scale: float = 1.0) -> torch.Tensor:

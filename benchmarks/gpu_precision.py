@@ -5,9 +5,9 @@
 
 Parts: values (errors of each path against float64), gemv (one row, against a copy's bandwidth and our bf16 kernel),
 skinny (2 to 64 rows), prefill (many rows, and `torch._scaled_mm`), activation (cost of quantising rows), training
-(forward and backward of one layer in 8 bits beside bf16), plans (ways to divide the kernel for one row), generate
-(tokens of the 1.5B configuration).  A part that fails gives its error in place of figures; no part is begun when
-`--seconds` are over.
+(forward and backward of one layer in 8 bits beside bf16), generate (tokens of the 1.5B configuration).  A part that
+fails gives its error in place of figures; no part is begun when `--seconds` are over.  `gpu_quantized_rows.py` compares
+ways to divide the kernel for one row.
 """
 
 # ruff: noqa: B023  (what is timed is called within the loop that makes it)
@@ -27,6 +27,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 import torch
 import torch.nn.functional as F
+from gpu_timing import copies_beyond_caches, copy_bandwidth, median_of, timed
 
 import thunder
 from thunder.kernels import gemv as bf16_gemv
@@ -39,57 +40,12 @@ from thunder.precision.scaled_product import scaled_product, way_for
 
 DEVICE = torch.device("cuda")
 BF16 = torch.bfloat16
-CACHES = 192 << 20  # bytes of weights that no cache holds
 FORMATS = ("int8", "fp8", "mxfp8", "fp6", "int4", "nvfp4", "mxfp4", "nf4")
 SHAPES = ((1536, 1536), (8960, 1536), (1536, 8960), (14336, 4096), (4096, 14336))
 
 
-# Measuring ------------------------------------------------------------------------------------------------------------
-def median_of(run: Callable[[], Any], replays: int) -> float:
-    """Median microseconds of a piece of work."""
-    times = []
-    for _ in range(replays):
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        start.record()
-        run()
-        end.record()
-        end.synchronize()
-        times.append(start.elapsed_time(end) * 1e3)
-    return statistics.median(times)
-
-
-def timed(calls: list[Callable[[], Any]], replays: int = 9) -> float:
-    """Microseconds of one call, from replays of a CUDA graph of all of them."""
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        for call in calls[:2]:
-            call()
-    stream.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=stream):
-        for call in calls:
-            call()
-    graph.replay()
-    torch.cuda.synchronize()
-    return median_of(graph.replay, replays) / len(calls)
-
-
-def copy_bandwidth() -> float:
-    """Bytes read and written in a second by a large copy."""
-    source = torch.randn(1 << 28, device=DEVICE)
-    target = torch.empty_like(source)
-    for _ in range(10):
-        target.copy_(source)
-    return 2 * source.numel() * 4 / (median_of(lambda: target.copy_(source), 10) * 1e-6)
-
-
 def relative_error(found: torch.Tensor, exact: torch.Tensor) -> float:
     return float((found.double() - exact.double()).norm() / exact.double().norm())
-
-
-def copies(nbytes: int) -> int:
-    """Sets of weights that together no cache holds."""
-    return max(2, min(64, CACHES // nbytes + 1))
 
 
 def made(format: str, n: int, k: int) -> tuple[Quantized, Weight]:
@@ -137,7 +93,7 @@ def one_row(found: dict[str, Any], arguments: argparse.Namespace) -> None:
     for n, k in SHAPES:
         row = found[f"{k} -> {n}"] = {}
         x = torch.randn(1, k, device=DEVICE, dtype=BF16)
-        sets = [torch.randn(n, k, device=DEVICE, dtype=BF16) for _ in range(copies(2 * n * k))]
+        sets = [torch.randn(n, k, device=DEVICE, dtype=BF16) for _ in range(copies_beyond_caches(2 * n * k))]
         row["bf16"] = {
             "us": timed([lambda w=w: bf16_gemv.gemv(x, w) for w in sets]),
             "eager_us": timed([lambda w=w: F.linear(x, w) for w in sets]),
@@ -148,7 +104,7 @@ def one_row(found: dict[str, Any], arguments: argparse.Namespace) -> None:
             try:
                 stored, weight = made(format, n, k)
                 text = str(stored.format)
-                weights = [weight] + [cloned(weight) for _ in range(copies(stored.nbytes) - 1)]
+                weights = [weight] + [cloned(weight) for _ in range(copies_beyond_caches(stored.nbytes) - 1)]
                 us = timed([lambda w=w: gemv.launch(x, [w], text) for w in weights])
                 row[format] = {
                     "us": us,
@@ -163,14 +119,14 @@ def one_row(found: dict[str, Any], arguments: argparse.Namespace) -> None:
 def some_rows(found: dict[str, Any], arguments: argparse.Namespace) -> None:
     bandwidth = copy_bandwidth()
     n, k = 8960, 1536
-    plain = [torch.randn(n, k, device=DEVICE, dtype=BF16) for _ in range(copies(2 * n * k))]
+    plain = [torch.randn(n, k, device=DEVICE, dtype=BF16) for _ in range(copies_beyond_caches(2 * n * k))]
     for rows in (2, 4, 8, 16, 64):
         x = torch.randn(rows, k, device=DEVICE, dtype=BF16)
         row = found[f"{rows} rows, {k} -> {n}"] = {"bf16_us": timed([lambda w=w: F.linear(x, w) for w in plain])}
         for format in ("int8", "fp8", "int4", "nvfp4"):
             stored, weight = made(format, n, k)
             text = str(stored.format)
-            weights = [weight] + [cloned(weight) for _ in range(copies(stored.nbytes) - 1)]
+            weights = [weight] + [cloned(weight) for _ in range(copies_beyond_caches(stored.nbytes) - 1)]
             parts = [(w.codes, w.scales, w.zeros, w.tensor_scale, None) for w in weights]
             us = timed([lambda p=p: torch.ops.thunder.linear_weight_only(x, *p, text) for p in parts])
             row[format] = {"us": us, "share": stored.nbytes / us / 1e-6 / bandwidth, "times_bf16": row["bf16_us"] / us}
@@ -234,26 +190,6 @@ def training(found: dict[str, Any], arguments: argparse.Namespace) -> None:
                 row[f"{name}_us"] = median_of(lambda: torch.autograd.grad(form(), (x, w), tangent), 9)
             except Exception as error:  # one form must not hide the others
                 row[f"{name}_failed"] = f"{type(error).__name__}: {error}"[:300]
-
-
-def plans(found: dict[str, Any], arguments: argparse.Namespace) -> None:
-    bandwidth = copy_bandwidth()
-    for format in ("int4", "nvfp4", "int8"):
-        for n, k in ((8960, 1536), (1536, 8960)):
-            stored, weight = made(format, n, k)
-            text = str(stored.format)
-            weights = [weight] + [cloned(weight) for _ in range(copies(stored.nbytes) - 1)]
-            x = torch.randn(1, k, device=DEVICE, dtype=BF16)
-            rows = found[f"{format} {k} -> {n}"] = {}
-            for plan in (
-                gemv.Plan(2, 128, 1), gemv.Plan(4, 128, 1), gemv.Plan(4, 64, 1), gemv.Plan(8, 64, 1),
-                gemv.Plan(2, 256, 2), gemv.Plan(4, 256, 2), gemv.Plan(8, 256, 2), gemv.Plan(4, 256, 4),
-                gemv.Plan(4, 512, 4), gemv.Plan(2, 512, 4), gemv.Plan(4, 256, 2, early=False),
-            ):  # fmt: skip
-                if time.perf_counter() > arguments.deadline:
-                    return
-                us = timed([lambda w=w, plan=plan: gemv.launch(x, [w], text, plan) for w in weights], 5)
-                rows[repr(plan)] = {"us": us, "share": stored.nbytes / us / 1e-6 / bandwidth}
 
 
 PLUGINS = {
@@ -330,14 +266,14 @@ def generate(found: dict[str, Any], arguments: argparse.Namespace) -> None:
 
 PARTS: dict[str, Callable[[dict[str, Any], argparse.Namespace], None]] = {
     "values": values, "gemv": one_row, "skinny": some_rows, "prefill": prefill, "activation": activation,
-    "training": training, "plans": plans, "generate": generate,
+    "training": training, "generate": generate,
 }  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", default="gpu_precision.json")
-    parser.add_argument("--parts", default="values,gemv,skinny,prefill,activation,training,plans")
+    parser.add_argument("--parts", default="values,gemv,skinny,prefill,activation,training")
     parser.add_argument("--formats", default="bf16,int4,nvfp4,int8,fp8", help="for the part generate")
     parser.add_argument("--seconds", type=float, default=95)
     arguments = parser.parse_args()

@@ -58,6 +58,47 @@ def test_several_weights_in_one_launch(format, bias, sizes):
     assert relative_error(found, wanted) < 3e-5
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("format", ["int8", "int4", "uint4/1x16/bfloat16+zero", "nvfp4", "mxfp4"])
+def test_rows_of_16_bits_are_multiplied_as_integers(format, dtype):
+    """As precise as 16-bit results are, also beside inputs a thousand times as large; and steps behind one another."""
+    matrix, weight = made(format, 6, 384, dtype, bias=False)
+    x = torch.randn(1, 384, dtype=dtype)
+    x[0, ::100] *= 1000
+    for plan in (gemv.Plan(4, 16, 1), gemv.Plan(8, 128, 1)):
+        found = gemv.launch(x, [weight], text(format), plan).double()
+        wanted = exact(x, matrix, weight)
+        assert ((found - wanted).abs() <= TOLERANCE[dtype] * wanted.abs() + 2e-5 * wanted.abs().max()).all()
+
+
+def test_what_is_no_number_stays_none():
+    matrix, weight = made("int4/1x32/bfloat16", 6, 64, torch.bfloat16)
+    for value in (float("nan"), float("inf")):
+        x = torch.randn(1, 64, dtype=torch.bfloat16)
+        x[0, 5] = value
+        assert gemv.launch(x, [weight], "int4/1x32/bfloat16").isnan().all()
+    x = torch.full((1, 64), 1e-38, dtype=torch.bfloat16)
+    assert torch.equal(gemv.launch(x, [weight], "int4/1x32/bfloat16")[0], weight.bias)
+
+
+@pytest.mark.parametrize("format", ["int4/1x32/bfloat16", "int8", "nvfp4", "fp8", "nf4/1x64/bfloat16"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_what_stands_around_a_row(format, dtype):
+    """The norm before, the residual after, gate and up: against the operator's own parts in float64."""
+    (first, gate), (second, up) = made(format, 6, 192, dtype), made(format, 6, 192, dtype)
+    x, residual, norm = (torch.randn(1, size, dtype=dtype) for size in (192, 6, 192))
+    operator = torch.ops.thunder.linear_weight_only_merged
+    columns = [[getattr(w, name) for w in (gate, up) if getattr(w, name) is not None]
+               for name in ("codes", "scales", "zeros", "tensor_scale", "bias")]  # fmt: skip
+    single = [values[:1] for values in columns]
+    h = x.double() * torch.rsqrt(x.double().square().mean() + 1e-5) * norm[0].double()
+    found = operator(x, *single, text(format), residual, norm[0], 1e-5)
+    assert relative_error(found, exact(h, first, gate) + residual.double()) <= max(TOLERANCE[dtype], 3e-5)
+    wanted = torch.nn.functional.silu(exact(h, first, gate)) * exact(h, second, up)
+    found = operator(x, *columns, text(format), None, norm[0], 1e-5, "silu")
+    assert relative_error(found, wanted) <= max(TOLERANCE[dtype], 1e-4)
+
+
 @pytest.mark.parametrize("format", FORMATS)
 def test_some_rows(format):
     matrix, weight = made(format, 18, 192)

@@ -1,20 +1,13 @@
-"""The activation functions that kernels apply to their results: in PyTorch, and in Triton."""
+"""The activation functions that kernels apply to their results: in PyTorch (`plain_forms`), and in Triton."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import torch
 import triton
 import triton.language as tl
-from torch.nn import functional as F
 
-ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "none": lambda x: x,
-    "silu": F.silu,
-    "gelu": F.gelu,
-    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
-}
+from thunder.kernels.plain_forms import ACTIVATIONS
+
+__all__ = ["ACTIVATIONS", "activate"]
 
 
 @triton.jit

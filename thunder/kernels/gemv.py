@@ -41,6 +41,7 @@ from thunder.kernels.launch import (
     runs_triton,
 )
 from thunder.kernels.machine_code import launch_kernel
+from thunder.kernels.plain_forms import normalised
 from thunder.kernels.registry import register_library_kernel
 
 MOST_ROWS = 16
@@ -338,13 +339,6 @@ def _(x, gate, up, norm_weight=None, eps=1e-6, activation="silu", constant_weigh
 
 GEMV = torch.ops.thunder.gemv.default
 GEMV_GATED = torch.ops.thunder.gemv_gated.default
-
-
-def normalised(x: torch.Tensor, norm_weight: torch.Tensor | None, eps: float) -> torch.Tensor:
-    """RMSNorm, when there is a weight for it."""
-    if norm_weight is None:
-        return x
-    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * norm_weight.to(x.dtype)
 
 
 def gemv_reference(

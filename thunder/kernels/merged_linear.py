@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from thunder.kernels import gemv
 from thunder.kernels.launch import as_rows, empty_contiguous, runs_triton
 from thunder.kernels.placement import merged
+from thunder.kernels.plain_forms import normalised
 
 
 @torch.library.custom_op("thunder::merged_linear", mutates_args=())
@@ -38,7 +39,7 @@ def merged_linear(
     weight, bias = merged(weights), merged(biases) if biases else None
     if not (runs_triton(x) and gemv.is_supported(x, *weights)):
         if norm_weight is not None:
-            x = gemv.normalised(x.float(), norm_weight, eps).to(x.dtype)
+            x = normalised(x.float(), norm_weight, eps).to(x.dtype)
         if weight is not None and (bias is not None or not biases):
             return F.linear(x, weight, bias)
         parts = [F.linear(x, w, biases[i] if biases else None) for i, w in enumerate(weights)]

@@ -6,7 +6,6 @@ Input: a torch-level trace, after `substitute_kernels` and `merge_projections`. 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from thunder import _torch_compat
 from thunder.kernels import gemv
@@ -14,25 +13,16 @@ from thunder.kernels.attention import drop_unused
 from thunder.kernels.gemv import GEMV, GEMV_GATED
 from thunder.kernels.launch import rows_of
 from thunder.kernels.merged_linear import MERGED_LINEAR
+from thunder.kernels.norm_folding import NormPlaces, norm_places, register_norm_folding
 from thunder.kernels.pattern import Definitions
 from thunder.kernels.registry import active_kernels, is_disabled, is_wanted_on
 from thunder.kernels.rms_norm import RMS_NORM
 from thunder.kernels.substitute import Surroundings, gives_the_same, substitute_kernel
 from thunder.trace import Op, Trace, Var, iterate_vars, trace_pass
 
-# Where each operation takes (x, norm_weight, eps), as positions among its arguments.
-_NORM_ARGUMENTS: dict[Any, tuple[int, int, int]] = {
-    GEMV: (0, 4, 5),
-    GEMV_GATED: (0, 3, 4),
-    MERGED_LINEAR: (0, 3, 4),
-}
-# Where it takes weights and biases.
-_WEIGHT_PLACES: dict[Any, tuple[int, ...]] = {GEMV: (1, 2), GEMV_GATED: (1, 2), MERGED_LINEAR: (1, 2)}
-_DEFAULTS: dict[Any, tuple[Any, ...]] = {
-    GEMV: (None, None, None, None, None, 1e-6, "none"),
-    GEMV_GATED: (None, None, None, None, 1e-6, "silu"),
-    MERGED_LINEAR: (None, None, (), None, 1e-6),
-}
+register_norm_folding(GEMV, NormPlaces(0, 4, 5, (1, 2), (None,) * 5 + (1e-6, "none")))
+register_norm_folding(GEMV_GATED, NormPlaces(0, 3, 4, (1, 2), (None,) * 4 + (1e-6, "silu")))
+register_norm_folding(MERGED_LINEAR, NormPlaces(0, 3, 4, (1, 2), (None, None, (), None, 1e-6)))
 
 
 @trace_pass
@@ -62,7 +52,7 @@ def _is_for_gemv(norm: Op, surroundings: Surroundings) -> bool:
     if not users or rows > gemv.MOST_ROWS or (rows == 1 and result.value.shape[-1] > gemv.LONGEST_RESIDENT):
         return False
     return id(result) not in surroundings.returned and all(
-        user.target in _NORM_ARGUMENTS and user.args[0] is result for user in users
+        norm_places(user.target) is not None and user.args[0] is result for user in users
     )
 
 
@@ -87,11 +77,11 @@ def _mark_constant_weights(trace: Trace) -> Trace:
     }
     ops = []
     for op in trace.ops:
-        if op.target in _NORM_ARGUMENTS and "constant_weights" not in op.kwargs:
-            norm_place = _NORM_ARGUMENTS[op.target][1]
+        places = norm_places(op.target)
+        if places is not None and "constant_weights" not in op.kwargs:
             # Besides x and the residual, everything that these take is read ahead.
-            places = [*_WEIGHT_PLACES[op.target], norm_place]
-            read = iterate_vars(tuple(op.args[place] for place in places if place < len(op.args)))
+            positions = (*places.weights, places.norm_weight)
+            read = iterate_vars(tuple(op.args[position] for position in positions if position < len(op.args)))
             if all(id(var) in constant for var in read):
                 op = replace(op, kwargs={**op.kwargs, "constant_weights": True})
         ops.append(op)
@@ -104,21 +94,20 @@ def _fold_norms(trace: Trace) -> Trace:
     surroundings = Surroundings(trace)
     changed: dict[int, Op] = {}
     for op in trace.ops:
-        positions = _NORM_ARGUMENTS.get(op.target)
-        if positions is None:
+        places = norm_places(op.target)
+        if places is None:
             continue
-        arguments = [*op.args, *_DEFAULTS[op.target][len(op.args) :]]
-        x_place, weight_place, eps_place = positions
-        x = arguments[x_place]
+        arguments = [*op.args, *places.defaults[len(op.args) :]]
+        x = arguments[places.x]
         norm = definitions.makers.get(id(x)) if isinstance(x, Var) else None
-        if norm is None or norm.target is not RMS_NORM or arguments[weight_place] is not None or norm.kwargs:
+        if norm is None or norm.target is not RMS_NORM or arguments[places.norm_weight] is not None or norm.kwargs:
             continue
         if not gemv.is_supported(x.value) or rows_of(x.value) != 1:
             continue
         source, norm_weight, eps, *others = norm.args
         if any(others) or not isinstance(norm_weight, Var) or not surroundings.may_move([norm], op, [source]):
             continue
-        arguments[x_place], arguments[weight_place], arguments[eps_place] = source, norm_weight, eps
+        arguments[places.x], arguments[places.norm_weight], arguments[places.eps] = source, norm_weight, eps
         changed[id(op)] = replace(op, args=tuple(arguments))
     if not changed:
         return trace

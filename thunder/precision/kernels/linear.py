@@ -55,13 +55,28 @@ def linear(
     return F.linear(x, matrix, bias.to(x.dtype) if bias is not None else None)
 
 
-def linear_merged(x: torch.Tensor, parts: Sequence[tuple[Any, ...]], format: str) -> torch.Tensor:
-    """x [..., K] times several weights, each (codes, scales, zeros, tensor scale, bias): [..., sum of N]."""
+def linear_merged(
+    x: torch.Tensor,
+    parts: Sequence[tuple[Any, ...]],
+    format: str,
+    *,
+    ahead: bool,
+    residual: torch.Tensor | None,
+    norm_weight: torch.Tensor | None,
+    eps: float,
+    activation: str,
+) -> torch.Tensor | None:
+    """x [1, K] times several weights, each (codes, scales, zeros, tensor scale, bias), with what stands around them.
+
+    None where no kernel computes it: more than one row, more weights than a launch takes.
+    """
+    if rows_of(x) != 1 or len(parts) > gemv.MOST_WEIGHTS:
+        return None
     weights = [Weight(*part) for part in parts]
-    if rows_of(x) == 1 and len(weights) <= gemv.MOST_WEIGHTS:
-        return gemv.launch(as_rows(x).view(x.shape), weights, format)
-    outs = [linear(x, w.codes, w.scales, w.zeros, w.tensor_scale, w.bias, format) for w in weights]
-    return torch.cat(outs, -1)
+    return gemv.launch(
+        as_rows(x).view(x.shape), weights, format, residual=residual, norm_weight=norm_weight, eps=eps,
+        activation=activation, ahead=ahead,
+    )  # fmt: skip
 
 
 def dequantize(
