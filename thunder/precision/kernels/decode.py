@@ -21,6 +21,7 @@ import torch
 import triton
 import triton.language as tl
 
+from thunder.kernels.compile_ahead import is_request
 from thunder.precision.formats import FloatElement, Format
 
 INTEGER, FLOAT, TABLE = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
@@ -77,9 +78,15 @@ def describe(format: str, columns: int) -> Description:
     return Description(kind, parsed.bits, mantissa, flip, offset, factor, scale, group, rows)
 
 
-@functools.lru_cache(maxsize=16)
 def number_table(device: torch.device) -> torch.Tensor:
     """The numbers of NF4, float32 [16]."""
+    if is_request():  # what is made here has no data, and is not to be kept
+        return torch.empty(16, dtype=torch.float32, device=device)
+    return _number_table(device)
+
+
+@functools.lru_cache(maxsize=16)
+def _number_table(device: torch.device) -> torch.Tensor:
     with torch.inference_mode(False):
         return torch.tensor(Format("nf4").kind.values(), dtype=torch.float32, device=device)
 
