@@ -13,10 +13,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 import time
-import traceback
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +29,7 @@ from thunder.precision.kernels.gemv import Plan, Weight
 
 BF16 = torch.bfloat16
 HIDDEN, INNER, LAYERS = 1536, 8960, 28
-PROCESSES = 12
+PROCESSES = 16
 
 
 @dataclass(frozen=True)
@@ -69,8 +67,8 @@ def plans_for(product: Product, bits: int) -> list[Plan]:
     return [Plan(rows, words * wide, warps) for rows, words, warps in shapes]
 
 
-def stored_sets(product: Product, format: str) -> tuple[list[Quantized], list[list[Weight]]]:
-    """The weights of a product, and as many copies of them as no cache holds."""
+def stored_sets(product: Product, format: str, count: int = 0) -> tuple[list[Quantized], list[list[Weight]]]:
+    """The weights of a product, and `count` sets of them, by default as many as no cache holds."""
     torch.manual_seed(0)
     stored = [quantize(torch.randn(n, product.k, device="cuda", dtype=BF16) / product.k**0.5, format)
               for n in product.sizes]  # fmt: skip
@@ -79,7 +77,7 @@ def stored_sets(product: Product, format: str) -> tuple[list[Quantized], list[li
                torch.randn(n, device="cuda", dtype=BF16) if product.has_bias else None)
         for s, n in zip(stored, product.sizes)
     ]  # fmt: skip
-    others = copies_beyond_caches(sum(s.nbytes for s in stored)) - 1
+    others = (count or copies_beyond_caches(sum(s.nbytes for s in stored))) - 1
     clones = [[Weight(*(None if p is None else p.clone() for p in vars(w).values())) for w in first]
               for _ in range(others)]  # fmt: skip
     return stored, [first, *clones]
@@ -128,23 +126,27 @@ def bf16_time(product: Product) -> float:
         )
 
 
-def compile_slice(part: int, formats: list[str]) -> None:
-    """Compiles every `PROCESSES`-th kernel by launching it once; what fails is noted by the process that times."""
+def compile_kernels(formats: list[str], deadline: float) -> None:
+    """Compiles all kernels by launching each once: several at a time, as a launch waits for processes that compile."""
     jobs = [(product, format, plan) for format in formats for product in PRODUCTS
             for plan in plans_for(product, get_format(format).bits)]  # fmt: skip
-    for product, format, plan in jobs[part::PROCESSES]:
-        stored = [quantize(torch.randn(n, product.k, device="cuda", dtype=BF16), format) for n in product.sizes]
-        weights = [
-            Weight(s.codes, s.scales, s.zeros, s.tensor_scale,
-                   torch.zeros(n, device="cuda", dtype=BF16) if product.has_bias else None)
-            for s, n in zip(stored, product.sizes)
-        ]  # fmt: skip
+    sets: dict[tuple[Product, str], list[Weight]] = {}
+    for product, format, _ in jobs:
+        if (product, format) not in sets:
+            sets[product, format] = stored_sets(product, format, 1)[1][0]
+
+    def launch_once(job: tuple[Product, str, Plan]) -> None:
+        product, format, plan = job
         x, rest = around(product)
-        try:
-            with own_capture():
-                gemv.launch(x, weights, str(get_format(format)), plan, ahead=True, **rest)
-        except Exception:  # the process that times reports it
-            traceback.print_exc(limit=1)
+        with own_capture(), torch.no_grad():
+            gemv.launch(x, sets[product, format], str(get_format(format)), plan, ahead=True, **rest)
+
+    pool = ThreadPoolExecutor(PROCESSES)
+    launches = [pool.submit(launch_once, job) for job in jobs]
+    wait(launches, timeout=max(1.0, deadline - time.perf_counter() - 30))
+    pool.shutdown(wait=False, cancel_futures=True)
+    failed = [str(one.exception())[:300] for one in launches if one.done() and not one.cancelled() and one.exception()]
+    print(f"{len(jobs)} kernels, {sum(one.done() for one in launches)} launched", *failed[:3], flush=True)
     torch.cuda.synchronize()
 
 
@@ -210,22 +212,10 @@ def main() -> None:
     parser.add_argument("--output", default="gpu_quantized_rows.json")
     parser.add_argument("--formats", default="int4,int8,nvfp4,fp8")
     parser.add_argument("--seconds", type=float, default=90)
-    parser.add_argument(
-        "--slice", type=int, default=-1, help="used by the script itself: compile a part of the kernels"
-    )
     arguments = parser.parse_args()
     formats = arguments.formats.split(",")
-    if arguments.slice >= 0:
-        compile_slice(arguments.slice, formats)
-        return
     deadline = time.perf_counter() + arguments.seconds
-    command = [sys.executable, __file__, "--formats", arguments.formats, "--slice"]
-    compilers = [subprocess.Popen([*command, str(part)]) for part in range(PROCESSES)]
-    for process in compilers:
-        try:
-            process.wait(timeout=max(1.0, deadline - time.perf_counter() - 30))
-        except subprocess.TimeoutExpired:
-            process.kill()
+    compile_kernels(formats, deadline)
     print(f"compiled, {deadline - time.perf_counter():.0f} s left", flush=True)
     with torch.no_grad():
         report = sweep(formats, deadline)

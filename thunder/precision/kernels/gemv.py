@@ -504,7 +504,8 @@ def launch(
     codes_per_word = 4 if described.bits == 8 else 8
     while (described.group // codes_per_word) % per:
         per //= 2
-    x, norm_weight = _aligned(x), _aligned(norm_weight)
+    x = _aligned(x)
+    norm_weight = None if norm_weight is None else _aligned(norm_weight)
     out = torch.empty((*x.shape[:-1], n), dtype=x.dtype, device=x.device)
     blocks = [triton.cdiv(size, plan.block_n) for size in sizes]
     arguments: list[object] = []
@@ -538,8 +539,8 @@ def launch(
     return out
 
 
-def _aligned(tensor: torch.Tensor | None) -> torch.Tensor | None:
+def _aligned(tensor: torch.Tensor) -> torch.Tensor:
     """The tensor, or a copy of one that does not begin at a multiple of 4 bytes: numbers are read two by two."""
-    if tensor is None or is_request() or tensor.data_ptr() % 4 == 0:
+    if is_request() or tensor.data_ptr() % 4 == 0:
         return tensor
     return tensor.clone()
