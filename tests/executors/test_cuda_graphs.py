@@ -220,13 +220,27 @@ def test_expanded_inputs():
 def test_recordings_of_one_pool_do_not_spoil_each_other():
     backend = RecordedGraphs()
     policy = GraphPolicy(training=False, verbose=True, backend=backend)
-    first = thunder.jit(lambda x: x * 2, executors=["eager"], cuda_graphs=policy)
-    second = thunder.jit(lambda x: x * 3, executors=["eager"], cuda_graphs=policy)
+    first = thunder.jit(lambda x: x.repeat(8, 1).mean(0) * 2, executors=["eager"], cuda_graphs=policy)
+    second = thunder.jit(lambda x: x.repeat(8, 1).mean(0) * 3, executors=["eager"], cuda_graphs=policy)
     x = torch.ones(3)
     for _ in range(5):
         a, b = first(x), second(x)
         c = first(x)
         assert (a.tolist(), b.tolist(), c.tolist()) == ([2] * 3, [3] * 3, [2] * 3)
+    assert replays(backend) >= 3
+    assert backend.pools == 0
+
+
+@pytest.mark.parametrize("executors", [["eager"], ["aten"]])
+def test_large_results_stay_in_pools_of_their_own(executors):
+    weight = torch.randn(4, 64)
+    run, backend = compiled(lambda x: torch.tanh(x).mm(weight), executors=executors)
+    inputs = [torch.randn(2, 4) for _ in range(9)]
+    results = [run(x) for x in inputs]
+    for x, result in zip(inputs, results):
+        torch.testing.assert_close(result, torch.tanh(x).mm(weight))
+    assert replays(backend) >= 3
+    assert backend.pools >= 2
 
 
 class Network(torch.nn.Module):

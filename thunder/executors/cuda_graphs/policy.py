@@ -6,7 +6,7 @@ Input: a compiled function and its trace.  Output: the function itself, with a n
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from thunder.executors.cuda_graphs.backend import CudaGraphs, GraphBackend
 from thunder.executors.cuda_graphs.capturable import why_not_capturable
 from thunder.executors.cuda_graphs.graphed import GraphedFunction, Pools
 from thunder.trace import Trace, Var
+from thunder.trace.trace import regions_of_op
 
 GRAPH_MODES = ("off", "inference", "all")
 
@@ -53,13 +54,12 @@ class GraphPolicy:
         device = self._device(trace, notes)
         if device is None:
             return function
-        pools = Pools(self.backend, device, shared=True)
         return GraphedFunction(
             function,
             tensors=_tensors(trace),
             others=_others(trace),
             changed=changed,
-            pools=pools,
+            pools=Pools(self.backend, device, shared=by_shape or not _is_mostly_results(trace)),
             report=notes.append,
             name="the program",
             by_shape=by_shape,
@@ -141,6 +141,32 @@ class GraphPolicy:
             notes.append(f"{trace.name} runs without CUDA graphs: {reason}")
             return None
         return devices.pop()
+
+
+def _is_mostly_results(trace: Trace) -> bool:
+    """Whether the results are at least as large as the largest value on the way to them, as logits are.
+
+    In a pool of their own they need not be copied, and the program takes less memory than with copies.
+    """
+    given = {id(var) for var in trace.inputs}
+    results = {id(var): var for var in trace.output_vars() if id(var) not in given}
+    largest = max((_bytes_of(var) for var in _computed(trace) if id(var) not in results), default=0)
+    return bool(results) and sum(map(_bytes_of, results.values())) >= largest
+
+
+def _computed(trace: Trace) -> Iterator[Var]:
+    """The values that operations give, also within the functions of blocks; those within kernels never exist."""
+    for op in trace.ops:
+        yield from op.outputs()
+        for region in regions_of_op(op):
+            if region.executor == "eager":
+                returned = {id(var) for var in region.trace.output_vars()}
+                yield from (var for var in _computed(region.trace) if id(var) not in returned)
+
+
+def _bytes_of(var: Var) -> int:
+    tensor = var.value
+    return int(tensor.numel() * tensor.element_size()) if isinstance(tensor, torch.Tensor) else 0
 
 
 def _tensors(trace: Trace) -> list[int]:
