@@ -130,6 +130,10 @@ class MeshError(ThunderError, ValueError):
     """A mesh that does not fit the number of processes, the devices of the model or the plugin."""
 
 
+class PipelineError(ThunderError, ValueError):
+    """A program that cannot be cut into the stages that were asked for, or a call that a pipeline cannot make."""
+
+
 class ShardingPlanError(ThunderError, ValueError):
     """A plan that names no module, or asks for what a module cannot have; lists what there is."""
 

@@ -87,6 +87,7 @@ _THUNDER = os.path.dirname(os.path.dirname(__file__)) + os.sep
 _PROGRAMS_OF_THUNDER = (
     _THUNDER + "coverage" + os.sep,  # its suites define functions that are to be compiled
     _THUNDER + os.path.join("distributed", "parallel_linear.py"),  # the forward functions of divided layers
+    _THUNDER + os.path.join("distributed", "training_step.py"),  # what calls the model and the loss
 )
 _DIR_OF_CALLER = frame_lookasides()[dir]
 _LIBRARIES = sys.stdlib_module_names | {"torch"}

@@ -13,10 +13,12 @@ from thunder.distributed.mesh import (
     require_process_group,
     require_same_model,
 )
-from thunder.distributed.methods import DataParallelMethods, DistributedMethods
+from thunder.distributed.methods import DataParallelMethods, DistributedMethods, PipelineMethods
+from thunder.distributed.pipeline import SCHEDULES, Pipeline, PipelineOptions
 from thunder.distributed.tensor_parallel import automatic_plan, merge_entries, parallelise
 
 __all__ = [
+    "SCHEDULES",
     "Checkpoints",
     "DataParallel",
     "DataParallelMethods",
@@ -24,6 +26,9 @@ __all__ = [
     "DistributedMethods",
     "Group",
     "Groups",
+    "Pipeline",
+    "PipelineMethods",
+    "PipelineOptions",
     "automatic_plan",
     "broadcast_from_first",
     "clip_gradients",

@@ -22,7 +22,10 @@ from torch.distributed.checkpoint.state_dict import get_model_state_dict, get_st
 from torch.distributed.tensor import DTensor
 
 from thunder import _torch_compat
+from thunder.distributed.pipeline import Pipeline
 from thunder.errors import CheckpointError
+from thunder.frontend import is_compiled_module
+from thunder.frontend.inspection import compiled_function
 
 _PREFIX = "step-"
 
@@ -165,6 +168,12 @@ class Checkpoints:
 
 
 def _state(model: torch.nn.Module, optimizer: torch.optim.Optimizer | None, values: dict[str, Any]) -> dict[str, Any]:
+    pipeline = _pipeline_of(model)
+    if pipeline is not None:
+        raise CheckpointError(
+            "processes of a pipeline have different parameters, which checkpoints do not support",
+            remedy="save what thunder.distributed.whole_state_dict(model) gives the first process",
+        )
     state: dict[str, Any] = {"values": _Values(values)}
     if optimizer is None:
         state["model"] = get_model_state_dict(model)
@@ -173,22 +182,31 @@ def _state(model: torch.nn.Module, optimizer: torch.optim.Optimizer | None, valu
     return state
 
 
+def _pipeline_of(model: torch.nn.Module) -> Pipeline | None:
+    """The pipeline that a compiled model runs as, or None."""
+    distribution = compiled_function(model).options.distribution if is_compiled_module(model) else None
+    return distribution if isinstance(distribution, Pipeline) else None
+
+
 def whole_state_dict(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """The model's `state_dict` as plain tensors on the CPU of the first process, as a single process would have it.
 
     Every process calls it; the others get an empty dict.  One tensor at a time is whole.
     """
     first = not dist.is_initialized() or dist.get_rank() == 0
+    pipeline = _pipeline_of(model)
     state: dict[str, torch.Tensor] = {}
     known: dict[int, torch.Tensor] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
         if not isinstance(tensor, torch.Tensor):
             state[name] = tensor
             continue
-        if id(tensor) not in known:
+        key = id(tensor)
+        if key not in known:
+            tensor = tensor if pipeline is None else pipeline.whole_part(tensor)
             whole = tensor.full_tensor().detach() if isinstance(tensor, DTensor) else tensor.detach()
-            known[id(tensor)] = whole.cpu().clone() if first else torch.empty(0)
-        state[name] = known[id(tensor)]
+            known[key] = whole.cpu().clone() if first else torch.empty(0)
+        state[name] = known[key]
     return state if first else {}
 
 

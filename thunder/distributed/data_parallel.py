@@ -157,6 +157,31 @@ class DataParallel(Distribution):
         finally:
             self.synchronises = before
 
+    def reduce_kept_gradients(self) -> None:
+        """Reduces what backward passes within `no_sync` have left, at once: nothing overlaps."""
+        present: list[tuple[torch.Tensor, Layout, torch.Tensor]] = []
+        for parameter in self.model.parameters():
+            gradient = parameter.grad
+            if isinstance(parameter, DTensor):
+                _, gradient = self.local_gradients.pop(id(parameter), (None, None))
+            if gradient is not None:
+                present.append((parameter, self.layout(parameter), gradient))
+        self.has_local_gradients = False
+        regions = CollectiveRegions(
+            self.groups.shard, self.groups.replicate, self.groups.tensor, self.options.reduce_dtype
+        )
+        fake_mode = _torch_compat.fake_tensor_mode()
+        layouts = [layout for _, layout, _ in present]
+        for members in _alike(layouts, lambda x: (x.processes, x.seen_dtype, x.dtype, x.device, x.summed)):
+            for bucket in _up_to(members, lambda position: present[position][2].nbytes, self.options.bucket_bytes):
+                parts = [present[position][2] for position in bucket]
+                if self.reduces(layouts[bucket[0]]):
+                    kinds = [layouts[position] for position in bucket]
+                    parts = regions.reduce(kinds, fake_mode, "gradients", False).run(parts)
+                for position, part in zip(bucket, parts):
+                    owner = present[position][0]
+                    owner.grad = _torch_compat.dtensor_like(owner, part) if isinstance(owner, DTensor) else part
+
     def backward_variant(self) -> str:
         if not self.synchronises:
             return LOCAL
@@ -427,6 +452,19 @@ class _UndividedBoundary(Boundary):
                 for position, part in zip(members, stages.run(arguments)):
                     parts[position] = part
         return list(program.leave(parts, variant))
+
+
+def _up_to(members: Sequence[int], size_of: Callable[[int], int], limit: int) -> list[list[int]]:
+    """Members in order, in buckets that are closed when they have reached a size."""
+    buckets: list[list[int]] = []
+    size = 0
+    for member in members:
+        if not buckets or size >= limit:
+            buckets.append([])
+            size = 0
+        buckets[-1].append(member)
+        size += size_of(member)
+    return buckets
 
 
 def _alike(layouts: Sequence[Layout], kind: Callable[[Layout], Hashable]) -> list[list[int]]:

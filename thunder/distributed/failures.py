@@ -50,27 +50,30 @@ class Agreement:
         Raises:
             DivergenceError: names the ranks that have not.
         """
-        collectives = collectives_of(trace)
+        self.agree(trace.name, collectives_of(trace))
+
+    def agree(self, program: str, collectives: Sequence[str]) -> None:
+        """The same for communication that is described in words, one line each."""
         if not collectives:
             return
         digest = hashlib.sha256("\n".join(collectives).encode()).hexdigest()[:16]
         if digest in self._known:
             return
         store = _torch_compat.default_store()
-        store.set(f"{self._name}/{digest}/{dist.get_rank()}", trace.name)
+        store.set(f"{self._name}/{digest}/{dist.get_rank()}", program)
         keys = {rank: f"{self._name}/{digest}/{rank}" for rank in self._ranks}
         try:
             store.wait(list(keys.values()), datetime.timedelta(seconds=self._timeout))
         except RuntimeError:  # torch.distributed.DistStoreError
             absent = [rank for rank, key in keys.items() if not store.check([key])]
             error = DivergenceError(
-                f"{_ranks(absent)} did not come to the collectives of the {trace.name} program of rank "
+                f"{_ranks(absent)} did not come to the collectives of the {program} program of rank "
                 f"{dist.get_rank()} within {self._timeout:g} s. There are {len(collectives)}, the first is "
                 f"{collectives[0]}",
                 remedy="let all ranks take the same path: the same branches, the same modules, the same number of "
                 "calls; with different parameters in use, DDP(find_unused_parameters=True)",
             )
-            _say(f"DivergenceError before {trace.name}")
+            _say(f"DivergenceError before {program}")
             raise error from None
         self._known.add(digest)
 
@@ -117,7 +120,16 @@ def collective_failure(
     if place is None:
         _say(f"{type(error).__name__} in {program}: {str(error).splitlines()[0] if str(error) else ''}")
         return None
-    here = f"{place} of {program}"
+    return _failure(f"{place} of {program}", ranks)
+
+
+def exchange_failure(error: RuntimeError, what: str, ranks: Sequence[int]) -> CollectiveError:
+    """The error to raise for one that came up while processes sent one another activations."""
+    return _failure(f"the exchange of {what}", ranks, f" ({str(error).splitlines()[0] if str(error) else ''})")
+
+
+def _failure(here: str, ranks: Sequence[int], reason: str = "") -> CollectiveError:
+    """Says that this process stands here, asks the others, and names those that do not."""
     _say(here)
     said = _what_others_said(ranks)
     if said is None:
@@ -128,7 +140,7 @@ def collective_failure(
         parts = [f"{_ranks(silent)} did not take part and is gone or does something else"] if silent else []
         found = "; ".join(parts + elsewhere) or "all ranks were there: the network failed or was too slow"
     return CollectiveError(
-        f"the collective {here} failed on rank {dist.get_rank()}: {found}",
+        f"the collective {here} failed on rank {dist.get_rank()}: {found}{reason}",
         remedy="the cause is on the ranks that are named; torchrun --max-restarts with thunder.distributed.Checkpoints "
         "goes on from the last checkpoint",
     )

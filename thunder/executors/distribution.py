@@ -23,6 +23,19 @@ class ProgramDistribution:
         """The program with its collectives, over the inputs that this process has."""
         raise NotImplementedError
 
+    def put_off(self, lowered: Lowered, trace: Trace) -> Any:
+        """A backward trace in two parts, `first` and `later`, where some gradients are to be computed later; or None.
+
+        Both are traces; the answer is handed to `joined`.
+        """
+        return None
+
+    def joined(
+        self, first: Callable[[list[Any]], Any], later: Callable[[list[Any]], Any], parts: Any, count: int
+    ) -> Callable[[list[Any]], Any]:
+        """The backward function made of two parts; `count` gradients are expected of it."""
+        raise NotImplementedError
+
     def backward(self, trace: Trace, variant: Hashable) -> Trace:
         """The backward trace of the same program, with its collectives.
 
@@ -59,6 +72,10 @@ class ProgramDistribution:
 
 class Distribution:
     """How the programs of one model are spread over processes."""
+
+    def dispatch_of(self, compiled: Any) -> Callable[[tuple[Any, ...], dict[str, Any]], Any] | None:
+        """What makes the calls `(args, kwargs)` of a compiled function in its place; None: it makes them itself."""
+        return None
 
     def seen_as(self, tensor: torch.Tensor) -> tuple[tuple[int, ...], torch.dtype] | None:
         """For a parameter that is spread over processes, the shape and dtype in which programs see it; else None."""

@@ -99,6 +99,7 @@ class LinkedProgram:
         self._lock = threading.Lock()
         self._compiled: set[int] = set()
         self._backward_traces: dict[Mask, Trace] = {}
+        self._parts: dict[Mask, Any] = {}
         self._final_backward_traces: dict[tuple[Mask, Hashable], Trace] = {}
         self._backwards: dict[tuple[Mask, Hashable], Callable[[list[Any]], Any]] = {}
 
@@ -164,6 +165,8 @@ class LinkedProgram:
                 trace = delete_dead_values(trace, inputs=True)
                 self._final_backward_traces[present, variant] = trace
                 function = self._watched(trace.callable(boxed=True), trace)
+                if present in self._parts:
+                    function = self._with_later_part(function, present)
                 if self._graphs is not None:
                     function = self._graphs.backward(function, trace, self._notes, after=self.graphed)
                 self._backwards[present, variant] = function
@@ -173,8 +176,20 @@ class LinkedProgram:
         trace = self._backward_traces.get(present)
         if trace is None:
             trace = assemble_backward(self._lowered, self._blocks, self._forward, present)
+            parts = None if self._distribution is None else self._distribution.put_off(self._lowered, trace)
+            if parts is not None:
+                self._parts[present] = parts
+                trace = parts.first
             self._backward_traces[present] = trace
         return trace
+
+    def _with_later_part(self, first: Callable[[list[Any]], Any], present: Mask) -> Callable[[list[Any]], Any]:
+        """The backward function whose second part the distribution calls when it wants to."""
+        parts = self._parts[present]
+        self._compile(parts.later.regions())
+        later = delete_dead_values(parts.later, inputs=True).callable(boxed=True)
+        assert self._distribution is not None
+        return self._distribution.joined(first, later, parts, len(self._lowered.trainable))
 
     def _compile(self, regions: Sequence[Region]) -> None:
         """Has the regions that are new compiled by the executors that claim their operations."""

@@ -146,6 +146,9 @@ class CompiledFunction:
         self._gave_up: str | None = None
         self._breaks = 0
         self._warned: set[tuple[str, Location | None]] = set()
+        taken = None if options.distribution is None else options.distribution.dispatch_of(self)
+        if taken is not None:
+            self.dispatch = taken  # type: ignore[method-assign, assignment]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.dispatch(args, kwargs)

@@ -12,6 +12,7 @@ from thunder.plugins.plugin import (
     register_plugin,
     resolve_plugins,
 )
+from thunder.plugins.pp import PP
 from thunder.plugins.quantize import FP6, MXFP4, NVFP4, QuantizeInt4, QuantizeInt8, QuantizePlugin
 from thunder.plugins.reduce_overhead import ReduceOverheadPlugin
 from thunder.plugins.tp import TP
@@ -19,6 +20,7 @@ from thunder.plugins.tp import TP
 __all__ = [
     "DDP",
     "FSDP",
+    "PP",
     "TP",
     "FP6",
     "FP8",

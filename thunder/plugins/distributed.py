@@ -16,6 +16,8 @@ from torch.distributed.device_mesh import DeviceMesh
 from thunder.distributed import (
     DataParallel,
     DataParallelMethods,
+    DistributedMethods,
+    Groups,
     data_parallel_mesh,
     joint_mesh,
     one_device,
@@ -23,6 +25,7 @@ from thunder.distributed import (
     require_same_model,
 )
 from thunder.errors import OptionError
+from thunder.executors.distribution import Distribution
 from thunder.plugins.plugin import Choices
 
 
@@ -33,8 +36,8 @@ class Prepared(NamedTuple):
         model: the model.
         device: where its parts are to be.
         mesh: the processes of this plugin.
-        divided: what tensor parallelism, an earlier plugin, has made of the model; None without it.
-        joint: the mesh with the dimensions of both; `mesh` without tensor parallelism.
+        divided: what earlier plugins have made of the model; None without them.
+        joint: the mesh with the dimensions of all of them.
     """
 
     model: torch.nn.Module
@@ -80,10 +83,11 @@ def prepare(
             remedy="use recipe='auto'",
         )
     divided = choices.options.get("distribution")
-    if divided is not None and (plugin == "tp" or divided.groups.tensor is None or divided.mesh.ndim > 1):
+    if divided is not None and not _may_follow(plugin, divided):
         raise OptionError(
             f"{plugin!r} is given after another distributed plugin that it cannot follow",
-            remedy="use one of 'ddp' and 'fsdp', with 'tp' before it: plugins=[TP(mesh['tp']), FSDP(mesh['dp'])]",
+            remedy="use one of 'ddp' and 'fsdp', with 'tp' before and 'pp' after it: "
+            "plugins=[TP(mesh['tp']), FSDP(mesh['dp']), PP(mesh['pp'])]",
         )
     require_process_group(plugin)
     device = one_device(target, plugin)
@@ -99,13 +103,22 @@ def prepare(
     return Prepared(target, device, mesh, divided, joint)
 
 
-def distribute(choices: Choices, distribution: DataParallel, methods: type = DataParallelMethods) -> Choices:
+def _may_follow(plugin: str, divided: Distribution) -> bool:
+    """Whether a plugin may come after what the ones before have made."""
+    if not isinstance(divided, DataParallel):
+        return False
+    if plugin == "pp":
+        return True
+    return plugin != "tp" and divided.groups.shard is None and divided.groups.replicate is None
+
+
+def distribute(choices: Choices, distribution: Distribution, methods: type = DataParallelMethods) -> Choices:
     """The choices for a model that is spread over processes."""
     choices.options["distribution"] = distribution
     # Programs with symbolic sizes are not lowered: their collectives would not overlap with anything.
-    if distribution.groups.shard is not None or distribution.groups.replicate is not None:
+    if not isinstance(distribution, DataParallel) or distribution.groups != Groups(tensor=distribution.groups.tensor):
         choices.options["cache"] = "constant values"
     choices.options["cuda_graphs"] = "off"
-    others = [mixin for mixin in choices.options.get("mixins", ()) if not issubclass(methods, mixin)]
+    others = [mixin for mixin in choices.options.get("mixins", ()) if not issubclass(mixin, DistributedMethods)]
     choices.options["mixins"] = (*others, methods)
     return choices
