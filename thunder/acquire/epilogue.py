@@ -218,8 +218,10 @@ class Epilogue:
         if isinstance(value, functools.partial):
             return self._finish(
                 value,
-                lambda: f"{const(kind)}({self.expression(value.func)}, *{self._tuple(value.args)}, "
-                f"**{{{', '.join(f'{key!r}: {self.expression(item)}' for key, item in value.keywords.items())}}})",
+                lambda: (
+                    f"{const(kind)}({self.expression(value.func)}, *{self._tuple(value.args)}, "
+                    f"**{{{', '.join(f'{key!r}: {self.expression(item)}' for key, item in value.keywords.items())}}})"
+                ),
             )
         if isinstance(value, slice):
             parts = (value.start, value.stop, value.step)  # type: ignore[assignment]
@@ -354,9 +356,7 @@ class Epilogue:
     def _listed(self, items: list[Any]) -> str:
         return "[" + ", ".join([self.expression(item) for item in items]) + "]"
 
-    def _replay_dict(
-        self, owner: str, container: Any, before: list[Any], after: list[Any], heap: Heap
-    ) -> None:
+    def _replay_dict(self, owner: str, container: Any, before: list[Any], after: list[Any], heap: Heap) -> None:
         base = collections.OrderedDict if isinstance(container, collections.OrderedDict) else dict
         setter = f"{self.prologue.bind(base.__setitem__)}({owner}, "
         old, new = dict(before), dict(after)

@@ -92,7 +92,6 @@ class ResultInference(ValueResults):
                 _remember(identity, maker)
         return result
 
-
     def _infer_symbolic(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], shadows: list[torch.Tensor]
     ) -> Any:
@@ -121,7 +120,6 @@ class ResultInference(ValueResults):
         self._find_unknown_sizes(result)
         return result
 
-
     def _note_changes(self, shadows: list[torch.Tensor], before: list[int]) -> None:
         """Remembers, for the operation that is written next, which tensors it changes."""
         self.changed += [
@@ -129,7 +127,6 @@ class ResultInference(ValueResults):
             for shadow, version in zip(shadows, before)
             if not shadow.is_inference() and shadow._version != version and id(shadow) in self._vars
         ]
-
 
     def _on_shadows(
         self,
@@ -323,7 +320,6 @@ class ResultInference(ValueResults):
             kind = type(value)
             return (kind(*items) if hasattr(kind, "_fields") else kind(items)), False
         return value, False
-
 
     def _explain(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception

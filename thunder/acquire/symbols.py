@@ -302,9 +302,7 @@ class Symbols:
         self._stated.update(fresh)
         return fresh
 
-    def written_condition(
-        self, condition: sympy.Expr, emit: Callable[[Op], None], fresh: Callable[[str], str]
-    ) -> Any:
+    def written_condition(self, condition: sympy.Expr, emit: Callable[[Op], None], fresh: Callable[[str], str]) -> Any:
         """A condition in the trace; None for one about numbers that the program never gets to see."""
         unseen = [s for s in condition.free_symbols if s not in self._vars and s not in self._sizes]
         return None if unseen else self._lower(condition, emit, fresh)

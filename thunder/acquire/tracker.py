@@ -392,8 +392,26 @@ _C_CALLABLES = frozenset(
 )
 _NUMPY_RANDOM = "numpy.random"
 _ARRAY_CHANGES = frozenset(
-    {"fill", "sort", "put", "resize", "itemset", "partition", "setfield", "setflags", "__setitem__", "append", "extend",
-     "insert", "pop", "remove", "reverse", "byteswap", "frombytes", "fromlist"}
+    {
+        "fill",
+        "sort",
+        "put",
+        "resize",
+        "itemset",
+        "partition",
+        "setfield",
+        "setflags",
+        "__setitem__",
+        "append",
+        "extend",
+        "insert",
+        "pop",
+        "remove",
+        "reverse",
+        "byteswap",
+        "frombytes",
+        "fromlist",
+    }
 )
 _GETTERS = frozenset({operator.attrgetter, operator.itemgetter, operator.methodcaller})
 _CACHES = frozenset({functools._lru_cache_wrapper})

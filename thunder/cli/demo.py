@@ -239,9 +239,7 @@ def as_json(rows: list[Row], seconds: float) -> dict[str, Any]:
 
 
 def command(
-    only: Annotated[
-        list[str] | None, typer.Option(help="Run only this workload; may be given several times.")
-    ] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Run only this workload; may be given several times.")] = None,
     by: Annotated[
         list[str] | None, typer.Option(help="Run only this contender (beside eager); may be repeated.")
     ] = None,

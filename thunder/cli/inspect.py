@@ -51,9 +51,7 @@ def evaluate(expression: str, module: ModuleType) -> Any:
 
 def differentiate(result: Any) -> None:
     """Backward from the sum of every floating-point tensor in the result that needs a gradient."""
-    tensors = [
-        leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, torch.Tensor) and leaf.requires_grad
-    ]
+    tensors = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, torch.Tensor) and leaf.requires_grad]
     if not tensors:
         raise OptionError("--backward: no tensor in the result requires a gradient")
     total = torch.stack([tensor.sum() for tensor in tensors]).sum()

@@ -47,9 +47,9 @@ class Ceilings:
 
 def count_work(task: Task, workload: Workload, step: Callable[[], Any]) -> Work:
     """Counts one step of the uncompiled model."""
-    embeddings = {
-        id(module.weight) for module in task.model.modules() if isinstance(module, torch.nn.Embedding)
-    } - {id(module.weight) for module in task.model.modules() if isinstance(module, torch.nn.Linear)}
+    embeddings = {id(module.weight) for module in task.model.modules() if isinstance(module, torch.nn.Embedding)} - {
+        id(module.weight) for module in task.model.modules() if isinstance(module, torch.nn.Linear)
+    }
     # Of an embedding only some rows are read; they count for nothing beside the rest.
     weights = sum(_bytes(p) for p in task.model.parameters() if id(p) not in embeddings)
     inputs = sum(_bytes(leaf) for leaf in pytree.tree_leaves((task.args, task.kwargs)) if isinstance(leaf, Tensor))

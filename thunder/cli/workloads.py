@@ -336,9 +336,7 @@ def _generation(family: str, cache: str) -> Workload:
 
 
 def _forward(family: str) -> Workload:
-    return Workload(
-        family.lower(), f"{family}, 28 layers: forward", "inference", lambda: causal_language_model(family)
-    )
+    return Workload(family.lower(), f"{family}, 28 layers: forward", "inference", lambda: causal_language_model(family))
 
 
 DEMONSTRATION = (

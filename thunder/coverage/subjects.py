@@ -84,9 +84,7 @@ class Thunder(Subject):
         if importlib.import_module("thunder.generate.request").why_unsuitable(model) is not None:
             return None
         mixins = (importlib.import_module("thunder.generate").GenerationMethods,)
-        compiled: torch.nn.Module = thunder.jit(
-            model, executors=self.executors, cache="symbolic values", mixins=mixins
-        )
+        compiled: torch.nn.Module = thunder.jit(model, executors=self.executors, cache="symbolic values", mixins=mixins)
         return compiled
 
     def require_compiled(self, compiled: Callable[..., Any]) -> None:

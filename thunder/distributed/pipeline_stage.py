@@ -16,6 +16,7 @@ from thunder.distributed.data_parallel import DataParallel, ProgramDataParallel
 from thunder.distributed.split_backward import SplitBackward, split_backward
 from thunder.distributed.stages import Stage
 from thunder.executors import CompiledComputation, Executor, compile_computation
+from thunder.executors.runtime import Separation
 from thunder.lower import Lowered
 from thunder.trace import Trace
 
@@ -122,6 +123,7 @@ class StageProgram(ProgramDataParallel):
         super().__init__(parent, layouts, inputs)
         self._inputs = inputs
         self._received = received
+        self._separation = Separation()
         self.late: Callable[[], None] | None = None
 
     def put_off(self, lowered: Lowered, trace: Trace) -> SplitBackward | None:
@@ -152,7 +154,7 @@ class StageProgram(ProgramDataParallel):
 
     def _accumulate(self, values: Sequence[Any], positions: Sequence[int], count: int) -> None:
         gradients: list[Any] = [None] * count
-        for position, value in zip(positions, values):
+        for position, value in zip(positions, self._separation.separate(tuple(positions), values)):
             gradients[position] = value
         left = self.leave(gradients, self.backward_variant())
         for number, gradient in zip(self._trainable, left):

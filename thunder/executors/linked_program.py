@@ -47,9 +47,7 @@ class ProgramTraces(NamedTuple):
 
 def split_blocks(lowered: Lowered, joints: dict[int, Trace]) -> dict[int, BlockRegions]:
     """Regions for the forward and backward traces of each block, by `id(block)`."""
-    return {
-        id(block): make_regions(split_joint(block, joints[id(block)]), _specialised) for block in lowered.blocks
-    }
+    return {id(block): make_regions(split_joint(block, joints[id(block)]), _specialised) for block in lowered.blocks}
 
 
 def _specialised(trace: Trace, absent: frozenset[int]) -> Trace:

@@ -80,6 +80,7 @@ class TrainingProgram:
         self.forward = forward
         self.backward_for = backward_for
         self.distribution = distribution
+        self.separation = Separation()
         self.output_count = len(program.outputs)
         self.saved_inputs = [inputs[id(var)] for var in program.saved if id(var) in inputs]
         self.saved_outputs = [outputs[id(var)] for var in program.saved if id(var) in outputs]
@@ -158,13 +159,55 @@ class _Differentiable(torch.autograd.Function):
             return (None, None, *(None for _ in program.trainable))
         twice = torch.is_grad_enabled()
         with torch.no_grad(), _torch_compat.below_autograd():
+            variant = None
             if program.distribution is None:
                 results = program.backward_for(tuple(present))(arguments)
             else:
+                variant = program.distribution.backward_variant()
                 results = _distributed_backward(program, program.distribution, tuple(present), arguments)
+            results = program.separation.separate((tuple(present), variant), results)
         if twice:
             results = _not_differentiable_again(results)
         return (None, None, *results)
+
+
+class Separation:
+    """Gradients that lie in the same memory get memory of their own: autograd and optimisers change them in place.
+
+    Which ones do is found out at the first call of each backward program.
+    """
+
+    def __init__(self) -> None:
+        self._overlapping: dict[Any, list[int]] = {}
+
+    def separate(self, program: Any, gradients: Sequence[torch.Tensor | None]) -> Sequence[torch.Tensor | None]:
+        """The gradients, none of which overlaps with another; `program` tells backward programs apart."""
+        positions = self._overlapping.get(program)
+        if positions is None:
+            positions = self._overlapping[program] = _overlapping(gradients)
+        if not positions:
+            return gradients
+        separated = list(gradients)
+        for position in positions:
+            gradient = separated[position]
+            separated[position] = None if gradient is None else gradient.clone()
+        return separated
+
+
+def _overlapping(tensors: Sequence[torch.Tensor | None]) -> list[int]:
+    """Positions of the tensors that begin within the memory of others."""
+    spans = []
+    for position, tensor in enumerate(tensors):
+        if type(tensor) is torch.Tensor and tensor.numel():
+            last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride()))
+            start = tensor.data_ptr()
+            spans.append((start, start + (last + 1) * tensor.element_size(), position))
+    found, end = [], 0
+    for start, stop, position in sorted(spans):
+        if start < end:
+            found.append(position)
+        end = max(end, stop)
+    return found
 
 
 def _distributed_backward(

@@ -37,9 +37,7 @@ _HASHABLE_CALLABLES = frozenset(
 )
 
 
-def call_value(
-    interp: Any, function: Any, arguments: Sequence[Any], keywords: Mapping[str, Any] = _NO_KEYWORDS
-) -> Any:
+def call_value(interp: Any, function: Any, arguments: Sequence[Any], keywords: Mapping[str, Any] = _NO_KEYWORDS) -> Any:
     """Calls anything callable."""
     kind = type(function)
     if kind is FunctionType:

@@ -11,9 +11,7 @@ from .lookup import is_class, type_lookup
 from .loop import run
 
 
-def build_class(
-    interp: Any, body: Any, name: Any, /, *bases: Any, metaclass: Any = NULL, **keywords: Any
-) -> Any:
+def build_class(interp: Any, body: Any, name: Any, /, *bases: Any, metaclass: Any = NULL, **keywords: Any) -> Any:
     """The look-aside of `builtins.__build_class__`."""
     if type(body) is not FunctionType:
         raise TypeError("__build_class__: func must be a function")

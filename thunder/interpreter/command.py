@@ -116,9 +116,7 @@ def run_program(interp: Interpreter, arguments: list[str]) -> None:
         interp.call(runpy._run_module_as_main, arguments[1])  # type: ignore[attr-defined]
         return
     module = _fresh_main()
-    module.__dict__.update(
-        __spec__=None, __package__=None, __loader__=_frozen_importlib.BuiltinImporter
-    )
+    module.__dict__.update(__spec__=None, __package__=None, __loader__=_frozen_importlib.BuiltinImporter)
     if first == "-c":
         sys.argv[:] = ["-c", *arguments[2:]]
         sys.path.insert(0, "")

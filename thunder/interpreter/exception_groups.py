@@ -21,13 +21,9 @@ def match_group(
     if isinstance(exception, BaseExceptionGroup):  # noqa: F821
         pair = interp.call(interp.getattr(exception, "split"), wanted)
         if not isinstance(pair, tuple):
-            raise TypeError(
-                f"{type(exception).__name__}.split must return a tuple, not {type(pair).__name__}"
-            )
+            raise TypeError(f"{type(exception).__name__}.split must return a tuple, not {type(pair).__name__}")
         if len(pair) < 2:
-            raise TypeError(
-                f"{type(exception).__name__}.split must return a 2-tuple, got tuple of size {len(pair)}"
-            )
+            raise TypeError(f"{type(exception).__name__}.split must return a 2-tuple, got tuple of size {len(pair)}")
         match, rest = pair[0], pair[1]
         return rest, match
     return exception, None

@@ -272,9 +272,7 @@ class Frame:
 
     def __repr__(self) -> str:
         code = self.program.code
-        return (
-            f"<frame at {id(self):#x}, file {code.co_filename!r}, line {self.lineno()}, code {code.co_name}>"
-        )
+        return f"<frame at {id(self):#x}, file {code.co_filename!r}, line {self.lineno()}, code {code.co_name}>"
 
 
 def running_frames(native: FrameType | None) -> Iterator[Frame]:

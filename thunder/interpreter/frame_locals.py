@@ -148,9 +148,7 @@ class FrameLocalsProxy:
 
     def __repr__(self) -> str:
         shown = self.copy()
-        return repr({key: "..." if value is self else value for key, value in shown.items()}).replace(
-            "'...'", "{...}"
-        )
+        return repr({key: "..." if value is self else value for key, value in shown.items()}).replace("'...'", "{...}")
 
     def __eq__(self, other: object) -> Any:
         if isinstance(other, FrameLocalsProxy):

@@ -89,9 +89,7 @@ class Interpreter:
             for function in self.lookasides
             if type(function) is BuiltinFunctionType and not isinstance(function.__self__, (ModuleType, type, NoneType))
         )
-        self._replaced_code = {
-            id(function.__code__) for function in self.lookasides if type(function) is FunctionType
-        }
+        self._replaced_code = {id(function.__code__) for function in self.lookasides if type(function) is FunctionType}
         # Programs by the id of the function's code object; False marks code that needs a closer look at each call.
         self.programs: dict[int, Any] = {}
         self._opaque_code: dict[int, bool] = {}
@@ -136,9 +134,7 @@ class Interpreter:
         opaque = self._opaque_code.get(key)
         if opaque is None:
             self._know_code(code)
-            opaque = is_internal(original_code(code)) or (
-                self.is_opaque is not None and bool(self.is_opaque(function))
-            )
+            opaque = is_internal(original_code(code)) or (self.is_opaque is not None and bool(self.is_opaque(function)))
             self._opaque_code[key] = opaque
         if opaque:
             self.programs[key] = False

@@ -164,9 +164,7 @@ def generator_driver(frame: Frame) -> Any:
                         continue
                     # The handler of SEND left the receiver and the value to send, None, on the stack, and where to go
                     # on in `position` (the operand here may be that of a log or of tracing).
-                    result = yield from (
-                        stack[-2] if type(stack[-2]) in _NATIVE_DELEGATES else Delegation(stack[-2])
-                    )
+                    result = yield from (stack[-2] if type(stack[-2]) in _NATIVE_DELEGATES else Delegation(stack[-2]))
                 except BaseException as error:  # a boundary: see `_rethrow`
                     if handled is None:
                         raise

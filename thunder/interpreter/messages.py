@@ -29,9 +29,7 @@ def unknown_name(name: str) -> NameError:
 def unbound_local(name: str) -> UnboundLocalError:
     """A local variable without a value."""
     if _NEW_WORDING:
-        return UnboundLocalError(
-            f"cannot access local variable '{name}' where it is not associated with a value"
-        )
+        return UnboundLocalError(f"cannot access local variable '{name}' where it is not associated with a value")
     return UnboundLocalError(f"local variable '{name}' referenced before assignment")
 
 

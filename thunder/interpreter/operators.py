@@ -39,9 +39,7 @@ def binary(interp: Any, left: Any, right: Any, operation: Operation) -> Any:
     in_place = type_lookup(left_type, operation.in_place) if operation.in_place is not None else NULL
     method = type_lookup(left_type, operation.method)
     reflected = type_lookup(right_type, operation.reflected)
-    if not (
-        type(method) is FunctionType or type(reflected) is FunctionType or type(in_place) is FunctionType
-    ):
+    if not (type(method) is FunctionType or type(reflected) is FunctionType or type(in_place) is FunctionType):
         return operation.native(left, right)
     if type(in_place) is FunctionType:
         result = interp.call(in_place, left, right)
@@ -55,14 +53,10 @@ def binary(interp: Any, left: Any, right: Any, operation: Operation) -> Any:
     symbol = operation.symbol
     if symbol in ("**", "**="):
         symbol = "** or pow()" if symbol == "**" else symbol
-    raise TypeError(
-        f"unsupported operand type(s) for {symbol}: '{left_type.__name__}' and '{right_type.__name__}'"
-    )
+    raise TypeError(f"unsupported operand type(s) for {symbol}: '{left_type.__name__}' and '{right_type.__name__}'")
 
 
-def _without_in_place(
-    interp: Any, left: Any, right: Any, method: Any, reflected: Any, operation: Operation
-) -> Any:
+def _without_in_place(interp: Any, left: Any, right: Any, method: Any, reflected: Any, operation: Operation) -> Any:
     left_type, right_type = type(left), type(right)
     right_tried = left_type is right_type or reflected is NULL
     if (
@@ -116,8 +110,7 @@ def compare(interp: Any, left: Any, right: Any, operation: Operation) -> Any:
     if operation.symbol == "!=":
         return left is not right
     raise TypeError(
-        f"'{operation.symbol}' not supported between instances of "
-        f"'{left_type.__name__}' and '{right_type.__name__}'"
+        f"'{operation.symbol}' not supported between instances of '{left_type.__name__}' and '{right_type.__name__}'"
     )
 
 

@@ -164,9 +164,7 @@ def _forget(entries: dict[int, _Entry], key: int, _: Any) -> None:
     entries.pop(key, None)
 
 
-def decode(
-    code: CodeType, flavour: str, translate: Callable[[CodeType], Translation], log: Any = None
-) -> Program:
+def decode(code: CodeType, flavour: str, translate: Callable[[CodeType], Translation], log: Any = None) -> Program:
     """Decodes `code` with the handlers of `flavour` ("plain" or "tracked"), or returns what was decoded before.
 
     With a `log`, each instruction is reported to it before it is executed.

@@ -100,8 +100,18 @@ def row_losses(logits: torch.Tensor, target: torch.Tensor, ignore_index: int) ->
     lse = torch.empty_like(losses)
     block, warps = _block(size)
     if rows:
-        launch_kernel(_loss_kernel, (rows,),
-            logits, target, losses, lse, logits.stride(0), size, ignore_index, BLOCK=block, num_warps=warps
+        launch_kernel(
+            _loss_kernel,
+            (rows,),
+            logits,
+            target,
+            losses,
+            lse,
+            logits.stride(0),
+            size,
+            ignore_index,
+            BLOCK=block,
+            num_warps=warps,
         )
     return losses, lse
 

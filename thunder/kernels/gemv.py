@@ -283,13 +283,30 @@ def launch(
     strides = weight.stride(0), up.stride(0) if up is not None else 0
     if plan.resident:
         programs = min(blocks, plan.resident * multiprocessor_count(x.device))
-        launch_kernel(_resident_kernel, (programs,),
-            *tensors, n, *strides, eps, BLOCK_K=triton.next_power_of_2(k), SINGLE=programs == blocks, **options
+        launch_kernel(
+            _resident_kernel,
+            (programs,),
+            *tensors,
+            n,
+            *strides,
+            eps,
+            BLOCK_K=triton.next_power_of_2(k),
+            SINGLE=programs == blocks,
+            **options,
         )
         return out
     even = n % plan.block_n == 0 and k % plan.block_k == 0
-    launch_kernel(_walking_kernel, (blocks,),
-        *tensors, n, *strides, eps, BLOCK_K=plan.block_k, EVEN=even, STAGES=plan.stages, **options
+    launch_kernel(
+        _walking_kernel,
+        (blocks,),
+        *tensors,
+        n,
+        *strides,
+        eps,
+        BLOCK_K=plan.block_k,
+        EVEN=even,
+        STAGES=plan.stages,
+        **options,
     )
     return out
 

@@ -74,9 +74,7 @@ def share_masks(trace: Trace) -> Trace:
     return drop_unused(trace.replace(ops=new_ops))
 
 
-def _one_row(
-    mask: Var, user: Op, definitions: Definitions, constant_masks: ConstantMasks
-) -> tuple[Var, list[Op]]:
+def _one_row(mask: Var, user: Op, definitions: Definitions, constant_masks: ConstantMasks) -> tuple[Var, list[Op]]:
     """The mask before it was expanded, when that has one row for all queries, else the mask; what makes the mask of it.
 
     Parts of a conjunction that hide nothing count as expansion.

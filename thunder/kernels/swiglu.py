@@ -74,8 +74,18 @@ def _launch(gate: torch.Tensor, up: torch.Tensor, activation: str) -> torch.Tens
     gates, ups, out = as_rows(gate), as_rows(up), empty_contiguous(gate, gate.shape)
     rows, size = gates.shape
     if gate.numel():
-        launch_kernel(_gated_kernel, (rows, triton.cdiv(size, BLOCK)),
-            gates, ups, out, size, gates.stride(0), ups.stride(0), BLOCK=BLOCK, ACTIVATION=activation, num_warps=4
+        launch_kernel(
+            _gated_kernel,
+            (rows, triton.cdiv(size, BLOCK)),
+            gates,
+            ups,
+            out,
+            size,
+            gates.stride(0),
+            ups.stride(0),
+            BLOCK=BLOCK,
+            ACTIVATION=activation,
+            num_warps=4,
         )
     return out
 

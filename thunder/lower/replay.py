@@ -111,9 +111,7 @@ class Replay:
         storages = {_torch_compat.storage_key(tensor) for tensor in overlapping}
         for value in values:
             if isinstance(value, torch.Tensor) and value.layout is torch.strided:
-                if overlaps(value.shape, value.stride()) or (
-                    storages and _torch_compat.storage_key(value) in storages
-                ):
+                if overlaps(value.shape, value.stride()) or (storages and _torch_compat.storage_key(value) in storages):
                     self._overlapping.add(id(value))
 
     def _refuse_new_leaves(self, args: Any, op: Op) -> None:

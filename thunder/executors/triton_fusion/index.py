@@ -76,9 +76,7 @@ class Bounded(Atom):
     @staticmethod
     def removed(index: Index) -> Index:
         """The index without the knowledge of bounds."""
-        return index.substitute(
-            lambda atom: Bounded.removed(atom.operand) if isinstance(atom, Bounded) else None
-        )
+        return index.substitute(lambda atom: Bounded.removed(atom.operand) if isinstance(atom, Bounded) else None)
 
 
 @dataclass(frozen=True)

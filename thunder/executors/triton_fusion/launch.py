@@ -95,9 +95,7 @@ class FusedKernel:
         architecture = _torch_compat.cuda_architecture(device)
         binary = binaries.request(self.kernel_source, architecture, aligned=False).result()
         pointers = [f"{name}.data_ptr()" for name in self._read()]
-        launch = self._function(
-            self._launch_statement(binary, device, pointers), self._launch_names(binary, device)
-        )
+        launch = self._function(self._launch_statement(binary, device, pointers), self._launch_names(binary, device))
         self._launch_misaligned = launch  # type: ignore[method-assign]
         return launch(*arguments)
 

@@ -197,9 +197,7 @@ def _index(lowering: _Lowering, op: Op, result: Var, element: Element, condition
         sizes = indices[dim].value.shape
         aligned = own[ndim - len(sizes) :]
         at = tuple(ZERO if size == 1 else index for size, index in zip(sizes, aligned))
-        found.append(
-            _indexed(lowering, lowering.value(indices[dim], at, conditions), shape[dim], wraps=True, op=op)
-        )
+        found.append(_indexed(lowering, lowering.value(indices[dim], at, conditions), shape[dim], wraps=True, op=op))
     return lowering.value(source, (*element[:first], *found, *element[first + ndim :]), conditions)
 
 

@@ -33,13 +33,9 @@ _PROCESSES_FOR_ONE_MODULE = 6
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m thunder.interpreter.conformance", description=__doc__)
-    parser.add_argument(
-        "--python", action="append", help="a version (3.11) or an executable; default: all found"
-    )
+    parser.add_argument("--python", action="append", help="a version (3.11) or an executable; default: all found")
     parser.add_argument("--module", action="append", help="a module of the test package; default: the list")
-    parser.add_argument(
-        "--results", type=Path, default=Path("build/conformance"), help="where results are kept"
-    )
+    parser.add_argument("--results", type=Path, default=Path("build/conformance"), help="where results are kept")
     parser.add_argument("--timeout", type=float, default=1200, help="seconds for one run of one module")
     parser.add_argument("--jobs", type=int, default=1, help="modules that run at the same time")
     parser.add_argument("--fresh", action="store_true", help="run again what was run before")
@@ -140,9 +136,7 @@ def main(arguments: list[str]) -> int:
     for python in pythons:
         modules = [module for module in options.module or MODULES if has_module(python, module)]
         with ThreadPoolExecutor(options.jobs) as pool:
-            for result in pool.map(
-                lambda module, python=python: run_module(python, module, options), modules
-            ):
+            for result in pool.map(lambda module, python=python: run_module(python, module, options), modules):
                 results.append(result)
                 print(report(result), flush=True)
     print()
@@ -157,9 +151,7 @@ def main(arguments: list[str]) -> int:
     if options.tables:
         print("", totals_table(results), modules_table(results), missing_tests(results), sep="\n\n")
     options.results.mkdir(parents=True, exist_ok=True)
-    (options.results / "summary.json").write_text(
-        json.dumps([asdict(result) for result in results], indent=1)
-    )
+    (options.results / "summary.json").write_text(json.dumps([asdict(result) for result in results], indent=1))
     return 0 if reached else 1
 
 

@@ -149,9 +149,7 @@ def call_keywords_null_last(frame: Frame, stack: list[Any], count: int) -> None:
     _call_with_names(frame, stack, count, names, False)
 
 
-def _call_with_names(
-    frame: Frame, stack: list[Any], count: int, names: tuple[str, ...], null_first: bool
-) -> None:
+def _call_with_names(frame: Frame, stack: list[Any], count: int, names: tuple[str, ...], null_first: bool) -> None:
     function, arguments = _take_callable(stack, count, null_first)
     keywords = dict(zip(names, arguments[-len(names) :]))
     del arguments[-len(names) :]
@@ -196,13 +194,9 @@ def _call_unpacked(frame: Frame, function: Any, arguments: Any, keywords: Any) -
             if type(container) in tracker.container_types:
                 tracker.touch(container)
     if type(arguments) is not tuple:
-        if (
-            type_lookup(type(arguments), "__iter__") is NULL
-            and type_lookup(type(arguments), "__getitem__") is NULL
-        ):
+        if type_lookup(type(arguments), "__iter__") is NULL and type_lookup(type(arguments), "__getitem__") is NULL:
             raise TypeError(
-                f"{called_name(frame, function)} argument after * must be an iterable, "
-                f"not {type(arguments).__name__}"
+                f"{called_name(frame, function)} argument after * must be an iterable, not {type(arguments).__name__}"
             )
         arguments = tuple(native_iterable(frame.interpreter, arguments))
     return call_value(frame.interpreter, function, arguments, keywords)

@@ -181,9 +181,7 @@ def dict_merge(frame: Frame, stack: list[Any], depth: int) -> None:
     if frame.tracker is not None and type(mapping) in frame.tracker.container_types:
         frame.tracker.touch(mapping)
     is_dict = type(mapping) is dict
-    keys = (
-        mapping if is_dict else list_of(interpreter, interpreter.call(interpreter.getattr(mapping, "keys")))
-    )
+    keys = mapping if is_dict else list_of(interpreter, interpreter.call(interpreter.getattr(mapping, "keys")))
     for key in keys:
         if key in target:
             name = called_name(frame, _merge_callee(stack, depth))
@@ -223,9 +221,7 @@ def unpack_ex(frame: Frame, stack: list[Any], counts: int) -> None:
     first = _take_exactly(frame, iterator, before, f"at least {before + after}")
     rest = list(native_iterable(frame.interpreter, iterator))
     if len(rest) < after:
-        raise ValueError(
-            f"not enough values to unpack (expected at least {before + after}, got {before + len(rest)})"
-        )
+        raise ValueError(f"not enough values to unpack (expected at least {before + after}, got {before + len(rest)})")
     last = rest[len(rest) - after :]
     del rest[len(rest) - after :]
     stack += last[::-1]

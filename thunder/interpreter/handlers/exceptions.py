@@ -190,9 +190,7 @@ def prep_reraise_star(frame: Frame, stack: list[Any], _: int) -> None:
 # The `with` statement.
 
 
-def _bound_exit(
-    frame: Frame, manager: Any, enter_name: str, exit_name: str, protocol: str
-) -> tuple[Any, Any]:
+def _bound_exit(frame: Frame, manager: Any, enter_name: str, exit_name: str, protocol: str) -> tuple[Any, Any]:
     enter = bind_special(frame.interpreter, manager, enter_name)
     cls = type(manager)
     if enter is NULL:
@@ -203,9 +201,7 @@ def _bound_exit(
     if leave is NULL:
         if not _GROUPS_EXIST:
             raise AttributeError(exit_name)
-        raise TypeError(
-            f"'{cls.__name__}' object does not support the {protocol} protocol (missed {exit_name} method)"
-        )
+        raise TypeError(f"'{cls.__name__}' object does not support the {protocol} protocol (missed {exit_name} method)")
     return enter, leave
 
 

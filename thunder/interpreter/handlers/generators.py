@@ -130,9 +130,7 @@ def get_anext(frame: Frame, stack: list[Any], _: int) -> None:
     try:
         awaitable = awaitable_iterator(frame, result)
     except Exception as error:  # a boundary: whatever `__await__` raises becomes the cause
-        raise TypeError(
-            f"'async for' received an invalid object from __anext__: {type(result).__name__}"
-        ) from error
+        raise TypeError(f"'async for' received an invalid object from __anext__: {type(result).__name__}") from error
     if awaitable is NULL:
         # Since 3.12 the exception keeps a cause of its own; older versions word it the same.
         raise TypeError(f"'async for' received an invalid object from __anext__: {type(result).__name__}")

@@ -98,8 +98,6 @@ def load_super_attr(frame: Frame, stack: list[Any], operand: tuple[str, bool, in
     proxy = call_value(interpreter, function, (cls, instance) if explicit else ())
     if null == 1:
         stack.append(NULL)
-    stack.append(
-        interpreter.getattr(proxy, name) if frame.tracker is None else frame.tracker.load_attr(proxy, name)
-    )
+    stack.append(interpreter.getattr(proxy, name) if frame.tracker is None else frame.tracker.load_attr(proxy, name))
     if null == 2:
         stack.append(NULL)

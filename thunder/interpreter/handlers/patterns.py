@@ -102,9 +102,7 @@ def class_attributes(frame: Frame, subject: Any, cls: Any, count: int, names: tu
         positional, allowed = _positional_names(interpreter, cls)
         if allowed < count:
             plural = "" if allowed == 1 else "s"
-            raise TypeError(
-                f"{cls.__name__}() accepts {allowed} positional sub-pattern{plural} ({count} given)"
-            )
+            raise TypeError(f"{cls.__name__}() accepts {allowed} positional sub-pattern{plural} ({count} given)")
         if positional is NULL:
             attributes.append(subject)
         else:

@@ -245,9 +245,7 @@ def _adds_in_python(value: Any) -> bool:
 
 
 def _print(interp: Any, *arguments: Any, **keywords: Any) -> Any:
-    shown = [
-        str_of(interp, argument) if type(argument) not in PLAIN_TYPES else argument for argument in arguments
-    ]
+    shown = [str_of(interp, argument) if type(argument) not in PLAIN_TYPES else argument for argument in arguments]
     return interp.call_natively(print, shown, keywords)
 
 

@@ -46,9 +46,7 @@ def vars_of(interp: Any, *arguments: Any) -> Any:
 def dir_of(interp: Any, *arguments: Any) -> Any:
     if not arguments:
         names = _frame(interp).local_names()
-        return sorted(
-            names if type(names) is dict else list_of(interp, interp.call(interp.getattr(names, "keys")))
-        )
+        return sorted(names if type(names) is dict else list_of(interp, interp.call(interp.getattr(names, "keys"))))
     return interp.call_natively(dir, arguments, {})
 
 
@@ -151,11 +149,7 @@ def compile_source(
     """`compile`, which inherits the future statements of the calling code."""
     if not dont_inherit and isinstance(flags, int):
         flags |= _frame(interp).code.co_flags & _FUTURE_FLAGS
-    if (
-        mode in ("exec", "eval")
-        and filename == "<string>"
-        and not isinstance(source, (str, bytes, bytearray))
-    ):
+    if mode in ("exec", "eval") and filename == "<string>" and not isinstance(source, (str, bytes, bytearray)):
         # The native functions name themselves, not `compile`, when the source has the wrong type.
         if not hasattr(source, "_fields") and not _has_buffer(source):
             raise TypeError(f"{mode}() arg 1 must be a string, bytes or code object")
@@ -363,9 +357,7 @@ def delete_attribute_of(interp: Any, *arguments: Any, **keywords: Any) -> None:
 
 def new_traceback(interp: Any, *arguments: Any, **keywords: Any) -> TracebackType:
     """`types.TracebackType(...)`: interpreted frames are represented by their stubs."""
-    keywords = {
-        name: stub_frame(value) if type(value) is Frame else value for name, value in keywords.items()
-    }
+    keywords = {name: stub_frame(value) if type(value) is Frame else value for name, value in keywords.items()}
     exchanged: list[Any] = [stub_frame(value) if type(value) is Frame else value for value in arguments]
     return TracebackType(*exchanged, **keywords)
 

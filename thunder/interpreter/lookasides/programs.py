@@ -30,9 +30,7 @@ def import_module(
         if module is not None and not _is_initializing(module):
             if not fromlist:
                 return _native_import(name, globals, locals, fromlist, level)
-            if "*" not in fromlist and all(
-                isinstance(item, str) and item in vars_of(module) for item in fromlist
-            ):
+            if "*" not in fromlist and all(isinstance(item, str) and item in vars_of(module) for item in fromlist):
                 return module
     try:
         return interp.call(_interpretable_import, name, globals, locals, fromlist or (), level)
