@@ -90,17 +90,18 @@ class CudaGraphs:
         graph, wide, bias = torch.cuda.CUDAGraph(), torch.zeros(16, 16, device=device), torch.zeros(16, device=device)
         narrow = wide.bfloat16()
 
-        def products() -> None:
+        def multiply() -> None:
             with torch.no_grad():
                 torch.mm(wide, wide)
                 torch.addmm(bias.bfloat16(), narrow, narrow)  # with a bias: by cuBLASLt, which has its own workspace
 
-        products()  # on another stream: the process's first use of cuBLAS does what a capture does not allow
+        with torch.cuda.device(device):
+            multiply()  # cuBLAS cannot be initialised within a capture, and nothing else may have needed it yet
         torch.cuda.synchronize(device)
         with torch.cuda.device(device), torch.cuda.stream(_stream_of(self._capture_streams, device)):
             graph.capture_begin(pool=pool, capture_error_mode="thread_local")
             try:
-                products()
+                multiply()
             except BaseException:
                 _abandon(graph)
                 raise
