@@ -561,9 +561,10 @@ def flex_attention() -> Callable[..., Any] | None:
 
 
 # CUDA graphs --------------------------------------------------------------------------------------------------------
-def storage_use_count(storage_address: int) -> int:
-    """How many tensors and Python objects hold the storage with this `_cdata`.  Tested: 2.11, 2.13."""
-    return torch._C._storage_Use_Count(storage_address)
+def storage_use_count_function() -> Callable[[int], int]:
+    """A C function: how many tensors and Python objects hold the storage with this `_cdata`.  Tested: 2.11, 2.13."""
+    function: Callable[[int], int] = torch._C._storage_Use_Count
+    return function
 
 
 def shape_environment(on_unknown: Callable[[], None], *, has_unknown: bool) -> Any:

@@ -48,8 +48,8 @@ def _rms_norm_kernel(
     n = tl.arange(0, BLOCK)
     mask = n < N
     if EARLY:
+        tl.extra.cuda.gdc_launch_dependents()  # the next kernel asks for its weights while this one waits
         tl.extra.cuda.gdc_wait()
-        tl.extra.cuda.gdc_launch_dependents()
     x = tl.load(x_ptr + row * x_stride + n, mask=mask, other=0.0).to(tl.float32)
     if HAS_RESIDUAL:
         x += tl.load(residual_ptr + row * residual_stride + n, mask=mask, other=0.0).to(tl.float32)

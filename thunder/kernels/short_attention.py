@@ -58,8 +58,8 @@ def _short_attention_kernel(
     d = tl.arange(0, HALF)[None, :]
     mask = (row < L)[:, None]
     if EARLY:
+        tl.extra.cuda.gdc_launch_dependents()  # the next kernel asks for its weights while this one waits
         tl.extra.cuda.gdc_wait()
-        tl.extra.cuda.gdc_launch_dependents()
     cos, sin = cos_ptr + b * cos_b + row[:, None] * cos_l, sin_ptr + b * sin_b + row[:, None] * sin_l
     q = q_ptr + b * q_b + head * q_h + row[:, None] * q_l
     k = k_ptr + b * k_b + (head // GROUP) * k_h + row[:, None] * k_l

@@ -15,10 +15,10 @@ computed again whatever they cost, except random ones, which are saved so that t
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterable
 from typing import Any
 
-import networkx
 import torch
 
 from thunder.lower.operators import is_aten, is_pure, is_random, is_view, tensor_bytes
@@ -68,6 +68,7 @@ def _minimum_cut(costs: dict[int, int], forward: list[Op], used: dict[int, Var],
 
     Every value costs a byte more than it is large, so that of equal cuts the one with fewer values is found.
     """
+    networkx = importlib.import_module("networkx")  # takes a tenth of a second, which inference does not need
     outside = _used_outside_of_checkpoints(forward, results)
     graph: Any = networkx.DiGraph()
     for key, cost in costs.items():

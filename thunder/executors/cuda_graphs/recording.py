@@ -22,7 +22,7 @@ from thunder.executors.cuda_graphs.layout import ResultLayout
 from thunder.kernels.capture import own_capture
 
 _address = torch.Tensor.data_ptr
-_uses = _torch_compat.storage_use_count
+_uses = _torch_compat.storage_use_count_function()
 
 
 @dataclass(frozen=True)
