@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from thunder.acquire.assertions import asserted_truth
 from thunder.acquire.checkpointed import hand_out
 from thunder.acquire.epilogue import Epilogue
 from thunder.acquire.guards import Prologue, absent, is_plain, type_lookup
@@ -143,6 +144,7 @@ class _Acquisition:
         self.sharp_edges = replaced.sharp_edges
         table = replaced.table()
         self.interpreter = Interpreter(tracker=self.tracker, lookasides={**table, **lookasides}, is_opaque=is_opaque)
+        self.recorder.asserted = lambda: asserted_truth(self.interpreter.frame)
 
     def location(self) -> Location | None:
         """The innermost line of the user's program that runs now."""

@@ -46,6 +46,7 @@ from thunder.interpreter.lookasides import callback_lookasides, frame_lookasides
 from thunder.trace import Op
 
 _TORCH = os.path.dirname(torch.__file__) + os.sep
+_DISTRIBUTIONS = os.path.join(_TORCH, "distributions", "")
 _INTERPRETED_TORCH = tuple(
     _TORCH + part.replace("/", os.sep)
     for part in (
@@ -205,6 +206,8 @@ class Lookasides:
                 table[check] = self.runtime_check(check)
         for function in _CONVERSIONS:
             table[function] = self.converting(function, table.get(function))
+        if hasattr(torch, "_is_all_true"):
+            table[torch._is_all_true] = self.is_all_true
         table.update(backward_hook_lookasides(self.recorder, self._one_operation))
         table.update(higher_order_lookasides(self.recorder, self._one_operation))
         flex = _torch_compat.flex_attention()
@@ -513,6 +516,13 @@ class Lookasides:
                 self.recorder.write_assumptions()
 
         return replacement
+
+    def is_all_true(self, interp: Any, condition: torch.Tensor) -> Any:
+        """How `torch.distributions` validates: what it raises otherwise, the program raises when it runs."""
+        if not interp.frame.f_code.co_filename.startswith(_DISTRIBUTIONS):
+            return self.tracker.call_opaque(torch._is_all_true, (condition,), {})
+        self.recorder.runtime_check(condition)
+        return True
 
     # State ------------------------------------------------------------------------------------------------------
     def statement(self, function: Callable[..., Any], *args: Any) -> None:

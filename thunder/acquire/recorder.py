@@ -38,6 +38,9 @@ _TEXTS = frozenset({"__format__", "__str__", "__repr__"})
 class Recorder(ResultInference):
     """Writes down torch calls."""
 
+    asserted: Callable[[], bool | None] = staticmethod(lambda: None)
+    """Asks for the truth that an `assert` wants of what is tested now; None where there is no `assert`."""
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func in QUERIES:
@@ -91,7 +94,11 @@ class Recorder(ResultInference):
                 if answer is not None:
                     return answer[0]
                 if value is None or len(shadows) > 1:
-                    raise self.data_dependent(func)
+                    wanted = self.asserted() if name == "__bool__" else None
+                    if wanted is None:
+                        raise self.data_dependent(func)
+                    self.runtime_check(self.call(torch.Tensor.bool if wanted else torch.logical_not, args[:1], {}))
+                    return wanted
                 return real_call(func, (value, *run_args[1:]), run_kwargs)
         if func in _STATE_CALLS or name in _CONTEXT_CALLS:
             result = func(*run_args, **run_kwargs)
