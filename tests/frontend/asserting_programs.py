@@ -1,4 +1,4 @@
-"""Programs that assert something of values; pytest rewrites `assert` in the files of tests, and leaves this one alone."""
+"""Programs that assert something of values; pytest rewrites `assert` in test files, and leaves this one alone."""
 
 from __future__ import annotations
 
