@@ -165,31 +165,79 @@ def activation(found: dict[str, Any], arguments: argparse.Namespace) -> None:
     found["copy"] = timed([lambda: x.clone()] * 4)
 
 
+def layer_of_8b() -> Any:
+    """A decoder layer with the sizes of Llama 3 8B, and its inputs for a sequence of 8192."""
+    transformers = importlib.import_module("transformers")
+    llama = importlib.import_module("transformers.models.llama.modeling_llama")
+    config = transformers.LlamaConfig(
+        hidden_size=4096, intermediate_size=14336, num_attention_heads=32, num_key_value_heads=8, num_hidden_layers=1,
+        max_position_embeddings=8192, rope_theta=500000.0, attn_implementation="sdpa",
+    )  # fmt: skip
+    torch.manual_seed(0)
+    layer = llama.LlamaDecoderLayer(config, 0).to(DEVICE, BF16).train()
+    x = torch.randn(1, 8192, 4096, device=DEVICE, dtype=BF16, requires_grad=True)
+    table = llama.LlamaRotaryEmbedding(config).to(DEVICE)(x, torch.arange(8192, device=DEVICE)[None])
+    return layer, x, {"position_embeddings": table, "attention_mask": None}
+
+
 def training(found: dict[str, Any], arguments: argparse.Namespace) -> None:
-    """One linear layer forward and backward: the table of shapes from which on 8 bits pay."""
-    operators = importlib.import_module("thunder.precision.operators")
-    linear = getattr(operators, "linear_float8", None)
-    if linear is None:
-        found["skipped"] = "this version has no training in 8 bits"
-        return
-    for rows, n, k in ((4096, 1024, 1024), (4096, 2048, 2048), (4096, 4096, 4096), (4096, 14336, 4096),
-                       (4096, 4096, 14336), (8192, 4096, 4096), (8192, 14336, 4096)):  # fmt: skip
-        x = torch.randn(rows, k, device=DEVICE, dtype=BF16, requires_grad=True)
-        w = (torch.randn(n, k, device=DEVICE, dtype=BF16) / k**0.5).requires_grad_()
-        tangent = torch.randn(rows, n, device=DEVICE, dtype=BF16)
+    """Forward and backward: one linear layer (from which size on 8 bits pay), and a layer of Llama 8B."""
+    for rows, n, k in ((8192, 2048, 2048), (8192, 4096, 4096), (8192, 14336, 4096), (8192, 4096, 14336)):
         row = found[f"{rows} x {k} -> {n}"] = {}
-        forms: dict[str, Callable[[], torch.Tensor]] = {"bf16": lambda: F.linear(x, w)}
-        for name in ("tensor", "row"):
-            texts = (("e4m3/*x*/float32", "e5m2/*x*/float32") if name == "tensor" else
-                     ("e4m3/1x*/float32", "e4m3/1x*/float32"))  # fmt: skip
-            forms[f"fp8_{name}"] = lambda texts=texts: linear(x, w, None, None, None, *texts)
-            compiled = thunder.jit(lambda a, b, texts=texts: linear(a, b, None, None, None, *texts))
-            forms[f"fp8_{name}_compiled"] = lambda compiled=compiled: compiled(x, w)
-        for name, form in forms.items():
+        x = torch.randn(rows, k, device=DEVICE, dtype=BF16, requires_grad=True)
+        tangent = torch.randn(rows, n, device=DEVICE, dtype=BF16)
+        for name, plugin in (("bf16", None), ("fp8", FP8(use="training"))):
+            linear = torch.nn.Linear(k, n, bias=False, device=DEVICE, dtype=BF16)
             try:
-                row[f"{name}_us"] = median_of(lambda: torch.autograd.grad(form(), (x, w), tangent), 9)
+                compiled = thunder.compile(linear, plugins=plugin)
+                row[f"{name}_us"] = forward_and_backward(compiled, linear, x, tangent, {})
             except Exception as error:  # one form must not hide the others
                 row[f"{name}_failed"] = f"{type(error).__name__}: {error}"[:300]
+        if "fp8_us" in row and "bf16_us" in row:
+            row["times_bf16"] = row["bf16_us"] / row["fp8_us"]
+        print(f"  {rows} x {k} -> {n}: {row}", flush=True)
+    row = found["layer of Llama 8B, 8192 tokens"] = {}
+    for name, plugin in (("bf16", None), ("fp8", FP8(use="training"))):
+        layer, x, others = layer_of_8b()
+        tangent = torch.randn_like(x)
+        try:
+            compiled = thunder.compile(layer, plugins=plugin)
+            row[f"{name}_us"] = forward_and_backward(compiled, layer, x, tangent, others)
+            row[f"{name}_kernels"] = kernels_of(
+                lambda compiled=compiled, layer=layer, x=x, tangent=tangent, others=others: one_step(
+                    compiled, layer, x, tangent, others
+                )
+            )
+        except Exception:  # one form must not hide the others
+            row[f"{name}_failed"] = traceback.format_exc()[-1500:]
+    if "fp8_us" in row and "bf16_us" in row:
+        row["times_bf16"] = row["bf16_us"] / row["fp8_us"]
+    print(f"  layer: {json.dumps(row)[:2500]}", flush=True)
+
+
+def one_step(compiled: Any, module: torch.nn.Module, x: torch.Tensor, tangent: torch.Tensor, others: Any) -> None:
+    """Gradients of the module's parameters and of x."""
+    out = compiled(x, **others)
+    out = out[0] if isinstance(out, tuple) else out
+    torch.autograd.grad(out, [x, *module.parameters()], tangent)
+
+
+def forward_and_backward(
+    compiled: Any, module: torch.nn.Module, x: torch.Tensor, tangent: torch.Tensor, others: Any
+) -> float:
+    """Median microseconds of a step."""
+    for _ in range(3):
+        one_step(compiled, module, x, tangent, others)
+    return median_of(lambda: one_step(compiled, module, x, tangent, others), 11)
+
+
+def kernels_of(run: Callable[[], Any]) -> list[tuple[str, int, float]]:
+    """(name, count, microseconds) of the kernels of a piece of work, the longest first."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
+        run()
+        torch.cuda.synchronize()
+    rows = [(e.key[:70], e.count, round(e.self_device_time_total, 1)) for e in profiler.key_averages()]
+    return sorted(rows, key=lambda row: -row[2])[:16]
 
 
 PLUGINS = {

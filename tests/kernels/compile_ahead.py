@@ -35,13 +35,20 @@ from thunder.kernels import (
     swiglu,
 )
 from thunder.precision.formats import empty_quantized, get_format
+from thunder.precision.kernels import float8, tiles
 from thunder.precision.kernels import gemm as quantized_gemm
 from thunder.precision.kernels import gemv as quantized_gemv
-from thunder.precision.kernels import tiles
 
 BF16 = torch.bfloat16
-_TYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32", torch.int64: "i64", torch.int8: "i8",
-          torch.uint8: "u8"}
+_TYPES = {
+    torch.bfloat16: "bf16",
+    torch.float16: "fp16",
+    torch.float32: "fp32",
+    torch.int64: "i64",
+    torch.int8: "i8",
+    torch.uint8: "u8",
+    torch.int32: "i32",
+}
 
 
 class Compiler:
@@ -163,6 +170,14 @@ def launch_quantized() -> None:
                     quantized_gemm.launch(randn(rows, k), weight, format)
 
 
+def launch_float8() -> None:
+    """Calls the launcher that writes 8-bit floating point; from capability 8.9 on."""
+    for element in ("e4m3", "e5m2"):
+        for transposed in (False, True):
+            float8.launch(randn(8192, 4096), None, element, transposed)
+            float8.launch(randn(8192, 4096), torch.empty(()), element, transposed)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--targets", default="80,90,100")
@@ -179,6 +194,8 @@ def main() -> None:
     if not options.quantized:
         launch_everything()
     launch_quantized()
+    if min(compiler.targets) >= 89:
+        launch_float8()
     for row in compiler.results:
         print(f"{row['registers']:4} registers {row['stack']:5} stack {row['shared']:7} shared  {row['kernel']}")
     if options.json:

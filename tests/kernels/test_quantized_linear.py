@@ -7,7 +7,7 @@ import torch
 
 from tests.kernels.comparison import TOLERANCE, relative_error
 from thunder.precision.formats import Format, dequantize, get_format, pack, quantize
-from thunder.precision.kernels import gemm, gemv, knows, serves, tiles
+from thunder.precision.kernels import float8, gemm, gemv, knows, serves, tiles
 from thunder.precision.kernels.gemv import Weight
 
 pytestmark = pytest.mark.triton
@@ -106,6 +106,23 @@ def test_some_rows(format):
     found = gemm.launch(x, weight, text(format), gemm.Plan(32, 16, 64, 4, 1))
     assert found.shape == (20, 18)
     assert relative_error(found, exact(x, matrix, weight)) < 1e-5
+
+
+@pytest.mark.parametrize("element", ["e4m3", "e5m2"])
+@pytest.mark.parametrize("most", [None, torch.tensor(1.5)])
+def test_writing_8_bit_floating_point(element, most):
+    torch.manual_seed(0)
+    x = torch.randn(40, 144, dtype=torch.bfloat16)
+    codes, columns, scale = float8.launch(x, most, element, True)
+    wanted = quantize(x, Format(element, 0, 0), most=most)
+    assert float(scale) == float(wanted.scales)
+    kind = Format(element).kind
+    # Triton's interpreter rounds towards zero: the codes beside are taken too.
+    numbers, exact_numbers = kind.decode(codes), kind.decode(wanted.codes)
+    assert ((numbers - exact_numbers).abs() <= exact_numbers.abs() / 4 + 2**-9).all()
+    assert torch.equal(columns[:, :40], codes.t()) and not columns[:, 40:].any() and columns.shape == (144, 48)
+    x[3, 3] = float("nan")
+    assert float8.launch(x, None, element, False)[2].isnan()
 
 
 @pytest.mark.parametrize("format", FORMATS)

@@ -12,7 +12,7 @@ from thunder.errors import OptionError, QuantizationError
 from thunder.plugins import FP8, MXFP8
 from thunder.precision import Float8Linear, Float8Recipe, QuantizedLinear, train_in_float8
 from thunder.precision.formats import dequantize, quantize
-from thunder.precision.operators import linear_float8
+from thunder.precision.operators import linear_float8, linear_in_float8
 
 RECIPES = {
     "tensorwise": Float8Recipe(),
@@ -52,7 +52,30 @@ def test_gradients_are_straight_through(recipe):
         assert float((mine - exact).norm() / exact.norm()) < 0.1
 
 
+@pytest.mark.parametrize("rows", [24, 10])
+@pytest.mark.parametrize("backward", ["e5m2", "e4m3"])
+def test_one_scale_for_a_tensor_has_a_way_of_its_own(backward, rows):
+    """Quantised once for both directions: bit by bit what the general form gives, rows filled up included."""
+    torch.manual_seed(0)
+    x, weight = torch.randn(rows, 64, requires_grad=True), torch.randn(48, 64, requires_grad=True)
+    bias, tangent = torch.randn(48, requires_grad=True), torch.randn(rows, 48)
+    recipe = Float8Recipe(backward=f"{backward}/*x*/float32")
+    wanted = linear_float8(x, weight, bias, None, None, recipe.forward, recipe.backward)
+    found = linear_in_float8(x, weight, bias, None, None, "e4m3", backward)
+    torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-6)
+    for mine, its in zip(*(torch.autograd.grad(out, (x, weight, bias), tangent) for out in (found, wanted))):
+        torch.testing.assert_close(mine, its, rtol=1e-5, atol=1e-5)
+    with torch.no_grad():
+        assert torch.equal(linear_in_float8(x, weight, bias, None, None, "e4m3", backward), found)
+
+
 def test_the_operators_are_well_formed():
+    torch.library.opcheck(torch.ops.thunder.quantize_float8.default, (torch.randn(10, 32), None, "e4m3", True))
+    a, b = torch.zeros(4, 32, dtype=torch.uint8), torch.zeros(16, 32, dtype=torch.uint8)
+    torch.library.opcheck(
+        torch.ops.thunder.float8_product.default,
+        (a, torch.ones(()), "e5m2", b, torch.ones(()), "e4m3", torch.bfloat16),
+    )
     x, weight = torch.randn(3, 32, requires_grad=True), torch.randn(16, 32, requires_grad=True)
     arguments = (x, weight, torch.randn(16, requires_grad=True), None, torch.tensor(2.0))
     torch.library.opcheck(

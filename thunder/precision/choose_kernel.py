@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from thunder import _torch_compat
+from thunder.precision.scaled_product import capability
 
 KERNEL_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
@@ -33,3 +34,12 @@ def kernels_for(tensor: torch.Tensor, format: str, columns: int, dtype: torch.dt
     if kernels is None or not kernels.knows(format, columns):
         return None
     return kernels
+
+
+def float8_kernels_for(tensor: torch.Tensor) -> Any:
+    """The module of kernels when these write the tensor as 8-bit floating point (from capability 8.9 on); else None."""
+    if tensor.dtype not in KERNEL_DTYPES or tensor.numel() >= 1 << 31:
+        return None
+    if _torch_compat.is_triton_interpreted() or (tensor.is_cuda and capability(tensor.device) >= 89):
+        return _kernels()
+    return None

@@ -15,7 +15,7 @@ from torch import nn
 
 from thunder.errors import OptionError, QuantizationError
 from thunder.precision.formats import get_format
-from thunder.precision.operators import linear_float8
+from thunder.precision.operators import linear_float8, linear_in_float8
 from thunder.precision.selection import Patterns, select_layers
 
 SMALLEST = {"cuda": 1 << 22, "cpu": 0}
@@ -69,6 +69,9 @@ class Float8Linear(nn.Linear):
         if self.recipe.history:
             x_most = self._most(self.x_history, x)
             weight_most = self._most(self.weight_history, weight)
+        forward, backward = get_format(self.recipe.forward), get_format(self.recipe.backward)
+        if all((f.rows, f.columns, f.scale) == (0, 0, "float32") for f in (forward, backward)) and x.numel():
+            return linear_in_float8(x, weight, bias, x_most, weight_most, forward.element, backward.element)
         return linear_float8(x, weight, bias, x_most, weight_most, self.recipe.forward, self.recipe.backward)
 
     def _most(self, history: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:

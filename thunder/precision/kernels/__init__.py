@@ -1,5 +1,6 @@
-"""Triton kernels that read quantised weights; one file each."""
+"""Triton kernels that read quantised weights, or quantise; one file each."""
 
+from thunder.precision.kernels.float8 import launch as quantize_float8
 from thunder.precision.kernels.linear import dequantize, knows, linear, linear_merged, serves
 
-__all__ = ["dequantize", "knows", "linear", "linear_merged", "serves"]
+__all__ = ["dequantize", "knows", "linear", "linear_merged", "quantize_float8", "serves"]

@@ -442,13 +442,11 @@ class Plan:
     early: bool = True
 
 
-def choose_plan(n: int, k: int, bits: int, *, gated: bool = False) -> Plan:
-    """For N = `n` outputs in all and K = `k` inputs."""
+def choose_plan(n: int, k: int, bits: int, per: int, *, gated: bool = False) -> Plan:
+    """For N = `n` outputs in all and K = `k` inputs: a thread has one group of words, and rows enough to share x."""
     words = k // (4 if bits == 8 else 8)
-    wide = 2 if bits == 8 else 1  # words that hold as many numbers as one word of 4 bits
-    if k > 4096:
-        return Plan(4, 256 * wide, 2 * wide)
-    return Plan(2 if n <= 2048 else 4 if gated else 8, min(triton.next_power_of_2(words), 64 * wide), 1)
+    block_w = max(per, min(triton.next_power_of_2(words), 512))
+    return Plan(4 if gated or n < 8192 else 8, block_w, min(8, max(1, block_w // (32 * per))))
 
 
 @dataclass(frozen=True)
@@ -499,11 +497,10 @@ def launch(
     n = sizes[0] if is_gated else sum(sizes)
     described, parsed = describe(format, k), Format.parse(format)
     multiply = multiplied_as(parsed, x.dtype)
-    plan = plan or choose_plan(n, k, described.bits, gated=is_gated)
     per = 4
-    codes_per_word = 4 if described.bits == 8 else 8
-    while (described.group // codes_per_word) % per:
+    while described.group // (4 if described.bits == 8 else 8) % per:
         per //= 2
+    plan = plan or choose_plan(n, k, described.bits, per, gated=is_gated)
     x = _aligned(x)
     norm_weight = None if norm_weight is None else _aligned(norm_weight)
     out = torch.empty((*x.shape[:-1], n), dtype=x.dtype, device=x.device)

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from thunder.precision.formats import Format, dequantize, quantize
 from thunder.precision.operators.dequantize import dequantize_weight
-from thunder.precision.operators.weight_only import linear_weight_only
+from thunder.precision.operators.weight_only import differentiate, linear_weight_only, save_weight
 from thunder.precision.scaled_product import scaled_product, way_for
 
 
@@ -59,20 +59,11 @@ def _(x, codes, scales, zeros, tensor_scale, bias, format, activation):
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
-    x, codes, scales, zeros, tensor_scale, bias, format, activation = inputs
-    ctx.save_for_backward(codes, scales, zeros, tensor_scale)
-    ctx.format, ctx.bias_dtype = format, None if bias is None else bias.dtype
+    save_weight(ctx, inputs[:-1], output)
 
 
 def _backward(ctx: Any, gradient: torch.Tensor) -> tuple[Any, ...]:
-    codes, scales, zeros, tensor_scale = ctx.saved_tensors
-    for_x = for_bias = None
-    if ctx.needs_input_grad[0]:
-        weight = torch.ops.thunder.dequantize_weight(codes, scales, zeros, tensor_scale, ctx.format, gradient.dtype)
-        for_x = gradient @ weight
-    if ctx.bias_dtype is not None and ctx.needs_input_grad[5]:
-        for_bias = gradient.flatten(0, -2).sum(0).to(ctx.bias_dtype)
-    return for_x, None, None, None, None, for_bias, None, None
+    return *differentiate(ctx, gradient), None
 
 
 linear_dynamic.register_autograd(_backward, setup_context=_setup_context)

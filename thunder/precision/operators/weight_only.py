@@ -58,13 +58,15 @@ def linear_weight_only_reference(
     return F.linear(x, weight, bias.to(x.dtype) if bias is not None else None)
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+def save_weight(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+    """Keeps what `differentiate` needs of the operator's arguments."""
     x, codes, scales, zeros, tensor_scale, bias, format = inputs
     ctx.save_for_backward(codes, scales, zeros, tensor_scale)
     ctx.format, ctx.bias_dtype = format, None if bias is None else bias.dtype
 
 
-def _backward(ctx: Any, gradient: torch.Tensor) -> tuple[Any, ...]:
+def differentiate(ctx: Any, gradient: torch.Tensor) -> tuple[Any, ...]:
+    """The gradients of x and bias, by place among the operator's arguments."""
     codes, scales, zeros, tensor_scale = ctx.saved_tensors
     for_x = for_bias = None
     if ctx.needs_input_grad[0]:
@@ -75,4 +77,4 @@ def _backward(ctx: Any, gradient: torch.Tensor) -> tuple[Any, ...]:
     return for_x, None, None, None, None, for_bias, None
 
 
-linear_weight_only.register_autograd(_backward, setup_context=_setup_context)
+linear_weight_only.register_autograd(differentiate, setup_context=save_weight)
