@@ -138,6 +138,10 @@ class ShardingPlanError(ThunderError, ValueError):
     """A plan that names no module, or asks for what a module cannot have; lists what there is."""
 
 
+class PlanningError(OptionError):
+    """A model, device or mesh for which no step can be predicted; says why, and what there is."""
+
+
 class DivergenceError(ThunderError):
     """Processes that should do the same do not: names the ranks and what differs."""
 

@@ -6,10 +6,10 @@ import sys
 
 import typer
 
-from thunder.cli import bench, coverage, demo, doctor, inspect
+from thunder.cli import bench, coverage, demo, doctor, inspect, plan
 from thunder.errors import OptionError
 
-COMMANDS = (demo, bench, inspect, coverage, doctor)
+COMMANDS = (demo, bench, inspect, plan, coverage, doctor)
 
 
 def build_app() -> typer.Typer:

@@ -21,7 +21,7 @@ from thunder.kernels import decode_attention
 from thunder.kernels.attention_backends import with_new_layouts
 from thunder.kernels.constant_masks import EXACT_OPERATIONS, ConstantMasks
 from thunder.kernels.pattern import Definitions
-from thunder.kernels.registry import is_disabled, is_wanted_on
+from thunder.kernels.registry import is_disabled, is_wanted_on, kernel_device_type
 from thunder.kernels.substitute import Surroundings
 from thunder.trace import Op, Trace, Var, trace_pass
 
@@ -130,7 +130,8 @@ def _plain_call(
     if found is not None and not found.rest and found.offset == 0 and lengths[0] == lengths[1]:
         changed["attn_mask"], changed["is_causal"] = None, True
     unmasked = changed.get("attn_mask") is None
-    if unmasked and plain[0] is not key and query.value.is_cuda and query.value.element_size() == 2:
+    on_gpu = kernel_device_type(query.value.device) == "cuda"
+    if unmasked and plain[0] is not key and on_gpu and query.value.element_size() == 2:
         changed["key"], changed["value"], changed["enable_gqa"] = *plain, True
     if changed == definitions.call(op).arguments:
         return op

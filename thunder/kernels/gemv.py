@@ -42,7 +42,7 @@ from thunder.kernels.launch import (
 )
 from thunder.kernels.machine_code import launch_kernel
 from thunder.kernels.plain_forms import normalised
-from thunder.kernels.registry import register_library_kernel
+from thunder.kernels.registry import kernel_device_type, register_library_kernel
 
 MOST_ROWS = 16
 LONGEST_RESIDENT = 4096
@@ -395,13 +395,14 @@ def is_supported(x: torch.Tensor, *weights: torch.Tensor, gated: bool = False) -
 
     `gated`: the weights are gate and up. On a GPU, more than one row only where that is faster than cuBLAS.
     """
-    types = (torch.bfloat16, torch.float16) if x.is_cuda else (torch.bfloat16, torch.float16, torch.float32)
+    on_gpu = kernel_device_type(x.device) == "cuda"
+    types = (torch.bfloat16, torch.float16) if on_gpu else (torch.bfloat16, torch.float16, torch.float32)
     rows = rows_of(x)
     if not (x.dim() >= 1 and 1 <= rows <= MOST_ROWS and x.dtype in types and not x.requires_grad):
         return False
     if any(w.dtype is not x.dtype or w.dim() != 2 or w.stride(1) != 1 or w.device != x.device for w in weights):
         return False
-    if not x.is_cuda or rows == 1 or not weights:
+    if not on_gpu or rows == 1 or not weights:
         return True
     n = weights[0].shape[0] if gated else sum(weight.shape[0] for weight in weights)
     return skinny.is_fastest(n, weights[0].shape[1], x.device)

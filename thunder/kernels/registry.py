@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
+
 from thunder.errors import OptionError, unknown_name
 from thunder.kernels.pattern import Pattern
 from thunder.trace import Trace
@@ -62,6 +64,7 @@ _kernels: list[Kernel] = []
 _library_loaded = False
 _mode: contextvars.ContextVar[Mode] = contextvars.ContextVar("kernel_mode", default="measured")
 _disabled: contextvars.ContextVar[frozenset[str]] = contextvars.ContextVar("disabled_kernels", default=frozenset())
+_stand_ins: contextvars.ContextVar[dict[str, str] | None] = contextvars.ContextVar("device_stand_ins", default=None)
 
 
 def register_kernel(
@@ -208,6 +211,24 @@ def disable_kernels(*names: str) -> Iterator[None]:
         _disabled.reset(token)
 
 
+@contextlib.contextmanager
+def device_stand_in(stand_in: str, device_type: str) -> Iterator[None]:
+    """Within the block, programs on devices of type `stand_in` are given the kernels of `device_type`.
+
+    For programs that are looked at and never run: on the meta device, those of a GPU that is not there.
+    """
+    token = _stand_ins.set({stand_in: device_type})
+    try:
+        yield
+    finally:
+        _stand_ins.reset(token)
+
+
+def kernel_device_type(device: torch.device) -> str:
+    """The type of the device whose kernels a program on `device` is given."""
+    return (_stand_ins.get() or {}).get(device.type, device.type)
+
+
 def current_mode() -> Mode:
     return _mode.get()
 
@@ -219,6 +240,7 @@ def is_disabled(name: str) -> bool:
 def is_wanted_on(device_type: str, devices: Sequence[str] = ("cuda",)) -> bool:
     """Whether kernels for `devices` are used on tensors of this type of device."""
     mode = _mode.get()
+    device_type = (_stand_ins.get() or {}).get(device_type, device_type)
     return mode == "always" or (mode == "measured" and device_type in devices)
 
 
