@@ -76,7 +76,7 @@ def where(condition: torch.Tensor, input: torch.Tensor | float, other: torch.Ten
         side if isinstance(side, torch.Tensor) else torch.full((), side, dtype=dtype, device=condition.device)
         for side in (input, other)
     ]
-    return torch.where(condition, *sides)
+    return torch.where(condition, sides[0], sides[1])
 
 
 _STAND_INS: dict[str, Callable[..., torch.Tensor]] = {

@@ -147,7 +147,7 @@ def _attention(op: Op) -> OpCost:
 def _attention_backward(op: Op) -> OpCost:
     """Takes the gradient, then query, key and value; besides the kernel, gradients are prepared and rounded."""
     query, key = op.args[1].value, op.args[2].value
-    schema = [argument.name for argument in op.target._schema.arguments]  # type: ignore[attr-defined]
+    schema = [argument.name for argument in op.target._schema.arguments]
     values = dict(zip(schema, op.args)) | op.kwargs
     kernel = _attention_shape(
         query, key, bool(values.get("is_causal", False)), values.get("attn_bias") is not None, True, _bytes(op)
