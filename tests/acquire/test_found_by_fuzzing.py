@@ -87,6 +87,15 @@ CASES = [
     # 2045461: what the program puts into a class, and reads from it.
     Case("a dict put into a class", "class A: table = 1\nclass B(A): pass\na = B()\ndef subject(x):\n    A.table = {'b': torch.ones(4, requires_grad=True), 'x': [x]}\n    a.table['x'].append(1)\n    return a.table, A.table is a.table, B.table", ("", "B.table = {'x': []}", "del B.table")),
     Case("a list put into a class by type", "class A: table = 1\na = A()\ndef subject(x):\n    type.__setattr__(A, 'table', [x])\n    return a.table", ("", "")),
+    # 2069947: the tensors that a partial holds.
+    Case("tensors of a partial", "T = torch.ones(4)\ndef program(bound, x, kept=None): return hasattr(bound, 'tag'), getattr(kept, 'tag', 0), bound is x, bound is T, kept is T\nsubject = functools.partial(program, T, kept=T)", ("", "T.tag = 1", "T.tag = [1]", "del T.tag", ""), "T"),
+    Case("an attribute of a tensor of a partial", "T = torch.ones(4)\ndef program(bound, x, kept=None):\n    bound.tag = [1]\n    return kept.tag is bound.tag, bound\nsubject = functools.partial(program, T, kept=T)", ("", "T.tag = 1", "")),
+    # 2049502: the cache is asked when what was read before is as it was.
+    Case("a cache behind a tensor", "MADE = []\n@functools.lru_cache\ndef table(n):\n    MADE.append(n)\n    return [n]\n@functools.lru_cache\ndef nothing(n): MADE.append(n)\ndef subject(x, y):\n    kind = y.dtype\n    return table(1), nothing(2), kind", ("", "table.cache_clear(); nothing.cache_clear()", "", "table.cache_clear(); nothing.cache_clear()", ""), ("torch.ones(4), torch.ones(4)", "torch.ones(4), {1}", "torch.ones(4), torch.ones(4)", "torch.ones(4), torch.ones(5)", "torch.ones(4), torch.ones(4)")),
+    # 2064263: which item of a set comes first.
+    Case("an item of a set", "S = {'b', -1.0, False}\ndef subject(x, s): return s.pop(), len(s)", ("", "S.add(5)", "", ""), "torch.ones(4), S"),
+    # 2078125: the first that is done with globals is to delete one.
+    Case("a global deleted first", "G = 1\ndef subject(x):\n    global G\n    del G\n    G = [x]\n    return G", ("", "", "globals().pop('G')", "G = 2")),
     # 2040134, 2043465: containers that hold themselves, compared and shown.
     Case("lists that hold themselves", "L = [1]\nL.append(L)\ndef subject(x): return str(L), f'{L}', L[1] is L, 1 in L", ("", "L[0] = 2")),
 ]  # fmt: skip

@@ -20,7 +20,49 @@ class Net(nn.Module):
     def forward(self, x): return self.act(self.lin(x))
 net = Net()
 """
+BEHAVIOUR = """
+LOG = []
+class One:
+    n = 1
+    def __call__(self, x): return x * self.n
+    def __add__(self, other): return self.n
+    def __radd__(self, other): return -self.n
+    def __neg__(self): return -self.n
+    def __len__(self): return self.n
+    def __getitem__(self, key): return self.n
+    def __setitem__(self, key, value): LOG.append(self.n)
+    def __contains__(self, item): return self.n == 1
+    def __iter__(self): return iter(range(self.n))
+    def __enter__(self): return self.n
+    def __exit__(self, *error): return self.n == 1
+    def __bool__(self): return self.n == 1
+    def __eq__(self, other): return self.n == 1
+    def __lt__(self, other): return self.n == 1
+    def __hash__(self): return self.n
+    def __str__(self): return 's' * self.n
+    def __repr__(self): return 'r' * self.n
+    def __format__(self, spec): return 'f' * self.n
+    def __float__(self): return float(self.n)
+    def __int__(self): return self.n
+    def __index__(self): return self.n
+    def __abs__(self): return self.n
+    def keys(self): return ['k' * self.n]
+class Two(One):
+    n = 2
+o = One()
+"""
+USES = (
+    "o(x)", "o + 1", "1 + o", "-o", "len(o)", "o[0]", "5 in o", "[*o]", "bool(o)", "not o", "o == 1", "o < 1", "hash(o)",
+    "str(o)", "repr(o)", "f'{o}'", "'%s' % o", "[10, 20, 30][o]", "x * float(o)", "int(o)", "list(range(o))", "abs(o)", "{**o}",
+    "{o: 1}.get(o)", "[o] == [1]", "any([o])", "list(map(o, [1]))", "sum([o], 0)", "type(o).__name__", "isinstance(o, Two)",
+)
 CASES = [
+    # The class of an object that is only used, and no attribute of it read.
+    Case("the class of what is used by operators and builtins", BEHAVIOUR + "def subject(x): return " + ", ".join(USES), ("", "o.__class__ = Two", "o.__class__ = One", "One.n = 3")),
+    Case("the class of what is used by statements", BEHAVIOUR + "def subject(x):\n    o[0] = 1\n    with o as n: raise ValueError\n    first, *others = (0, *o)\n    assert o\n    return n, others, LOG", ("", "o.__class__ = Two", "o.__class__ = One")),
+    Case("the class of the subject", "class A:\n    def __call__(self, x): return x * 2\nsubject = A()", ("", "subject.__class__ = type('B', (), {})", "subject.__class__ = type('C', (A,), {'__call__': lambda self, x: x * 5})", "subject.__class__ = A", "A.__call__ = lambda self, x: x * 7")),
+    Case("numbers by methods", "class N:\n    f = 1.5; i = 2; d = 3\n    def __float__(self): return self.f\n    def __int__(self): return self.i\n    def __index__(self): return self.d\n    def __round__(self, digits=0): return 'r', digits\n    def __floor__(self): return 'f'\n    def __divmod__(self, other): return 'd', other\nn = N()\ndef subject(x): return float(n), int(n), round(n), round(n, 2), math.floor(n), divmod(n, 2), hex(n), math.sqrt(n), range(n), [1, 2, 3, 4][n], x * float(n)", ("", "N.f = 2.5", "n.i = 7", "n.d = 0", "N.__float__ = lambda self: 9.0", "del N.__int__", "N.__round__ = lambda self, digits=0: 0")),
+    Case("methods that C code searches by", "class K:\n    def __init__(self, n): self.n = n\n    def __hash__(self): return 1\n    def __eq__(self, other): return self.n == other.n\na, b = K(1), K(1)\nD = {a: 1}\nL = [a]\ndef subject(x): return D.get(b), b in L, (a, 1) == (b, 1), {a, b} == {a}", ("", "K.__eq__ = lambda self, other: self is other", "K.__hash__ = lambda self: self.n", "b.n = 5", "del K.__eq__", "K.__eq__ = lambda self, other: True")),
     # Methods and their like hold an object that is changed behind their back.
     Case("a method kept", "class A:\n    k = 1\n    def f(self): return self.k\na = A()\nm = a.f\ndef subject(x): return m() * x, m.__self__ is a, m == a.f", ("", "a.k = 4", "m = A().f", "A.f = lambda self: 7", "a = A()")),
     Case("a method of C code kept", "D = {'a': 1}\nget = D.get\nL = [1]\nsize = L.__len__\ndef subject(x): return get('a'), get('z', 0), size()", ("", "D['a'] = 5", "D['z'] = 1", "L.append(2)", "get = {}.get")),

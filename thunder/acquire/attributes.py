@@ -38,7 +38,6 @@ class AttributeTracker(VariableTracker):
         super().__init__(prologue, heap, unstable)
         self._plans: dict[tuple[type, str], Callable[[Any, str, Source | None], Any]] = {}
         self._generic_plans: dict[tuple[type, str], Callable[[Any, str, Source | None], Any]] = {}
-        self._class_guarded: set[int] = set()
         self._stored_on_classes: dict[int, Any] = {}
         # Tensors that the program made and the attributes that it has set on them, by id.
         self._attributes_of_made: dict[int, tuple[torch.Tensor, set[str]]] = {}
@@ -75,16 +74,6 @@ class AttributeTracker(VariableTracker):
         source = self.known.get(id(obj))
         if source is not None and source.stable:
             self._guard_class_of(obj, type(obj))
-
-    def _guard_class_of(self, obj: Any, kind: type) -> None:
-        """The class of an object that is followed by identity can still be assigned."""
-        if id(obj) in self._class_guarded or kind.__flags__ & IMMUTABLE_TYPE or isinstance(obj, type):
-            return
-        self._class_guarded.add(id(obj))
-        bind = self.prologue.bind
-        self.prologue.check(
-            f"type({bind(obj)}) is {bind(kind)}", lambda: f"the class of {self.source_of(obj).describe()} is unchanged"
-        )
 
     def class_lookup(self, kind: type, name: str) -> None:
         """The interpreter looks `name` up in a class, for an operator or a protocol."""
@@ -562,6 +551,7 @@ class AttributeTracker(VariableTracker):
         attributes[name] = value
 
     def _delete_from_tensor(self, obj: torch.Tensor, name: str) -> None:
+        obj = self.wrap(obj)
         found = self._input_of_shadow.get(id(obj))
         if found is None or hasattr(type(type_lookup(type(obj), name)), "__set__"):
             if id(obj) in self._attributes_of_made:

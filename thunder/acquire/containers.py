@@ -57,12 +57,12 @@ class ContainerTracker(ObjectTracker):
         self._guard_absent(source, key)
         return None
 
-    def as_number(self, obj: Any) -> Any:
+    def as_number(self, obj: Any, names: tuple[str, ...] = ("__index__",)) -> Any:
         """What `__index__`, `__float__` or their like in Python make of an object that C code asks for a number."""
         if type(obj) in VALUE_TYPES or isinstance(obj, torch.Tensor):
             return obj
-        for name in ("__index__", "__float__", "__int__", "__complex__"):
-            method = _python_method(type(obj), name)
+        for name in names:
+            method = self._python_method(type(obj), name)
             if method is not None:
                 return self.interp.call(method, obj)
         return obj
@@ -280,7 +280,7 @@ class ContainerTracker(ObjectTracker):
                 return
             if is_plain(element) and is_plain(item):
                 continue
-            if not (_holds_identity(element) and _holds_identity(item)):
+            if not (self._holds_identity(element) and self._holds_identity(item)):
                 self.touch(container)
             if by_hash and self._hash(element) != self._hash(item):
                 self.identity(element, item)
@@ -314,7 +314,7 @@ class ContainerTracker(ObjectTracker):
         if isinstance(left, torch.Tensor) or isinstance(right, torch.Tensor):
             return False
         for own, other in ((left, right), (right, left)):
-            method = _python_method(type(own), "__eq__")
+            method = self._python_method(type(own), "__eq__")
             if method is not None:
                 answer = self.interp.call(method, own, other)
                 if answer is not NotImplemented:
@@ -327,13 +327,25 @@ class ContainerTracker(ObjectTracker):
         return self.identity(left, right)
 
     def _hash(self, obj: Any) -> int:
-        method = _python_method(type(obj), "__hash__")
+        method = self._python_method(type(obj), "__hash__")
         if method is not None:
             return int(self.interp.call(method, obj))
         if isinstance(obj, tuple):
             for part in obj:
                 self._hash(part)
         return hash(obj)
+
+    def _holds_identity(self, obj: Any) -> bool:
+        """Whether an object is equal to itself alone."""
+        return not isinstance(obj, tuple) and self._python_method(type(obj), "__eq__") is None
+
+    def _python_method(self, kind: type, name: str) -> types.FunctionType | None:
+        """A method of a class of the user's that C code would call natively."""
+        if kind in VALUE_TYPES or issubclass(kind, (torch.Tensor, enum.Enum)):
+            return None
+        self.classes.lookup(kind, name)
+        found = type_lookup(kind, name)
+        return found if isinstance(found, types.FunctionType) else None
 
     def change(self, obj: Any) -> None:
         """An in-place operator is about to change a container."""
@@ -412,16 +424,3 @@ def _compared_items(container: Any) -> list[Any]:
     if isinstance(container, dict):
         return [part for item in dict.items(container) for part in item]
     return items_of(container)
-
-
-def _holds_identity(obj: Any) -> bool:
-    """Whether an object is equal to itself alone."""
-    return not isinstance(obj, tuple) and _python_method(type(obj), "__eq__") is None
-
-
-def _python_method(kind: type, name: str) -> types.FunctionType | None:
-    """A method of a class of the user's that C code would call natively."""
-    if kind in VALUE_TYPES or issubclass(kind, (torch.Tensor, enum.Enum)):
-        return None
-    found = type_lookup(kind, name)
-    return found if isinstance(found, types.FunctionType) else None

@@ -12,6 +12,7 @@ Guards are emitted in the order of discovery, so a container is checked before i
 from __future__ import annotations
 
 import collections
+import functools
 import math
 import types
 from collections.abc import Callable
@@ -43,6 +44,7 @@ VALUE_TYPES: frozenset[type] = frozenset(
 """Immutable types whose objects are compared by value."""
 
 
+_CACHE = functools._lru_cache_wrapper
 _EXACT = frozenset({dict, list, tuple})
 
 
@@ -160,6 +162,7 @@ class Prologue:
         namespace: constants that they name.
         places: of checks on a tensor's sizes or on a number, by number: (source, the sizes or the number).
         tensors: lines that check a tensor, by index: (expression, the tensor); torch can check them all at once.
+        users_calls: lines that call a function of the user's under `functools.lru_cache`, by index.
         descriptions: for every check (by index), what it means to the user.
     """
 
@@ -179,6 +182,7 @@ class Prologue:
         self.tensors: dict[int, tuple[str, torch.Tensor]] = {}
         self.tensors_by_check: dict[int, str] = {}
         self.places: dict[int, tuple[Source, Any]] = {}
+        self.users_calls: set[int] = set()
         self._names: dict[int, str] = {}
         self._held: set[int] = set()
         self._constants: dict[int, str] = {}
@@ -254,6 +258,8 @@ class Prologue:
         if source.kind == GRAD:
             return f"{owner}.grad"
         if source.kind == CALL:
+            if type(parent.value) is _CACHE:
+                self.users_calls.add(len(self.lines))
             return f"{owner}({source.key})"
         assert source.kind == ATTRIBUTE
         return f"{owner}.{source.key}"

@@ -57,7 +57,10 @@ def set_content(obj: Any, content: Any) -> None:
     elif isinstance(obj, list):
         list.__setitem__(obj, slice(None), content)
     elif isinstance(obj, set):
-        set.clear(obj)
+        # No more is touched than has changed, or what is left could come in another order.
+        by_identity = {id(item) for item in content}
+        for item in [item for item in set.__iter__(obj) if id(item) not in by_identity]:
+            set.discard(obj, item)
         set.update(obj, content)
     elif isinstance(obj, bytearray):
         obj[:] = content

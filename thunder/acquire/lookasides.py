@@ -346,8 +346,17 @@ class Lookasides:
     def converting(self, function: Callable[..., Any], otherwise: Callable[..., Any] | None) -> Callable[..., Any]:
         """A builtin that asks its arguments for a number: their own methods run interpreted."""
 
+        names = _METHODS_OF_CONVERSIONS.get(function, ("__index__", "__float__", "__int__", "__complex__"))
+        own_method = _OWN_METHODS.get(function)
+
         def replacement(interp: Any, *args: Any, **kwargs: Any) -> Any:
-            args = tuple(self.tracker.as_number(argument) for argument in args)
+            own = type_lookup(type(args[0]), own_method) if own_method is not None and args else None
+            if isinstance(own, types.FunctionType) and not isinstance(args[0], torch.Tensor):
+                self.tracker.classes.lookup(type(args[0]), own_method)
+                answer = interp.call(own, *args, **kwargs)
+                if answer is not NotImplemented:
+                    return answer
+            args = tuple(self.tracker.as_number(argument, names) for argument in args)
             if otherwise is not None:
                 return otherwise(interp, *args, **kwargs)
             return interp.call_natively(function, args, kwargs)
@@ -591,6 +600,20 @@ _CONVERSIONS: tuple[Callable[..., Any], ...] = (
     math.ceil, math.trunc, math.log, math.exp, math.pow, math.prod,
     math.isnan, math.isinf, math.isfinite, math.copysign, math.gcd,
 )  # fmt: skip
+_METHODS_OF_CONVERSIONS: dict[Callable[..., Any], tuple[str, ...]] = {
+    int: ("__int__", "__index__", "__trunc__"),
+    float: ("__float__", "__index__"),
+    complex: ("__complex__", "__float__", "__index__"),
+    **dict.fromkeys((range, chr, bin, hex, oct, operator.index, math.gcd), ("__index__",)),
+    **dict.fromkeys((math.sqrt, math.log, math.exp, math.pow, math.copysign), ("__float__", "__index__")),
+    **dict.fromkeys((math.isnan, math.isinf, math.isfinite, math.floor, math.ceil), ("__float__", "__index__")),
+}
+"""The methods that a conversion asks for, in order."""
+_OWN_METHODS: dict[Callable[..., Any], str] = {
+    round: "__round__", math.floor: "__floor__", math.ceil: "__ceil__", math.trunc: "__trunc__",
+    divmod: "__divmod__", pow: "__pow__",
+}  # fmt: skip
+"""Functions that an object may answer with a method of that name."""
 _MESSAGES: tuple[Callable[..., Any], ...] = (
     warnings.warn, warnings.warn_explicit, logging.Logger.debug, logging.Logger.info, logging.Logger.warning,
     logging.Logger.error, logging.Logger.critical, logging.Logger.exception, logging.Logger.log,

@@ -85,6 +85,7 @@ class ObjectTracker(Tracker):
         self.container_types = set(CONTAINERS)  # type: ignore[assignment]
         self.wrapped_types = {torch.Tensor, torch.nn.Parameter}  # type: ignore[assignment]
         self._kinds: set[type] = set()
+        self._class_guarded: set[int] = set()
         self._new: set[int] = set()
         self.made_classes: dict[int, type] = {}
         self._keep: list[Any] = []
@@ -103,9 +104,21 @@ class ObjectTracker(Tracker):
                 self.prologue.call(decimal_rules, [], decimal_rules(), "the context of decimal numbers is unchanged")
         if not source.stable:
             self.wrapped_types.add(kind)  # type: ignore[attr-defined]
-        elif kind in _BOUND:
-            self._hold_receiver(obj)
+        else:
+            self._guard_class_of(obj, kind)
+            if kind in _BOUND:
+                self._hold_receiver(obj)
         return source
+
+    def _guard_class_of(self, obj: Any, kind: type) -> None:
+        """The class of an object that is followed by identity can still be assigned."""
+        if id(obj) in self._class_guarded or kind.__flags__ & IMMUTABLE_TYPE or isinstance(obj, (type, torch.Tensor)):
+            return
+        self._class_guarded.add(id(obj))
+        bind = self.prologue.bind
+        self.prologue.check(
+            f"type({bind(obj)}) is {bind(kind)}", lambda: f"the class of {self.source_of(obj).describe()} is unchanged"
+        )
 
     def _hold_receiver(self, method: Any) -> None:
         """A method that is the same at every call is bound to the same object."""

@@ -137,32 +137,44 @@ class Program:
         lines: list[str] = []
         if not check:
             return [line for line in prologue.lines if isinstance(line, str)]
-        # Constants are handed over as one tuple: that is quicker than naming each.
-        names = [name for name, _ in prologue.tensors.values()]
-        constants = [name for name in names if name in prologue.namespace]
-        ordered = [name for name in names if name not in prologue.namespace]
-        by_name = dict(prologue.tensors.values())
-        check_all = tensor_guards([by_name[name] for name in [*ordered, *constants]])
+        # PyTorch checks tensors together, and last; but a call of the user's is made only when all before it holds.
+        together = tensor_guards([tensor for _, tensor in prologue.tensors.values()]) is not None
         conditions: list[str] = []
+        waiting: list[tuple[str, torch.Tensor]] = []
 
         def flush() -> None:
             if conditions:
                 lines.append(f"if not ({' and '.join(conditions)}): return -1")
                 conditions.clear()
 
+        def flush_tensors() -> None:
+            # Constants are handed over as one tuple: that is quicker than naming each.
+            ordered = [(name, tensor) for name, tensor in waiting if name not in prologue.namespace]
+            constants = [(name, tensor) for name, tensor in waiting if name in prologue.namespace]
+            suffix = len(lines) if prologue.users_calls else ""
+            namespace[f"_tensors_fit{suffix}"] = tensor_guards([tensor for _, tensor in [*ordered, *constants]])
+            namespace[f"_constant_tensors{suffix}"] = tuple(prologue.namespace[name] for name, _ in constants)
+            listed = ", ".join([name for name, _ in ordered] + [f"*_constant_tensors{suffix}"])
+            lines.append(f"if not _tensors_fit{suffix}({listed}): return -1")
+            waiting.clear()
+
         for index, line in enumerate(prologue.lines):
+            if index in prologue.users_calls:
+                flush()
+                if waiting:
+                    flush_tensors()
             if isinstance(line, str):
                 flush()
                 lines.append(line)
-            elif check_all is None or index not in prologue.tensors:
+            elif together and index in prologue.tensors:
+                waiting.append(prologue.tensors[index])
+            else:
                 conditions.append(f"({line.condition})" if " or " in line.condition else line.condition)
                 if len(conditions) == _JOINED_CHECKS:
                     flush()
         flush()
-        if check_all is not None:
-            namespace["_tensors_fit"] = check_all
-            namespace["_constant_tensors"] = tuple(prologue.namespace[name] for name in constants)
-            lines.append(f"if not _tensors_fit({', '.join([*ordered, '*_constant_tensors'])}): return -1")
+        if waiting:
+            flush_tensors()
         return lines
 
     def failed_guard(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:

@@ -336,6 +336,9 @@ class AcquisitionTracker(AttributeTracker):
             self.touch_deeply(owner)
         else:
             self.touch(owner)
+        if name == "pop" and isinstance(owner, set):
+            what = f"an item of {self.known[id(owner)].describe()}, a set, whichever comes first, is removed"
+            raise ImpureCallError(what, self.recorder.location())
         if name not in _READERS:
             self.heap.before_change(owner)
 

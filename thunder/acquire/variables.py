@@ -49,8 +49,9 @@ class VariableTracker(ContainerTracker):
         global_names[name] = value
 
     def delete_global(self, global_names: dict[str, Any], name: str) -> None:
+        source = self.source_of(global_names)
         if name not in global_names:
-            self._guard_absent(self.source_of(global_names), name)
+            self._guard_absent(source, name)
         else:
             self.load_item(global_names, name)
             self._delete_item(global_names, name)

@@ -7,7 +7,7 @@ called with as many positional arguments as it has parameters.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import (
     BuiltinFunctionType,
     ClassMethodDescriptorType,
@@ -62,11 +62,14 @@ def call_value(interp: Any, function: Any, arguments: Sequence[Any], keywords: M
             return replace(interp, *arguments, **keywords)
         return instantiate(interp, function, arguments, keywords)
     if kind is functools.partial:
-        if interp.tracker is not None:
-            interp.tracker.enter_partial(function)
+        held = (*function.args, *arguments)
         if keywords or function.keywords:
             keywords = {**function.keywords, **keywords}
-        return call_value(interp, function.func, (*function.args, *arguments), keywords)
+        if interp.tracker is not None:
+            interp.tracker.enter_partial(function)
+            held = tuple(_seen(interp.tracker, held))
+            keywords = dict(zip(keywords, _seen(interp.tracker, keywords.values())))
+        return call_value(interp, function.func, held, keywords)
     if kind is MethodWrapperType:
         return _call_slot(interp, function, arguments, keywords)
     method = type_lookup(kind, "__call__")
@@ -147,8 +150,7 @@ def call_function(
         # The arguments do not fit; the native call fails with CPython's own words.
         return function(*arguments, **keywords)
     if tracker is not None and (function.__defaults__ or function.__kwdefaults__):
-        wrapped_types = tracker.wrapped_types
-        stack = [tracker.wrap(value) if type(value) in wrapped_types else value for value in stack]
+        stack = _seen(tracker, stack)
     del arguments  # or they would outlive the variables of the frame
     frame = Frame(interp, program, function, function.__globals__, function.__builtins__, stack)  # type: ignore[attr-defined]
     del stack
@@ -157,6 +159,12 @@ def call_function(
     if program.suspends:
         return suspended(frame, function.__name__, function.__qualname__)
     return run(frame)
+
+
+def _seen(tracker: Any, values: Iterable[Any]) -> list[Any]:
+    """What the program is to see of values that a function or a partial holds."""
+    wrapped_types = tracker.wrapped_types
+    return [tracker.wrap(value) if type(value) in wrapped_types else value for value in values]
 
 
 def run_code(

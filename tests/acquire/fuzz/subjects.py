@@ -22,7 +22,7 @@ REFUSALS: tuple[type[BaseException], ...] = (ThunderError,)
 
 EXPECTED = re.compile(
     "has another answer at every call|under functools.lru_cache, raises|reaches outside of the program|"
-    "context variable|is changed|have become equal|a hook is registered that stays"
+    "context variable|is changed|have become equal|a hook is registered that stays|whichever comes first"
 )
 """Calls that rightly run in plain Python."""
 
