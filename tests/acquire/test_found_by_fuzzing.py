@@ -96,6 +96,8 @@ CASES = [
     Case("an item of a set", "S = {'b', -1.0, False}\ndef subject(x, s): return s.pop(), len(s)", ("", "S.add(5)", "", ""), "torch.ones(4), S"),
     # 2078125: the first that is done with globals is to delete one.
     Case("a global deleted first", "G = 1\ndef subject(x):\n    global G\n    del G\n    G = [x]\n    return G", ("", "", "globals().pop('G')", "G = 2")),
+    # 2082268: C code finds the items of an object by `__len__` and `__getitem__`.
+    Case("items from the end", "class Box:\n    def __init__(self): self.items = [3, 'b']\n    def __len__(self): return len(self.items)\n    def __getitem__(self, index): return self.items[index]\nB = Box()\ndef subject(x): return list(reversed(B)), next(reversed(B))", ("", "B.items = [1, 1]", "B.items.append(2)", "Box.__reversed__ = lambda self: iter('ab')")),
     # 2040134, 2043465: containers that hold themselves, compared and shown.
     Case("lists that hold themselves", "L = [1]\nL.append(L)\ndef subject(x): return str(L), f'{L}', L[1] is L, 1 in L", ("", "L[0] = 2")),
 ]  # fmt: skip

@@ -33,7 +33,7 @@ from thunder import _torch_compat
 from thunder.acquire.backward_hooks import backward_hook_lookasides
 from thunder.acquire.checkpointed import checkpoint_lookaside
 from thunder.acquire.flex_attention import flex_attention_lookaside
-from thunder.acquire.guards import is_plain, type_lookup
+from thunder.acquire.guards import absent, is_plain, type_lookup
 from thunder.acquire.heap import instance_dict
 from thunder.acquire.higher_order import higher_order_lookasides
 from thunder.acquire.recorder import Recorder
@@ -90,6 +90,7 @@ _PROGRAMS_OF_THUNDER = (
     _THUNDER + os.path.join("distributed", "parallel_linear.py"),  # the forward functions of divided layers
     _THUNDER + os.path.join("distributed", "training_step.py"),  # what calls the model and the loss
 )
+_REVERSED = callback_lookasides()[reversed]
 _DIR_OF_CALLER = frame_lookasides()[dir]
 _LIBRARIES = sys.stdlib_module_names | {"torch"}
 _MISSING = object()
@@ -152,6 +153,7 @@ class Lookasides:
             delattr: lambda interp, obj, name: self.tracker.delete_attr(obj, name),
             vars: self.vars,
             dir: self.dir,
+            reversed: self.reversed,
             len: self.len,
             __import__: self.import_module,
             importlib.import_module: self.import_by_name,
@@ -246,6 +248,16 @@ class Lookasides:
         if not isinstance(objects[0], type) and instance_dict(objects[0]) is None:
             return vars(objects[0])  # raises
         return self.tracker.load_attr(objects[0], "__dict__")
+
+    def reversed(self, interp: Any, obj: Any) -> Any:
+        """`reversed(obj)`; C code would call the `__getitem__` of a class that has no `__reversed__` natively."""
+        items = type_lookup(type(obj), "__getitem__")
+        if type_lookup(type(obj), "__reversed__") is not absent or not isinstance(items, types.FunctionType):
+            return _REVERSED(interp, obj)
+        for name in ("__reversed__", "__getitem__"):
+            self.tracker.classes.lookup(type(obj), name)
+        length = self.len(interp, obj)
+        return (interp.call(items, obj, index) for index in range(length - 1, -1, -1))
 
     def dir(self, interp: Any, *objects: Any) -> Any:
         if not objects:
