@@ -98,6 +98,8 @@ CASES = [
     Case("a global deleted first", "G = 1\ndef subject(x):\n    global G\n    del G\n    G = [x]\n    return G", ("", "", "globals().pop('G')", "G = 2")),
     # 2082268: C code finds the items of an object by `__len__` and `__getitem__`.
     Case("items from the end", "class Box:\n    def __init__(self): self.items = [3, 'b']\n    def __len__(self): return len(self.items)\n    def __getitem__(self, index): return self.items[index]\nB = Box()\ndef subject(x): return list(reversed(B)), next(reversed(B))", ("", "B.items = [1, 1]", "B.items.append(2)", "Box.__reversed__ = lambda self: iter('ab')")),
+    # 2094429: the same with a slot.
+    Case("a slot assigned and deleted", "class S: __slots__ = ('a', 'b')\no = S()\no.a = 1\ndef subject(x):\n    o.a = 2\n    del o.a\n    o.b = x\n    return hasattr(o, 'a')", ("", "", "o.a = 3", "del o.b")),
     # 2040134, 2043465: containers that hold themselves, compared and shown.
     Case("lists that hold themselves", "L = [1]\nL.append(L)\ndef subject(x): return str(L), f'{L}', L[1] is L, 1 in L", ("", "L[0] = 2")),
 ]  # fmt: skip

@@ -7,6 +7,7 @@ it was before.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import threading
@@ -294,9 +295,12 @@ class _Acquisition:
             setter = prologue.bind(type.__setattr__ if isinstance(obj, type) else object.__setattr__)
             deleter = prologue.bind(type.__delattr__ if isinstance(obj, type) else object.__delattr__)
             owner = prologue.expression(tracker.known[id(obj)])
-            if after is absent and before is absent:
+            if after is absent and not isinstance(obj, type):
+                # What was assigned without being read may be unset at another call.
+                epilogue.lines.append(f"{prologue.bind(discard_attribute)}({owner}, {name!r})")
+            elif after is absent and before is absent:
                 continue
-            if after is absent:
+            elif after is absent:
                 epilogue.lines.append(f"{deleter}({owner}, {name!r})")
             else:
                 epilogue.lines.append(f"{setter}({owner}, {name!r}, {epilogue.expression(after)})")
@@ -364,6 +368,12 @@ class _Acquisition:
             check = self.prologue.bind(distinct)
             self.prologue.check(f"{check}({listed})", "tensors that are changed in place share no memory with others")
         return shared, changed
+
+
+def discard_attribute(obj: Any, name: str) -> None:
+    """Deletes an attribute that may be there."""
+    with contextlib.suppress(AttributeError):
+        object.__delattr__(obj, name)
 
 
 def objects_are_distinct(*objects: Any) -> bool:
