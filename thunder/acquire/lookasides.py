@@ -363,7 +363,8 @@ class Lookasides:
 
         def replacement(interp: Any, *args: Any, **kwargs: Any) -> Any:
             own = type_lookup(type(args[0]), own_method) if own_method is not None and args else None
-            if isinstance(own, types.FunctionType) and not isinstance(args[0], torch.Tensor):
+            in_python = isinstance(own, types.FunctionType) and not isinstance(args[0], torch.Tensor)
+            if own_method is not None and in_python:
                 self.tracker.classes.lookup(type(args[0]), own_method)
                 answer = interp.call(own, *args, **kwargs)
                 if answer is not NotImplemented:
