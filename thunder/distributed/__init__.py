@@ -15,7 +15,7 @@ from thunder.distributed.mesh import (
 )
 from thunder.distributed.methods import DataParallelMethods, DistributedMethods, PipelineMethods
 from thunder.distributed.pipeline import SCHEDULES, Pipeline, PipelineOptions
-from thunder.distributed.tensor_parallel import automatic_plan, merge_entries, parallelise
+from thunder.distributed.tensor_parallel import automatic_plan, divide_cross_entropy, merge_entries, parallelise
 
 __all__ = [
     "SCHEDULES",
@@ -33,6 +33,7 @@ __all__ = [
     "broadcast_from_first",
     "clip_gradients",
     "data_parallel_mesh",
+    "divide_cross_entropy",
     "fully_shard",
     "group_of",
     "joint_mesh",

@@ -5,7 +5,8 @@ DTensor parameters and forward functions with collectives (`parallel_linear.py`)
 the parts: activations between a column- and a row-divided layer are as wide as the part, and attention has this
 process's heads, so that key-value caches are divided as well.
 
-`merge_entries` is the pass over acquired traces that leaves one collective where several layers take the same input.
+`merge_entries` is the pass over acquired traces that leaves one collective where several layers take the same input;
+`divide_cross_entropy` the one that computes losses of gathered logits from each process's columns.
 """
 
 from __future__ import annotations
@@ -19,14 +20,25 @@ from typing import Any
 import torch
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Placement, Shard
+from torch.nn import functional as F
 
 from thunder.distributed.collectives import Group
 from thunder.distributed.initialise import broadcast_from_first
 from thunder.distributed.layout import rows_of
 from thunder.distributed.mesh import group_of
-from thunder.distributed.parallel_linear import Enter, column_linear, packed_linear, row_embedding, row_linear
+from thunder.distributed.parallel_linear import (
+    Enter,
+    GatherColumns,
+    column_linear,
+    gathered_norm,
+    packed_linear,
+    row_embedding,
+    row_linear,
+    split_sequence,
+    vocabulary_cross_entropy,
+)
 from thunder.errors import MeshError, ShardingPlanError
-from thunder.trace import Op, Trace, Var, map_vars
+from thunder.trace import Namer, Op, Trace, Var, map_vars
 
 STYLES = (
     "colwise",
@@ -41,7 +53,12 @@ STYLES = (
 
 
 def parallelise(
-    model: torch.nn.Module, mesh: DeviceMesh, plan: Mapping[str, str] | None, *, synchronise: bool
+    model: torch.nn.Module,
+    mesh: DeviceMesh,
+    plan: Mapping[str, str] | None,
+    *,
+    synchronise: bool,
+    sequence_parallel: bool = False,
 ) -> list[torch.nn.Parameter]:
     """Divides the modules that a plan names; returns the parameters whose gradients have to be added up.
 
@@ -50,6 +67,7 @@ def parallelise(
         mesh: of one dimension.
         plan: style by pattern of module names (`*` stands for anything but dots); None for the model's own.
         synchronise: whether parameters and buffers are taken from the first process.
+        sequence_parallel: whether norms, dropout and residual sums are divided along the sequence.
 
     Raises:
         ShardingPlanError: a pattern names nothing, a style is unknown or does not fit its module.
@@ -57,7 +75,8 @@ def parallelise(
     """
     group = group_of(mesh)
     matched = match_plan(model, plan if plan is not None else automatic_plan(model))
-    styles = _Styles(model, mesh, group)
+    styles = _Styles(model, mesh, group, sequence_parallel)
+    norms = sequence_norms(model) if sequence_parallel else None
     for name, style in matched.items():
         styles.check(name, model.get_submodule(name), style)
     if synchronise:
@@ -65,6 +84,8 @@ def parallelise(
     for name, style in matched.items():
         styles.apply(model.get_submodule(name), style)
     styles.divide_heads()
+    if norms is not None:
+        styles.divide_sequence(*norms)
     return styles.summed
 
 
@@ -108,6 +129,36 @@ def automatic_plan(model: torch.nn.Module) -> dict[str, str]:
         f"{type(model).__qualname__} brings no plan for tensor parallelism",
         remedy="pass plan={'layers.*.up': 'colwise', 'layers.*.down': 'rowwise', ...}",
     )
+
+
+_NORMS_OF_LAYERS = (("input_layernorm", "post_attention_layernorm"), ("norm_1", "norm_2"))
+_LAST_NORMS = ("norm", "ln_f")
+
+
+def sequence_norms(model: torch.nn.Module) -> tuple[Any, list[Any]]:
+    """(the first decoder layer, all norms) of a model whose layers have a norm before attention and one before the MLP.
+
+    Raises:
+        ShardingPlanError: it is no such model.
+    """
+    for names in _NORMS_OF_LAYERS:
+        layers = [m for m in model.modules() if all(hasattr(m, name) for name in names)]
+        holders = [m for m in model.modules() if any(hasattr(m, name) for name in _LAST_NORMS)]
+        plain = [m for m in layers if [*_norms_of(m)] == [*names]]
+        if layers and len(plain) == len(layers) and len(holders) == 1:
+            last = next(getattr(holders[0], name) for name in _LAST_NORMS if hasattr(holders[0], name))
+            return layers[0], [*(getattr(layer, name) for layer in layers for name in names), last]
+    raise ShardingPlanError(
+        f"{type(model).__qualname__} has no layers with a norm before attention and one before the MLP",
+        remedy="sequence_parallel=True is for decoders built like Llama; leave it out",
+    )
+
+
+def _norms_of(layer: torch.nn.Module) -> Iterator[str]:
+    """Names of a layer's norms."""
+    for name, child in layer.named_children():
+        if "norm" in name and not isinstance(child, torch.nn.Identity):
+            yield name
 
 
 def match_plan(model: torch.nn.Module, plan: Mapping[str, str]) -> dict[str, str]:
@@ -158,8 +209,8 @@ class _Styles:
         summed: parameters that stay whole and whose gradients have to be added up.
     """
 
-    def __init__(self, model: torch.nn.Module, mesh: DeviceMesh, group: Group) -> None:
-        self.model, self.mesh, self.group = model, mesh, group
+    def __init__(self, model: torch.nn.Module, mesh: DeviceMesh, group: Group, sequence: bool) -> None:
+        self.model, self.mesh, self.group, self.sequence = model, mesh, group, sequence
         self.summed: list[torch.nn.Parameter] = []
         self._made: dict[tuple[int, int], torch.nn.Parameter] = {}
         self._keep: list[torch.nn.Parameter] = []  # an id says nothing of a parameter that is gone
@@ -209,17 +260,22 @@ class _Styles:
         group = self.group
         if style in ("colwise", "colwise_gather_output"):
             self._divide(module, {"weight": 0, "bias": 0})
-            module.forward = functools.partial(column_linear, module, group, style == "colwise_gather_output")
+            gathers = style == "colwise_gather_output"
+            module.forward = functools.partial(column_linear, module, group, gathers, not self.sequence)
         elif style in ("rowwise", "rowwise_split_input"):
             self._divide(module, {"weight": 1})
-            module.forward = functools.partial(row_linear, module, group, style == "rowwise_split_input")
+            splits = style == "rowwise_split_input"
+            module.forward = functools.partial(row_linear, module, group, splits, self.sequence)
+            if self.sequence and module.bias is not None:
+                self.summed.append(module.bias)
         elif style == "embedding_rowwise":
             rows = rows_of(module.num_embeddings, group.size, group.rank)
             self._divide(module, {"weight": 0})
             module.forward = functools.partial(row_embedding, module, group, rows.start)
         elif style == "packed_colwise":
             parent = next(p for p in self.model.modules() if any(child is module for child in p.children()))
-            module.forward = functools.partial(packed_linear, module, group, tuple(self._rows(parent, module)))
+            rows_of_parts = tuple(self._rows(parent, module))
+            module.forward = functools.partial(packed_linear, module, group, rows_of_parts, not self.sequence)
             self.summed += list(module.parameters(recurse=False))
             self._attentions.append(parent)
         elif style == "replicated_with_grad_allreduce":
@@ -243,6 +299,13 @@ class _Styles:
                 self._keep.append(parameter)
                 self._made[key] = _part(parameter, self.mesh, dimension)
             module._parameters[name] = self._made[key]
+
+    def divide_sequence(self, first_layer: Any, norms: list[Any]) -> None:
+        """Between divided layers each process has some rows of the sequence; norms see those alone."""
+        first_layer.forward = functools.partial(split_sequence, first_layer.forward, self.group)
+        for norm in norms:
+            norm.forward = functools.partial(gathered_norm, norm.forward, self.group)
+            self.summed += list(norm.parameters())
 
     def divide_heads(self) -> None:
         """Modules that ask a configuration for the number of heads get one with this process's number."""
@@ -306,3 +369,113 @@ def merge_entries(trace: Trace) -> Trace:
 def is_entry(op: Op) -> bool:
     """Whether the operation is `Enter.apply`."""
     return getattr(op.target, "__self__", None) is Enter
+
+
+def divide_cross_entropy(trace: Trace) -> Trace:
+    """Cross-entropies of gathered logits are computed from this process's columns; gathers that are left over go.
+
+    Between the two there may be casts, other shapes of the leading dimensions, and cuts along them.
+    """
+    made = {id(var): op for op in trace.ops for var in op.outputs() if id(var) not in set(map(id, op.inputs()))}
+    changed = {id(var) for op in trace.ops for var in op.tags.get("changes", ())}
+    namer = Namer({var.name for var in trace.variables()})
+    before: dict[int, list[Op]] = {}
+    exchanged: dict[int, Op] = {}
+    for op in trace.ops:
+        chain = _chain_of_logits(op, made, changed) if op.target is F.cross_entropy else None
+        if chain is None:
+            continue
+        gather, steps = chain
+        _, size, rank, group = gather.args
+        local: Var = gather.args[0]
+        ops: list[Op] = []
+        for step in steps:
+            shape = (*step.result.value.shape[:-1], step.result.value.shape[-1] // size)
+            ops.append(_on_columns(step, local, shape, namer))
+            local = ops[-1].result
+        target, options = op.args[1] if len(op.args) > 1 else op.kwargs["target"], op.kwargs
+        start = rank * local.value.shape[-1]
+        arguments = (local, target, options.get("ignore_index", -100), options.get("reduction", "mean"), group, start)
+        before[id(op)] = ops
+        exchanged[id(op)] = Op(vocabulary_cross_entropy, arguments, {}, op.result, op.location, op.scope)
+    if not exchanged:
+        return trace
+    rewritten = []
+    for op in trace.ops:
+        rewritten += [*before.get(id(op), []), exchanged.get(id(op), op)]
+    return _without_unused(trace.replace(ops=rewritten))
+
+
+_SHAPES = ("view", "reshape", "flatten", "contiguous", "unsqueeze")
+_CASTS = ("to", "float", "double", "type", "upcast")
+
+
+def _chain_of_logits(op: Op, made: dict[int, Op], changed: set[int]) -> tuple[Op, list[Op]] | None:
+    """(the gather of columns, the steps from there to the cross-entropy); None where it is something else."""
+    logits = op.args[0] if op.args else op.kwargs.get("input")
+    target = op.args[1] if len(op.args) > 1 else op.kwargs.get("target")
+    known = {"input", "target", "ignore_index", "reduction"}
+    others = {name: value for name, value in op.kwargs.items() if name not in known}
+    plain = all(value is None or value is True or value == 0 for value in others.values()) and len(op.args) <= 2
+    if not plain or not isinstance(logits, Var) or not isinstance(target, Var):
+        return None
+    if logits.value.dim() != 2 or target.value.dim() != 1 or target.value.is_floating_point():
+        return None
+    width = logits.value.shape[-1]
+    steps: list[Op] = []
+    while id(logits) not in changed:
+        step = made.get(id(logits))
+        if step is None or not step.args or not isinstance(step.args[0], Var):
+            return None
+        if getattr(step.target, "__self__", None) is GatherColumns:
+            return step, steps[::-1]
+        source = step.args[0]
+        if source.value.dim() < 2 or source.value.shape[-1] != width or not _keeps_columns(step):
+            return None
+        steps.append(step)
+        logits = source
+    return None
+
+
+def _keeps_columns(step: Op) -> bool:
+    if step.name in (*_SHAPES, *_CASTS):
+        return True
+    index = step.args[1] if step.name == "__getitem__" and len(step.args) == 2 else None
+    whole = slice(None, None, None)
+    return isinstance(index, tuple) and Ellipsis not in index[1:] and (
+        index[-1] == whole if len(index) == step.args[0].value.dim() or Ellipsis in index else True
+    )  # fmt: skip
+
+
+def _on_columns(step: Op, local: Var, shape: tuple[int, ...], namer: Namer) -> Op:
+    """The same step on this process's columns."""
+    source = step.result.value
+    target: Any
+    if step.name in _SHAPES:
+        target, args = torch.Tensor.reshape, (local, shape)
+    elif step.name in _CASTS:
+        target, args = torch.Tensor.to, (local, source.dtype)
+    else:
+        target, args = step.target, (local, *step.args[1:])
+    with source.fake_mode, torch.no_grad():
+        value = torch.empty(shape, dtype=source.dtype, device=source.device)
+    return Op(
+        target, args, {}, Var(namer.fresh("t"), value.requires_grad_(source.requires_grad)), step.location, step.scope
+    )
+
+
+def _without_unused(trace: Trace) -> Trace:
+    """Drops gathers, and steps behind them, whose results nobody takes any more."""
+    used = {id(var) for var in trace.output_vars()}
+    kept: list[Op] = []
+    for op in reversed(trace.ops):
+        droppable = getattr(op.target, "__self__", None) is GatherColumns or op.name in (
+            *_SHAPES,
+            *_CASTS,
+            "__getitem__",
+        )
+        if droppable and not op.tags.get("changes") and not any(id(var) in used for var in op.outputs()):
+            continue
+        used |= {id(var) for var in op.inputs()}
+        kept.append(op)
+    return trace.replace(ops=kept[::-1])

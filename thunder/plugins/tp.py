@@ -12,6 +12,7 @@ from thunder.distributed import (
     DataParallelOptions,
     DistributedMethods,
     Groups,
+    divide_cross_entropy,
     group_of,
     merge_entries,
     parallelise,
@@ -30,6 +31,8 @@ class TP(Plugin):
         mesh: of one dimension; None for all processes.
         plan: style by pattern of module names, such as `{"layers.*.mlp.up": "colwise"}`; None for the plan that a
             transformers model brings with it, or that of LitGPT's decoders.
+        sequence_parallel: between divided layers each process has some rows of the sequence, norms and dropout
+            included: as much communication, less memory. For decoders built like Llama.
         synchronise: whether parameters and buffers are taken from the first process at the start.
         timeout: seconds that other processes may take to come to a program whose collectives are new.
     """
@@ -41,18 +44,22 @@ class TP(Plugin):
         mesh: DeviceMesh | None = None,
         *,
         plan: Mapping[str, str] | None = None,
+        sequence_parallel: bool = False,
         synchronise: bool = True,
         timeout: float = 300.0,
     ) -> None:
         self.mesh = mesh
         self.plan = plan
+        self.sequence_parallel = sequence_parallel
         self.synchronise = synchronise
         self.timeout = timeout
 
     def apply(self, choices: Choices, target: Callable[..., Any]) -> Choices:
         model, _, mesh, _, _ = prepare(self.name, choices, target, self.mesh)
-        summed = parallelise(model, mesh, self.plan, synchronise=self.synchronise)
-        choices.transforms.append(merge_entries)
+        summed = parallelise(
+            model, mesh, self.plan, synchronise=self.synchronise, sequence_parallel=self.sequence_parallel
+        )
+        choices.transforms += [merge_entries, divide_cross_entropy]
         options = DataParallelOptions(in_flight=None, bucket_bytes=25 << 20, timeout=self.timeout)
         distribution = DataParallel(model, mesh, Groups(tensor=group_of(mesh)), options, summed=summed)
         # Decoding meets a new size at every token: such programs run operation by operation, with symbols for sizes.
