@@ -54,6 +54,25 @@ def test_tensor_and_data_parallel(four: Processes, name: str, plugin: str) -> No
     four.run(ten_steps, name, plugin, "eager")
 
 
+def in_eight_bits(rank: int) -> None:
+    """With the same batch on every rank, "fp8" with "fsdp" trains as "fp8" alone does."""
+    trained = []
+    for plugins in ("fp8", ["fp8", FSDP()]):
+        model, loss, batches = make("litgpt")
+        compiled = thunder.compile(model.float().train(), recipe="eager", plugins=plugins)
+        trained.append(Trained(compiled, loss, batches, steps=3))
+    torch.testing.assert_close(trained[1].losses, trained[0].losses)
+    torch.testing.assert_close(trained[1].gradients, trained[0].gradients, rtol=1e-3, atol=1e-5)
+    with pytest.raises(OptionError, match="not divided by 'fsdp'"):
+        thunder.compile(make("litgpt")[0].float().eval(), plugins=["quantize-int8", "fsdp"])
+    with pytest.raises(OptionError, match="another forward"):
+        thunder.compile(make("litgpt")[0].float().eval(), plugins=["tp", "quantize-int8"])
+
+
+def test_eight_bits_and_divided_parameters(two: Processes) -> None:
+    two.run(in_eight_bits)
+
+
 def bad_input(rank: int) -> None:
     mesh = two_by_two()
 

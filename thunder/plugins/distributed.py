@@ -27,6 +27,7 @@ from thunder.distributed import (
 from thunder.errors import OptionError
 from thunder.executors.distribution import Distribution
 from thunder.plugins.plugin import Choices
+from thunder.precision import quantized_layers
 
 
 class Prepared(NamedTuple):
@@ -88,6 +89,13 @@ def prepare(
             f"{plugin!r} is given after another distributed plugin that it cannot follow",
             remedy="use one of 'ddp' and 'fsdp', with 'tp' before and 'pp' after it: "
             "plugins=[TP(mesh['tp']), FSDP(mesh['dp']), PP(mesh['pp'])]",
+        )
+    quantised = next(iter(quantized_layers(target)), None) if plugin == "fsdp" else None
+    if quantised is not None:
+        raise OptionError(
+            f"weights that are stored in few bits ({quantised!r}) are not divided by 'fsdp': every process would have "
+            "all of them",
+            remedy="quantise without 'fsdp', or train in 8 bits: 'fp8' for a model in training mode keeps its weights",
         )
     require_process_group(plugin)
     device = one_device(target, plugin)

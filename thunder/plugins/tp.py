@@ -19,6 +19,7 @@ from thunder.distributed import (
 )
 from thunder.plugins.distributed import distribute, prepare
 from thunder.plugins.plugin import Choices, Plugin, register_plugin
+from thunder.plugins.quantize import QuantizePlugin
 
 
 @register_plugin
@@ -53,6 +54,14 @@ class TP(Plugin):
         self.sequence_parallel = sequence_parallel
         self.synchronise = synchronise
         self.timeout = timeout
+
+    def refuses(self, other: Plugin) -> str | None:
+        if isinstance(other, QuantizePlugin):
+            return (
+                f"{other.name!r} and 'tp' would both give linear layers another forward: layers that are computed in "
+                "few bits are not divided"
+            )
+        return None
 
     def apply(self, choices: Choices, target: Callable[..., Any]) -> Choices:
         model, _, mesh, _, _ = prepare(self.name, choices, target, self.mesh)
