@@ -25,18 +25,6 @@ from thunder.kernels.machine_code import launch_kernel
 
 SMALLEST_MEASURED = 1 << 21  # elements of a weight
 LARGEST_PLAN = 200 << 10  # bytes of shared memory
-LINE = 128  # bytes
-AHEAD_BYTES = 8 << 20  # of the weights, asked for while the kernel before is running
-
-
-@triton.jit
-def _ask_for(rows, LINES: tl.constexpr):
-    """Has the first cache lines of rows of a weight brought to the L2 cache, which sees what is written later."""
-    line = tl.arange(0, LINES) * (128 // (rows.dtype.element_ty.primitive_bitwidth // 8))
-    places = (rows[:, None] + line[None, :]).to(tl.int64)
-    tl.inline_asm_elementwise(
-        "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [places], dtype=tl.int32, is_pure=False, pack=1
-    )
 
 
 @triton.jit
@@ -46,7 +34,7 @@ def _skinny_kernel(
     K: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr,
     EVEN_N: tl.constexpr, EVEN_K: tl.constexpr,
     GATED: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, ACTIVATION: tl.constexpr,
-    EARLY: tl.constexpr, AHEAD: tl.constexpr, WIDE: tl.constexpr,
+    EARLY: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     m = tl.program_id(1) * 16 + tl.arange(0, 16)
@@ -58,11 +46,6 @@ def _skinny_kernel(
     total = tl.zeros([16, BLOCK_N], tl.float32)
     up_total = tl.zeros([16, BLOCK_N], tl.float32)
     if EARLY:
-        if AHEAD:
-            existing = tl.minimum(n, N - 1).to(tl.int64)
-            _ask_for(weight_ptr + existing * weight_stride, AHEAD)
-            if GATED:
-                _ask_for(up_ptr + existing * up_stride, AHEAD)
         tl.extra.cuda.gdc_wait()
         tl.extra.cuda.gdc_launch_dependents()
     for start in tl.range(0, K, BLOCK_K, num_stages=STAGES):
@@ -139,13 +122,6 @@ def choose_plan(n: int, k: int, device: torch.device, *, gated: bool) -> SkinnyP
     return SkinnyPlan(32, 128, 4, 6) if n <= 4096 else SkinnyPlan(64, 128, 4, 4)
 
 
-def lines_ahead(weight: torch.Tensor, *, gated: bool) -> int:
-    """How many cache lines of each row are asked for ahead: a power of two, at most a whole row; or 0."""
-    n, k = weight.shape
-    lines = min(AHEAD_BYTES // (n * LINE * (2 if gated else 1)), k * weight.element_size() // LINE)
-    return 1 << (lines.bit_length() - 1) if lines else 0
-
-
 def is_fastest(n: int, k: int, device: torch.device) -> bool:
     """Whether a layer is as large as those for which the kernel was faster than cuBLAS on an H100, on 2 to 16 rows."""
     return n * k >= SMALLEST_MEASURED and has_room(device)
@@ -173,7 +149,6 @@ def launch(
         K=k, BLOCK_N=plan.block_n, BLOCK_K=plan.block_k, STAGES=plan.stages,
         EVEN_N=n % plan.block_n == 0, EVEN_K=k % plan.block_k == 0,
         GATED=up is not None, HAS_BIAS=bias is not None, HAS_RESIDUAL=residual is not None, ACTIVATION=activation,
-        EARLY=early, AHEAD=lines_ahead(weight, gated=up is not None) if early else 0, WIDE=is_interpreted(),
-        num_warps=plan.warps, launch_pdl=early,
+        EARLY=early, WIDE=is_interpreted(), num_warps=plan.warps, launch_pdl=early,
     )  # fmt: skip
     return out

@@ -18,9 +18,10 @@ from thunder.precision.formats import get_format
 from thunder.precision.operators import linear_float8, linear_in_float8
 from thunder.precision.selection import Patterns, select_layers
 
-SMALLEST = {"cuda": 1 << 22, "cpu": 0}
+SMALLEST = {"cuda": 1 << 25, "cpu": 0}
 """Elements of a weight from which on products are computed in 8 bits, by type of device: below, quantising costs more
-than the product gains.  The CPU emulates and gains nothing, whatever the size."""
+than the product gains.  On an H100 (8192 rows, forward and backward, beside bf16): 2048x2048 0.35 times as fast,
+4096x4096 0.89, 4096x14336 1.45.  The CPU emulates and gains nothing, whatever the size."""
 MULTIPLE = 16
 HISTORIES = ("x_history", "weight_history")
 
