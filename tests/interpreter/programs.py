@@ -459,6 +459,25 @@ result = Color.RED.low, Color(2).name, [c.value for c in Color], A() == A(), A(1
 """,
     ),
     (
+        "text_of_classes_derived_from_containers",
+        (3, 10),
+        """
+import collections
+class Item:
+    def __repr__(self): return 'item'
+class Table(dict):
+    def __repr__(self): return 'table'
+class Row(tuple):
+    def __str__(self): return 'row'
+T = collections.namedtuple('T', 'a b')
+t, row = T(1, Item()), Row([Item(), 2])
+result = [repr(t), str(t), f'{t}', '%s' % (t,), '%s and %r' % t, '%r %r' % row, '%s' % (row,), '%(a)s' % Table(a=Item()),
+          '%s' % Table(), '%s' % [t], repr((t, row)), '{} {a[0]}'.format(t, a=[row])]
+try: '%s' % t
+except TypeError as e: result.append(str(e))
+""",
+    ),
+    (
         "exception_groups",
         (3, 11),
         """

@@ -33,7 +33,7 @@ def binary(interp: Any, left: Any, right: Any, operation: Operation) -> Any:
     """A binary or in-place operator."""
     left_type, right_type = type(left), type(right)
     if left_type is str and operation.symbol in ("%", "%="):
-        return left % lent(interp, right)
+        return left % _formatted(interp, right)
     if left_type in PLAIN_TYPES and right_type in PLAIN_TYPES:
         return operation.native(left, right)
     in_place = type_lookup(left_type, operation.in_place) if operation.in_place is not None else NULL
@@ -54,6 +54,13 @@ def binary(interp: Any, left: Any, right: Any, operation: Operation) -> Any:
     if symbol in ("**", "**="):
         symbol = "** or pow()" if symbol == "**" else symbol
     raise TypeError(f"unsupported operand type(s) for {symbol}: '{left_type.__name__}' and '{right_type.__name__}'")
+
+
+def _formatted(interp: Any, value: Any) -> Any:
+    """What stands for `value` in `text % value`: of a tuple the items are formatted, whatever its class defines."""
+    if type(value) is not tuple and issubclass_of(type(value), tuple):
+        return tuple([lent(interp, item) for item in tuple.__iter__(value)])
+    return lent(interp, value)
 
 
 def _without_in_place(interp: Any, left: Any, right: Any, method: Any, reflected: Any, operation: Operation) -> Any:
