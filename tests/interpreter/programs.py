@@ -469,10 +469,13 @@ class Table(dict):
     def __repr__(self): return 'table'
 class Row(tuple):
     def __str__(self): return 'row'
+class Name(str):
+    def __repr__(self): return 'name'
 T = collections.namedtuple('T', 'a b')
 t, row = T(1, Item()), Row([Item(), 2])
 result = [repr(t), str(t), f'{t}', '%s' % (t,), '%s and %r' % t, '%r %r' % row, '%s' % (row,), '%(a)s' % Table(a=Item()),
-          '%s' % Table(), '%s' % [t], repr((t, row)), '{} {a[0]}'.format(t, a=[row])]
+          '%s' % Table(), '%s' % [t], repr((t, row)), '{} {a[0]}'.format(t, a=[row]),
+          str(Name('x')), '%s' % Name('x'), '%r' % Name('x'), f'{Name("x")}', repr([Name('x')]), repr(row)]
 try: '%s' % t
 except TypeError as e: result.append(str(e))
 """,

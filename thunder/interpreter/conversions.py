@@ -28,7 +28,7 @@ class _Shown:
 def repr_of(interp: Any, value: Any) -> str:
     """`repr(value)`."""
     method = python_method(type(value), "__repr__")
-    return repr(lent(interp, value)) if method is None else repr(_Shown(interp.call(method, value)))
+    return repr(_with_items_lent(interp, value)) if method is None else repr(_Shown(interp.call(method, value)))
 
 
 def ascii_of(interp: Any, value: Any) -> str:
@@ -44,7 +44,7 @@ def str_of(interp: Any, value: Any) -> str:
         return str(_Shown(interp.call(method, value)))
     if type(value).__str__ is object.__str__:
         return repr_of(interp, value)
-    return str(lent(interp, value))
+    return str(_with_items_lent(interp, value))
 
 
 class _Lent:
@@ -95,4 +95,9 @@ def format_of(interp: Any, value: Any, specification: str) -> str:
         return format(_Shown(interp.call(method, value, specification)), "")
     if specification == "" and type(value).__format__ is object.__format__:
         return str_of(interp, value)
-    return format(lent(interp, value) if type(value) in (list, dict, tuple) else value, specification)
+    return format(_with_items_lent(interp, value), specification)
+
+
+def _with_items_lent(interp: Any, value: Any) -> Any:
+    """The value for its class's own method in C, which shows the items of a container."""
+    return lent(interp, value) if type(value) in (list, dict, tuple) else value
