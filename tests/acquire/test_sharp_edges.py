@@ -60,7 +60,8 @@ def test_answers_that_differ_are_not_kept(name):
     compiled = thunder.jit(subject, executors=["eager"])
     found = [compiled(torch.ones(2))[1] for _ in range(3)]
     assert len(set(map(str, found))) == 3
-    assert thunder.compile_stats(compiled).plain_calls == 3
+    # Every second number of `gauss` lies in an attribute of the generator, which has a guard.
+    assert thunder.compile_stats(compiled).plain_calls == (2 if name == "random.gauss" else 3)
     assert "another answer" in thunder.compile_stats(compiled).plain_reason
 
 

@@ -11,6 +11,15 @@ from tests.frontend.asserting_programs import negated, several, validated, with_
 from thunder.errors import DataDependentError
 
 
+@pytest.fixture(autouse=True)
+def validation():
+    """Dynamo switches the validation of distributions off for the whole process, when it is first used."""
+    before = torch.distributions.Distribution._validate_args
+    torch.distributions.Distribution.set_default_validate_args(True)
+    yield
+    torch.distributions.Distribution.set_default_validate_args(before)
+
+
 @pytest.mark.parametrize("program", [with_message, negated, several, within_a_loop, validated])
 def test_checked_when_the_program_runs(executors, program):
     compiled = thunder.jit(program, executors=executors)

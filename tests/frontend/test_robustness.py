@@ -37,6 +37,15 @@ class Interrupted(nn.Module):
         return self.inner(x)
 
 
+@pytest.fixture
+def interruptible():
+    """SIGINT raises KeyboardInterrupt, also in a process that was started in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_interrupted_acquisition(executors):
     model = Interrupted(two_layers())
     before = {name: value.clone() for name, value in model.state_dict().items()}

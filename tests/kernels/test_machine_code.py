@@ -60,7 +60,7 @@ def test_kernels_of_operations_are_compiled_ahead(asked):
     assert [source.name for source, _ in asked] == ["_skinny_kernel", "_gated_kernel"]
     source, future = asked[0]
     assert dict(source.signature)["x_ptr"] == "*bf16"
-    chosen = {"K": 256, "EARLY": True, "AHEAD": 4, "ACTIVATION": "none"}
+    chosen = {"K": 256, "EARLY": True, "ACTIVATION": "none"}
     assert {name: dict(source.constants)[name] for name in chosen} == chosen
     assert source.stages == 3
     binary = future.result()
