@@ -17,9 +17,9 @@ from thunder.kernels.registry import current_mode, is_disabled
 from thunder.kernels.substitute import gives_the_same
 from thunder.trace import Op, Trace, Var, trace_pass
 
-# The longest sequences for which the kernel was measured to be the faster one (H100).
-LONGEST_WITH_ROW = 1024  # with a mask of one row, 64 numbers a head: 123 us against 145 for 32x512 (BERT large)
-LONGEST_SMALL = 32  # with any mask that it takes: 3 us against 8 for 10 tokens (12 heads of 128)
+# Up to which lengths the kernel is used: where it was measured, on an H100.
+LONGEST_WITH_ROW = 512  # a mask of one row, 64 numbers a head, 32x512 (BERT large): 123 us against PyTorch's 145
+LONGEST_SMALL = 16  # any mask that it takes: 3 us against 8 for 1x10 (12 heads of 128), 3 against 11 for 1x8
 
 
 @trace_pass
@@ -57,7 +57,7 @@ def _has_one_row(mask: torch.Tensor, dtype: torch.dtype) -> bool:
 
 
 def is_fastest(query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None) -> bool:
-    """Whether the kernel was measured to be faster than PyTorch's for such a call."""
+    """Whether the call is like those for which the kernel was measured to be faster than PyTorch's."""
     longest = max(query.shape[2], key.shape[2])
     if current_mode() == "always" or longest <= LONGEST_SMALL:
         return True

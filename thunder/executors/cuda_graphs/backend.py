@@ -102,7 +102,7 @@ class CudaGraphs:
             graph.capture_begin(pool=pool, capture_error_mode="thread_local")
             try:
                 multiply()
-            except BaseException:
+            except BaseException:  # an interrupt too must not leave the device capturing
                 _abandon(graph)
                 raise
             graph.capture_end()
@@ -136,7 +136,7 @@ class CudaGraphs:
                     _abandon(graph)
                     raise
                 graph.capture_end()
-            except BaseException:
+            except BaseException:  # as above
                 self._clean_up(device, pool)
                 raise
         return graph, results
