@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
@@ -204,3 +206,20 @@ def test_a_refusal_cannot_be_caught_by_the_program():
     compiled = thunder.jit(subject, executors=["eager"])
     with pytest.raises(thunder.errors.DataDependentError):
         compiled(torch.ones(2))
+
+
+def test_the_note_that_copying_leaves_on_a_class_is_no_change_of_it():
+    class Options:
+        scale = 2
+
+    def subject(x, options):
+        names = [name for name in vars(type(options)) if not name.startswith("_")]
+        return x * getattr(copy.copy(options), names[0])
+
+    compiled = thunder.jit(subject, executors=["eager"])
+    assert compiled(torch.ones(2), Options()).tolist() == [2, 2]
+    assert "__slotnames__" in vars(Options)
+    compiled(torch.ones(2), Options())
+    assert (thunder.cache_misses(compiled), thunder.compile_stats(compiled).plain_calls) == (1, 0)
+    Options.scale = 3
+    assert compiled(torch.ones(2), Options()).tolist() == [3, 3]

@@ -31,9 +31,14 @@ def super_lookup(this_class: type, self_class: type, name: str) -> Any:
     return absent
 
 
+def _namespace(kind: type) -> list[Any]:
+    """The attributes of a class, names and values in turn, without the note that copying its first object leaves."""
+    return [part for item in kind.__dict__.items() if item[0] != "__slotnames__" for part in item]
+
+
 def same_namespace(kind: type, content: list[Any]) -> bool:
     """Whether a class has just these attributes: names and values in turn."""
-    found = [part for item in kind.__dict__.items() for part in item]
+    found = _namespace(kind)
     return len(found) == len(content) and all(map(same_value, found, content))
 
 
@@ -94,9 +99,9 @@ class ClassGuards:
             return
         self._seen.add(key)
         bind = self.prologue.bind
-        content = [part for item in kind.__dict__.items() for part in item]
         self.prologue.check(
-            f"{bind(same_namespace)}({bind(kind)}, {bind(content)})", f"attributes of {kind.__qualname__} are unchanged"
+            f"{bind(same_namespace)}({bind(kind)}, {bind(_namespace(kind))})",
+            f"attributes of {kind.__qualname__} are unchanged",
         )
 
     def own_attribute(self, kind: type, name: str) -> None:
