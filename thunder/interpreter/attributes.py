@@ -50,7 +50,8 @@ def _origin(coroutine: Any) -> Any:
 def _generator_code(attribute: str) -> Any:
     def read(generator: Any) -> Any:
         code = getattr(generator, attribute)
-        return DRIVEN_CODE.get(id(code), code)
+        driven = DRIVEN_CODE.get(id(code))
+        return code if driven is None else driven[1]() or code
 
     return read
 
@@ -253,6 +254,7 @@ _PROPERTY_SET = property.__dict__["__set__"]
 def _set_code(interp: Any, function: FunctionType, value: Any) -> None:
     """`function.__code__ = value`"""
     if type(value) is CodeType:
+        interp.program(function.__code__).pin()
         before = original_code(function.__code__).co_flags
         if sys.version_info >= (3, 13) and (before ^ value.co_flags) & _KINDS_OF_CODE:
             # The native assignment compares trampolines, which are never generators.

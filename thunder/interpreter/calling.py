@@ -180,6 +180,7 @@ def run_code(
     function = FunctionType(code, global_names, code.co_name, None, closure) if closure else None
     frame = Frame(interp, program, function, global_names, builtins, list(program.tail))
     frame.names = local_names
+    frame.kept_code = code
     if program.suspends:
         return suspended(frame, code.co_name, code.co_name)
     return run(frame)

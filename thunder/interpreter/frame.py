@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import os
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from types import CodeType, FrameType, FunctionType
 from typing import TYPE_CHECKING, Any
@@ -54,8 +55,8 @@ END = sys.maxsize
 
 DRIVER_CODE_IDS: set[int] = set()
 """Ids of the code objects of the drivers; `loop` fills it."""
-DRIVEN_CODE: dict[int, CodeType] = {}
-"""The interpreted code object by the id of the code object of the driver that was made for it."""
+DRIVEN_CODE: dict[int, tuple[weakref.ref[CodeType], weakref.ref[CodeType]]] = {}
+"""The interpreted code object, after that of the driver that was made for it, by the id of the latter."""
 
 
 _HAS_PROXIES = sys.version_info >= (3, 13)
@@ -64,6 +65,7 @@ _DEFAULTS = {
     "f_trace": None,
     "f_trace_lines": True,
     "f_trace_opcodes": False,
+    "kept_code": None,
     "kept_locals": None,
     "origin": None,
     "shown_place": None,
@@ -90,6 +92,7 @@ class Frame:
         "iterator",
         "jump",
         "kept_back",
+        "kept_code",
         "kept_locals",
         "names",
         "native_generator",
@@ -118,6 +121,7 @@ class Frame:
     native_generator: Any  # a weak reference to the generator or coroutine that executes the frame
     origin: Any  # `cr_origin`
     depth: int  # see `recursion`; 0: not known
+    kept_code: CodeType | None  # of a frame without a function: see `program`
     kept_locals: dict[Any, Any] | None  # see `frame_locals`
     f_trace: Any
     f_trace_lines: bool

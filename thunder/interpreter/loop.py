@@ -15,6 +15,7 @@ drivers', with a local variable `frame`; nothing else has.
 
 from __future__ import annotations
 
+import functools
 import sys
 import weakref
 from types import CodeType, CoroutineType, FunctionType, GeneratorType, coroutine
@@ -289,6 +290,12 @@ async def async_generator_driver(frame: Frame) -> Any:
             resume, argument = inner.throw, error
 
 
+def _forget_driver(driver_ids: set[int], driven: dict[int, Any], key: int, _: Any) -> None:
+    """The code object of a driver died. The tables are arguments because at shutdown variables are gone."""
+    driver_ids.discard(key)
+    driven.pop(key, None)
+
+
 def driver_for(program: Program) -> Any:
     """A driver with a code object of its own, from which the program's can be told (`gi_code`)."""
     flags = program.flags
@@ -303,7 +310,8 @@ def driver_for(program: Program) -> Any:
     code = model.__code__.replace(co_name=program.code.co_name)
     if model is not async_generator_driver:
         DRIVER_CODE_IDS.add(id(code))
-    DRIVEN_CODE[id(code)] = program.code
+    forget = functools.partial(_forget_driver, DRIVER_CODE_IDS, DRIVEN_CODE, id(code))
+    DRIVEN_CODE[id(code)] = weakref.ref(code, forget), weakref.ref(program.code)
     return FunctionType(code, model.__globals__)
 
 

@@ -2,7 +2,10 @@
 
 `program_of(code, tracked)` returns the `Program` of a code object: the list of `(handler, operand)` pairs with
 caches, EXTENDED_ARG and version differences folded away, the table of exception handlers in terms of indices in
-that list, and everything that binding arguments needs.  Programs are kept as long as their code object lives.
+that list, and everything that binding arguments needs.
+
+Programs are kept as long as their code object lives.  A program therefore refers to its code object weakly; who
+executes it holds the code object: a frame through its function, or in its `kept_code`.
 
 Invariants: `instructions` is a list (the drivers rely on list iterators); jump operands are indices in it;
 `offsets[index]` is the bytecode offset that `instructions[index]` came from.
@@ -55,9 +58,9 @@ class Program:
     """A decoded code object."""
 
     __slots__ = (
+        "_reference",
         "base",
         "cell_slots",
-        "code",
         "driver",
         "flags",
         "handler_ranges",
@@ -69,6 +72,7 @@ class Program:
         "local_names",
         "names",
         "offsets",
+        "pinned_code",
         "positional",
         "simple_count",
         "stub",
@@ -78,7 +82,8 @@ class Program:
     )
 
     def __init__(self, code: CodeType, translation: Translation, handlers: dict[str, Handler]) -> None:
-        self.code = code
+        self._reference = weakref.ref(code)
+        self.pinned_code: CodeType | None = None  # see `pin`
         self.flags = code.co_flags
         self.offsets = [offset for offset, _, _ in translation.instructions]
         self.names = [name for _, name, _ in translation.instructions]
@@ -112,6 +117,16 @@ class Program:
         self.stub: Any = None  # what `tracebacks` builds from the code object, when first needed
         self.driver: Any = None  # what `loop` makes for code that suspends
         self.lines: list[int | None] | None = None
+
+    @property
+    def code(self) -> CodeType:
+        code = self._reference()
+        assert code is not None, "the code object of a program that is used is alive"
+        return code
+
+    def pin(self) -> None:
+        """Makes the code object live as long as the program: its function has got another one and may be running."""
+        self.pinned_code = self.code
 
     def line_or_none(self, index: int) -> int | None:
         """The source line of an instruction; None for one that the compiler made up."""
