@@ -189,7 +189,7 @@ def main() -> None:
     modules = (cross_entropy, embedding, gemv, decode_attention, forward_attention, layer_norm, rms_norm, rope, swiglu)
     for module in modules:
         module.runs_triton = lambda tensor: True
-    for module in (gemv, quantized_gemv, forward_attention):
+    for module in (gemv, quantized_gemv, quantized_gemm, forward_attention):
         module.begins_early = lambda device: True
     if not options.quantized:
         launch_everything()

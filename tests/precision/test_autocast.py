@@ -60,5 +60,7 @@ def test_training():
 def test_options():
     with pytest.raises(OptionError, match="autocast to torch.float32"):
         thunder.autocast(torch.float32)
+    with pytest.raises(OptionError, match="known: cpu, cuda"):
+        thunder.autocast(device_type="tpu")
     run = thunder.jit(nn.Linear(4, 2), transforms=[thunder.autocast(device_type="cuda")], executors=["eager"])
     assert run(torch.ones(1, 4)).dtype is torch.float32

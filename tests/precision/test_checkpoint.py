@@ -208,6 +208,10 @@ def test_what_cannot_be_saved(tmp_path):
         save_quantized(make(), tmp_path / "x")
     with pytest.raises(QuantizationError, match="has no memory"):
         save_quantized(quantize_model(on_meta(), "int8"), tmp_path / "x")
+    thunder.compile(model := make().eval(), plugins="quantize-int8")
+    for path in (tmp_path, tmp_path / "none" / "model.safetensors"):
+        with pytest.raises(CheckpointError, match="cannot be written"):
+            save_quantized(model, path)
 
 
 def test_without_safetensors(monkeypatch, tmp_path):

@@ -254,6 +254,7 @@ def of_integers():
         ("fp6", {"up": of_integers()}, "'blocks.1.up'.*torch.int8"),
         (QuantizeInt8(include="up_proj"), {}, "include='up_proj' fits no linear layer(.|\n)*linear layers: blocks.0"),
         (QuantizeInt8(include="blocks.0.updown"), {}, "did you mean"),
+        (QuantizeInt8(include="dwn"), {}, "did you mean down"),
         (QuantizeInt8(exclude=["up", "attention"]), {}, "exclude='attention' fits no linear layer"),
         (QuantizeInt8(exclude="*"), {}, "no layer of SmallLanguageModel is left"),
     ],
@@ -294,6 +295,28 @@ def test_other_bad_input():
         QuantizedLinear(2, 2)
     with pytest.raises(QuantizationError, match="no linear layer"):
         quantize_layer(nn.Bilinear(2, 2, 2), get_format("int8"))
+
+
+@pytest.mark.parametrize("pattern", [3, [], ["up", None]])
+def test_what_is_no_pattern(pattern):
+    with pytest.raises(OptionError, match="names no modules"):
+        thunder.compile(make(), plugins=QuantizeInt8(include=pattern))
+
+
+def test_plugins_that_name_the_same_layer_are_refused_before_anything_is_changed():
+    for plugins in (
+        [QuantizeInt4(include="up"), QuantizeInt8(include="blocks.0")],
+        [QuantizeInt8(), NVFP4(include="up")],
+        [NVFP4(include=["gate", "up", "down"]), QuantizeInt8()],
+    ):
+        model = make()
+        with pytest.raises(
+            QuantizationError, match=r"would both store the layer 'blocks.0.(up|gate)'; nothing was changed"
+        ):
+            thunder.compile(model, plugins=plugins)
+        assert not quantized_layers(model)
+    thunder.compile(model, plugins=[NVFP4(include="up"), QuantizeInt8()])
+    assert str(quantized_layers(model)["blocks.0.down"].format) == "int8/1x*/float32"
 
 
 def test_plugins_for_different_layers_are_one_mix():

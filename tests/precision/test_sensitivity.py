@@ -83,5 +83,7 @@ def test_bad_input():
         sensitivity(model, [])
     with pytest.raises(OptionError, match="unknown format 'int3'"):
         sensitivity(model, [tokens()], ["int3"])
+    with pytest.raises(OptionError, match="training mode"):
+        sensitivity(make().train(), [tokens()], ["int8"])
     with pytest.raises(QuantizationError, match="fits no linear layer"):
         sensitivity(model, [tokens()], include="attention")

@@ -52,8 +52,13 @@ class Float8Plugin(DynamicPlugin):
             return super().check(target)
         if not isinstance(target, nn.Module):
             raise OptionError(f"the plugin {self.name!r} changes the layers of a module; {target!r} has none")
-        plan_training(target, self.include, self.exclude)
+        self.layers(target)
         self.recipe()
+
+    def layers(self, target: nn.Module) -> dict[str, nn.Module]:
+        if self.trains(target):
+            return plan_training(target, self.include, self.exclude)
+        return super().layers(target)
 
     def apply(self, choices: Choices, target: Callable[..., Any]) -> Choices:
         if not self.trains(target):

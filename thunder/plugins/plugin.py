@@ -45,6 +45,9 @@ class Plugin:
     def check(self, target: Callable[..., Any]) -> None:
         """Raises when `apply` would; called for all plugins before any of them changes the model."""
 
+    def check_after(self, earlier: Sequence[Plugin], target: Callable[..., Any]) -> None:
+        """Raises when `apply` would once the plugins listed before this one have changed the model; as `check`."""
+
     def refuses(self, other: Plugin) -> str | None:
         """A sentence that says why the two cannot be used together, or None."""
         return None

@@ -6,14 +6,14 @@ layer, and the originals freed.  Embeddings and heads are left alone unless `inc
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from thunder.errors import OptionError, unknown_name
+from thunder.errors import OptionError, QuantizationError, unknown_name
 from thunder.plugins.plugin import Choices, Plugin, register_plugin
 from thunder.precision import Layerwise, quantize_model, quantized_layers
 from thunder.precision.formats import Format, get_format
@@ -53,9 +53,28 @@ class QuantizePlugin(Plugin):
                 f"the plugin {self.name!r} quantises the layers of a module; {target!r} has none",
                 remedy="compile an nn.Module",
             )
-        plan_quantization(
+        self.layers(target)
+
+    def layers(self, target: nn.Module) -> dict[str, nn.Module]:
+        """The layers that `apply` changes in a model that no other plugin has changed; raises what it would raise."""
+        return plan_quantization(
             target, self.format(), include=self.include, exclude=self.exclude, activation=self.activation()
-        )
+        ).layers
+
+    def check_after(self, earlier: Sequence[Plugin], target: Callable[..., Any]) -> None:
+        assert isinstance(target, nn.Module)
+        taken: dict[str, str] = {}
+        for other in earlier:
+            if isinstance(other, QuantizePlugin):
+                taken.update(dict.fromkeys(other.layers(target), other.name))
+        own = self.layers(target)
+        both = [name for name in own if name in taken]
+        if both and (self.include is not None or len(both) == len(own)):
+            raise QuantizationError(
+                f"{taken[both[0]]!r} and {self.name!r} would both store the layer {both[0]!r}; nothing was changed",
+                remedy="keep them apart by patterns; without `include`, a plugin takes what is left by those "
+                "listed before it",
+            )
 
     def apply(self, choices: Choices, target: Callable[..., Any]) -> Choices:
         assert isinstance(target, nn.Module)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from thunder import _torch_compat
-from thunder.errors import OptionError, UnsupportedError
+from thunder.errors import OptionError, UnsupportedError, unknown_name
 from thunder.lower.state import is_state_statement
 from thunder.trace import Namer, Op, Trace, Var
 from thunder.trace.trace import regions_of_op
@@ -109,7 +109,7 @@ def autocast(dtype: torch.dtype | str = torch.bfloat16, *, device_type: str | No
         A transform for `thunder.jit(fn, transforms=[...])`.
 
     Raises:
-        OptionError: for another dtype.
+        OptionError: for another dtype or device type.
 
     Example:
         >>> import torch, thunder
@@ -120,4 +120,6 @@ def autocast(dtype: torch.dtype | str = torch.bfloat16, *, device_type: str | No
     chosen = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
     if chosen not in (torch.bfloat16, torch.float16):
         raise OptionError(f"autocast to {dtype}", remedy="known: torch.bfloat16, torch.float16")
+    if device_type not in (None, "cpu", "cuda"):
+        raise unknown_name("device type", str(device_type), ["cpu", "cuda"])
     return Autocast(chosen, device_type)

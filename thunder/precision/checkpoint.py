@@ -51,9 +51,9 @@ def save_quantized(model: nn.Module, path: str | Path) -> None:
 
     Raises:
         QuantizationError: when no layer is quantised, or some have no memory yet.
-        CheckpointError: when safetensors is not installed.
+        CheckpointError: when safetensors is not installed, or the file cannot be written.
     """
-    _safetensors()
+    safetensors = _safetensors()
     layers = quantized_layers(model)
     if not layers:
         raise QuantizationError("no layer of the model is quantised", remedy="quantise it first")
@@ -86,7 +86,12 @@ def save_quantized(model: nn.Module, path: str | Path) -> None:
         "shared": json.dumps(shared),
         "checksums": json.dumps({name: checksum(tensor) for name, tensor in tensors.items()}),
     }
-    importlib.import_module("safetensors.torch").save_file(_apart(tensors), str(path), metadata=metadata)
+    try:
+        importlib.import_module("safetensors.torch").save_file(_apart(tensors), str(path), metadata=metadata)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path} cannot be written: {error}", remedy="name a file in a folder that exists"
+        ) from error
 
 
 def _apart(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

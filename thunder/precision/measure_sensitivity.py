@@ -142,11 +142,13 @@ def sensitivity(
         The measurements and the mix: `table()`, `plot(path)`, `apply(model)`.
 
     Raises:
-        OptionError: for no batches, no formats, both budgets, and a budget that no mix meets.
+        OptionError: for a model in training mode, no batches, no formats, both budgets, and a budget that no mix meets.
         QuantizationError: for patterns that fit nothing.
     """
     if memory is not None and error is not None:
         raise OptionError("both a budget of memory and one of error", remedy="give one")
+    if model.training:
+        raise OptionError("the model is in training mode: dropout would be measured", remedy="call model.eval() first")
     listed = list(batches)
     if not listed or not formats:
         raise OptionError("nothing to measure", remedy="give batches and formats")

@@ -16,7 +16,7 @@ from typing import Any, Union
 
 from torch import nn
 
-from thunder.errors import QuantizationError
+from thunder.errors import OptionError, QuantizationError
 from thunder.precision.layer import QuantizedLinear, is_linear, layer_shape
 
 Pattern = Union[str, "re.Pattern[str]", Callable[[str, nn.Module], bool]]
@@ -29,10 +29,23 @@ ADAPTER_PARTS = re.compile(r"(^|\.)(lora_\w+|vera_\w+|adapter\w*|modules_to_save
 
 
 def as_list(patterns: Patterns) -> list[Pattern]:
-    """One pattern or several as a list."""
+    """One pattern or several as a list; `OptionError` for anything else."""
     if patterns is None:
         return []
-    return [patterns] if isinstance(patterns, (str, re.Pattern)) or callable(patterns) else list(patterns)
+    if _is_pattern(patterns):
+        return [patterns]  # type: ignore[list-item]
+    listed = list(patterns) if isinstance(patterns, Iterable) else []
+    if not listed or not all(_is_pattern(pattern) for pattern in listed):
+        raise OptionError(
+            f"{patterns!r} names no modules",
+            remedy="a text such as 'mlp' or '*_proj', a compiled regular expression, a function of name and module, or "
+            "several of these; None for the default",
+        )
+    return listed
+
+
+def _is_pattern(value: Any) -> bool:
+    return isinstance(value, (str, re.Pattern)) or callable(value)
 
 
 def fits(pattern: Pattern, name: str, module: nn.Module) -> bool:
@@ -123,7 +136,10 @@ def _fits_any(patterns: Patterns, name: str, module: nn.Module) -> bool:
 
 def _known(pattern: Pattern, layers: Iterable[str]) -> str:
     names = list(layers)
-    near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.4) if isinstance(pattern, str) else []
+    near: list[str] = []
+    if isinstance(pattern, str):
+        parts = dict.fromkeys(part for name in names for part in reversed(name.split(".")) if not part.isdigit())
+        near = difflib.get_close_matches(pattern, [*parts, *names], n=3, cutoff=0.6)
     return f"did you mean {', '.join(near)}?" if near else f"linear layers: {_listed(names)}"
 
 

@@ -52,6 +52,8 @@ def compile(
         model_or_fn = original_module(model_or_fn)
     for plugin in resolved:
         plugin.check(model_or_fn)
+    for number, plugin in enumerate(resolved):
+        plugin.check_after(resolved[:number], model_or_fn)
     for plugin in resolved:
         choices = plugin.apply(choices, model_or_fn)
     if choices.front_end == "dynamo":

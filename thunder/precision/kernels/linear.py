@@ -1,8 +1,8 @@
 """Which kernel multiplies with a quantised weight, by the number of rows.
 
 1 row                  `gemv`: decoding
-2 to MOST_ROWS rows    `gemm`: decodes tile by tile
-more                   `tiles` dequantises the weight, and PyTorch multiplies
+2 to MOST_ROWS rows    `gemm`: decodes tile by tile; 4 and 8 bits, x of 16 bits
+else                   `tiles` dequantises the weight, and PyTorch multiplies
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from thunder.kernels.launch import as_rows, rows_of
 from thunder.precision.formats import Format
 from thunder.precision.kernels import gemm, gemv, tiles
 from thunder.precision.kernels.gemv import Weight
+from thunder.precision.kernels.pair_decoding import pair_decoding
 
 MOST_ROWS = 64
 
@@ -48,8 +49,7 @@ def linear(
     rows = rows_of(x)
     if rows == 1:
         return gemv.launch(as_rows(x).view(x.shape), [weight], format)
-    described = Format.parse(format)
-    if rows <= MOST_ROWS and described.bits == 8 and described.columns == 0:
+    if rows <= MOST_ROWS and pair_decoding(Format.parse(format), x.dtype, False) is not None:
         return gemm.launch(as_rows(x), weight, format).view(*x.shape[:-1], codes.shape[0])
     matrix = tiles.launch(codes, scales, zeros, tensor_scale, format, x.shape[-1], x.dtype)
     return F.linear(x, matrix, bias.to(x.dtype) if bias is not None else None)
