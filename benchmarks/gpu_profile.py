@@ -71,6 +71,7 @@ def profile(workload: Workload, by: str, sources: Path | None) -> dict[str, Any]
         if event.device_type == torch.autograd.DeviceType.CUDA
     ]
     rows.sort(key=lambda row: -row[2])
+    found |= waiting(profiler.events())
     found["kernel_us"] = round(sum(row[2] for row in rows), 1)
     found["launches"] = sum(row[1] for row in rows)
     found["kernels (name, launches, microseconds)"] = rows[:70]
@@ -79,6 +80,31 @@ def profile(workload: Workload, by: str, sources: Path | None) -> dict[str, Any]
         if sources is not None:
             write_sources(compiled, sources / workload.name)
     return found
+
+
+def waiting(events: Any, limit: int = 12) -> dict[str, Any]:
+    """Of the profiled calls together: from the first kernel to the last, how long any ran, and the longest times in
+    which none did, with the kernels around them (microseconds; the profiler adds a little to each kernel)."""
+    ranges = sorted(
+        (event.time_range.start, event.time_range.end, event.name[:50])
+        for event in events
+        if event.device_type == torch.autograd.DeviceType.CUDA
+    )
+    if not ranges:
+        return {}
+    gaps, busy, end, last = [], 0.0, ranges[0][0], ""
+    for start, stop, name in ranges:
+        if start > end:
+            gaps.append((round(start - end, 1), last, name))
+        busy += max(0.0, stop - max(start, end))
+        if stop > end:
+            end, last = stop, name
+    gaps.sort(reverse=True)
+    short = [gap for gap, _, _ in gaps if gap < 20.0]
+    return {
+        "span_us": round(end - ranges[0][0], 1), "busy_us": round(busy, 1),
+        "gaps below 20 us (number, sum)": (len(short), round(sum(short), 1)), "longest gaps": gaps[:limit],
+    }  # fmt: skip
 
 
 def host_profile(call: Any, limit: int = 30) -> list[tuple[str, int, float]]:
@@ -141,7 +167,7 @@ def main() -> None:
             found["seconds"] = round(time.perf_counter() - began, 1)
             report["workloads"].setdefault(name, []).append(found)
             arguments.output.write_text(json.dumps(report, indent=1))
-            brief = {key: value for key, value in found.items() if not key.startswith(("kernels", "host"))}
+            brief = {key: value for key, value in found.items() if not key.startswith(("kernels", "host", "longest"))}
             print(name, json.dumps(brief, default=str)[:1200], flush=True)
             gc.collect()
             torch.cuda.empty_cache()

@@ -27,11 +27,13 @@ from thunder.kernels import (
     cross_entropy,
     decode_attention,
     embedding,
+    few_rows,
     forward_attention,
     gemv,
     layer_norm,
     rms_norm,
     rope,
+    skinny,
     swiglu,
 )
 from thunder.precision.formats import empty_quantized, get_format
@@ -113,6 +115,11 @@ def launch_everything() -> None:
     gemv.launch(randn(1, 1536), randn(2048, 1536), None, None, None, None, 1e-6, "none")
     for rows in (1, 4, 8):
         gemv.launch(randn(rows, 1536), randn(8960, 1536), randn(8960, 1536), None, None, randn(1536), 1e-6, "silu")
+    for k, sizes in ((1536, (1536, 256, 256)), (1536, (8960, 8960)), (8960, (1536,))):
+        x, weights, grads = randn(10, k), [randn(n, k) for n in sizes], [randn(10, n) for n in sizes]
+        few_rows._launch_outputs(x, weights, [randn(n) for n in sizes])
+        few_rows._launch_input_gradient(grads, weights, few_rows.INPUT_GRADIENT)
+        few_rows._launch_weight_gradients(x, grads, few_rows.WEIGHT_GRADIENTS)
     for block_n, warps in ((1, 1), (2, 2), (4, 4)):
         for programs in (8, 1 << 16):
             plan = gemv.Plan(block_n, 0, warps, programs, early=True)
@@ -186,10 +193,13 @@ def main() -> None:
     options = parser.parse_args()
     compiler = Compiler([int(target) for target in options.targets.split(",")])
     JITFunction.run = lambda kernel, *args, **kwargs: compiler(kernel, *args, **kwargs)
-    modules = (cross_entropy, embedding, gemv, decode_attention, forward_attention, layer_norm, rms_norm, rope, swiglu)
+    modules = (
+        cross_entropy, embedding, few_rows, gemv, decode_attention, forward_attention, layer_norm, rms_norm, rope,
+        swiglu,
+    )  # fmt: skip
     for module in modules:
         module.runs_triton = lambda tensor: True
-    for module in (gemv, quantized_gemv, quantized_gemm, forward_attention):
+    for module in (gemv, skinny, few_rows, quantized_gemv, quantized_gemm, forward_attention):
         module.begins_early = lambda device: True
     if not options.quantized:
         launch_everything()

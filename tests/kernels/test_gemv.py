@@ -73,20 +73,24 @@ def test_the_reference_is_used_on_cpu_tensors_without_the_interpreter(monkeypatc
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("rows, gated", [(2, True), (10, False), (19, False)])
-def test_the_kernel_for_several_rows(dtype, rows, gated):
+@pytest.mark.parametrize(
+    "rows, gated, has_norm", [(2, True, False), (10, False, True), (19, False, False), (7, True, True)]
+)
+@pytest.mark.parametrize("k", [150, 128])
+def test_the_kernel_for_several_rows(dtype, rows, gated, has_norm, k):
     torch.manual_seed(0)
-    n, k = 37, 150
+    n = 37
     x, residual = torch.randn(rows, 160, dtype=dtype)[:, :k], torch.randn(rows, 40, dtype=dtype)[:, :n]
     weight, up = torch.randn(n, k, dtype=dtype) / k**0.5, torch.randn(n, k, dtype=dtype) / k**0.5
     bias, out = torch.randn(n, dtype=dtype), torch.empty(rows, n, dtype=dtype)
+    norm = torch.randn(k, dtype=dtype) if has_norm else None
     plan = skinny.SkinnyPlan(16, 64, 1, 3)
     if gated:
-        skinny.launch(x, weight, up, None, None, "silu", out, plan)
-        exact = gemv.gemv_gated_reference(*wide((x, weight, up)))
+        skinny.launch(x, weight, up, None, None, "silu", out, plan, norm=norm, eps=1e-2)
+        exact = gemv.gemv_gated_reference(*wide((x, weight, up, norm)), 1e-2, "silu")
     else:
-        skinny.launch(x, weight, None, bias, residual, "gelu", out, plan)
-        exact = gemv.gemv_reference(*wide((x, weight, bias, residual)), activation="gelu")
+        skinny.launch(x, weight, None, bias, residual, "gelu", out, plan, norm=norm, eps=1e-2)
+        exact = gemv.gemv_reference(*wide((x, weight, bias, residual, norm)), 1e-2, "gelu")
     assert relative_error(out, exact) <= TOLERANCE[dtype]
 
 

@@ -52,8 +52,6 @@ def test_a_decoding_step_of_hugging_face(qwen2, padded):
     torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
     names = called(compiled)
     layer = ["merged_linear", "rope_into_cache", "decode_attention", "gemv", "gemv_gated", "gemv"]
-    if padded:  # norms become a part of the kernels for one row only
-        layer = ["rms_norm", *layer[:4], "rms_norm", *layer[4:]]
     assert names == [*layer, *layer, "rms_norm", "gemv"]
     attention = model.model.layers[0].self_attn
     weights = [attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight]
@@ -303,10 +301,10 @@ def test_layer_norm_and_the_addition_before_it():
     assert called(compiled) == ["add_layer_norm"]
 
 
-@pytest.mark.parametrize("returns_logits", [True, False])
-def test_training_of_hugging_face(qwen2, returns_logits):
+@pytest.mark.parametrize("batch, returns_logits", [(2, True), (2, False), (1, True)])
+def test_training_of_hugging_face(qwen2, batch, returns_logits):
     model, plain = copy.deepcopy(qwen2).train(), copy.deepcopy(qwen2).train()
-    ids = torch.randint(0, 97, (2, 10))
+    ids = torch.randint(0, 97, (batch, 10))
 
     def step(model, ids):
         out = model(input_ids=ids, labels=ids, use_cache=False)
@@ -326,6 +324,8 @@ def test_training_of_hugging_face(qwen2, returns_logits):
     assert [name for name in names if name in kernels] == [
         "embedding", *layer, "add_rms_norm", *layer[1:], "add_rms_norm", last,
     ]  # fmt: skip
+    products = [name for name in names if name in ("linear", "few_rows_linear")]
+    assert products == (["few_rows_linear"] * 8 if batch == 1 else ["linear"] * 14)
     for (name, mine), theirs in zip(model.named_parameters(), plain.parameters()):
         torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-4, atol=1e-6, msg=name)
 

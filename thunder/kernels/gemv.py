@@ -262,9 +262,8 @@ def launch(
         out = empty_contiguous(x, (*x.shape[:-1], n))
     residual_rows = as_rows(residual) if residual is not None else None
     if rows > 1:
-        if norm_weight is not None:
-            matrix = normalised(matrix.float(), norm_weight, eps).to(x.dtype)
-        skinny.launch(matrix, weight, up, bias, residual_rows, activation, out.view(rows, n))
+        narrow = out.view(rows, n)
+        skinny.launch(matrix, weight, up, bias, residual_rows, activation, narrow, norm=norm_weight, eps=eps)
         return out
     plan = plan or choose_plan(n, k, gated=up is not None)
     tensors = (

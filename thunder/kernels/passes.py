@@ -17,6 +17,7 @@ from thunder.kernels.patch_projection import use_patch_projections
 from thunder.kernels.rotate_into_cache import rotate_into_cache
 from thunder.kernels.shared_masks import share_masks
 from thunder.kernels.substitute import substitute_kernels
+from thunder.kernels.use_few_rows import use_few_rows
 from thunder.kernels.use_forward_attention import use_forward_attention
 from thunder.kernels.use_gemv import use_gemv
 from thunder.kernels.use_short_attention import use_short_attention
@@ -34,6 +35,7 @@ KERNEL_PASSES: tuple[Callable[..., Trace], ...] = (
     substitute_kernels,
     merge_projections,
     use_gemv,
+    use_few_rows,
 )
 
 

@@ -1,12 +1,14 @@
 """Linear layers on 2 to 16 rows: matrix products as high as one tile, which read every weight once.
 
-    out[m, n] = residual[m, n] + act(bias[n] + sum_k x[m, k] * weight[n, k])
-    out[m, n] = act(sum_k x[m, k] * weight[n, k]) * sum_k x[m, k] * up[n, k]            when `up` is given
+    out[m, n] = residual[m, n] + act(bias[n] + sum_k h[m, k] * weight[n, k])
+    out[m, n] = act(sum_k h[m, k] * weight[n, k]) * sum_k h[m, k] * up[n, k]            when `up` is given
 
-    x: [M, K]    weight, up: [N, K]    bias: [N]    residual, out: [M, N]
+    h: x, or, when `norm` is given, x * norm / sqrt(mean(x^2) + eps) (RMSNorm)
+    x: [M, K]    weight, up: [N, K]    bias: [N]    norm: [K]    residual, out: [M, N]
 
 A program computes BLOCK_N columns for 16 rows, fewer are padded, and walks along K with as many blocks of the weight on
-their way from memory as there are stages.  Products are added up in float32, in a fixed order.
+their way from memory as there are stages.  Products are added up in float32, in a fixed order.  What a norm divides by
+is one number for a row, known at the end of the walk: x * norm is what is rounded to the type of x.
 """
 
 from __future__ import annotations
@@ -29,12 +31,12 @@ LARGEST_PLAN = 200 << 10  # bytes of shared memory
 
 @triton.jit
 def _skinny_kernel(
-    x_ptr, weight_ptr, up_ptr, bias_ptr, residual_ptr, out_ptr,
-    rows, N, x_stride, weight_stride, up_stride, residual_stride, out_stride,
+    x_ptr, weight_ptr, up_ptr, bias_ptr, residual_ptr, norm_ptr, out_ptr,
+    rows, N, x_stride, weight_stride, up_stride, residual_stride, out_stride, eps,
     K: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr,
     EVEN_N: tl.constexpr, EVEN_K: tl.constexpr,
-    GATED: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, ACTIVATION: tl.constexpr,
-    EARLY: tl.constexpr, WIDE: tl.constexpr,
+    GATED: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, HAS_NORM: tl.constexpr,
+    ACTIVATION: tl.constexpr, EARLY: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     m = tl.program_id(1) * 16 + tl.arange(0, 16)
@@ -43,6 +45,8 @@ def _skinny_kernel(
     columns = weight_ptr + n.to(tl.int64)[None, :] * weight_stride
     up_columns = up_ptr + n.to(tl.int64)[None, :] * up_stride
     x_rows = x_ptr + m[:, None] * x_stride
+    norm_rows = norm_ptr + m[:, None] * 0  # laid out like x, so that it comes the same way as early
+    squares = tl.zeros([16, BLOCK_K], tl.float32)
     total = tl.zeros([16, BLOCK_N], tl.float32)
     up_total = tl.zeros([16, BLOCK_N], tl.float32)
     if EARLY:
@@ -54,6 +58,14 @@ def _skinny_kernel(
             x = tl.load(x_rows + k[None, :], mask=(m < rows)[:, None], other=0.0)
         else:
             x = tl.load(x_rows + k[None, :], mask=(m < rows)[:, None] & (k < K)[None, :], other=0.0)
+        if HAS_NORM:
+            if EVEN_K:
+                norm = tl.load(norm_rows + k[None, :])
+            else:
+                norm = tl.load(norm_rows + k[None, :], mask=(k < K)[None, :], other=0.0)
+            wide = x.to(tl.float32)
+            squares += wide * wide
+            x = (wide * norm.to(tl.float32)).to(x.dtype)
         if EVEN_N and EVEN_K:
             weight = tl.load(columns + k[:, None], eviction_policy="evict_first")
         else:
@@ -72,10 +84,15 @@ def _skinny_kernel(
                 up_total += tl.dot(x.to(tl.float32), up.to(tl.float32), input_precision="ieee")
             else:
                 up_total = tl.dot(x, up, up_total, input_precision="ieee")
+    if HAS_NORM:
+        scale = tl.rsqrt(tl.sum(squares, axis=1) / K + eps)[:, None]
+        total *= scale
     if HAS_BIAS:
         total += tl.load(bias_ptr + n, mask=n < N, other=0.0).to(tl.float32)[None, :]
     total = activate(total, ACTIVATION)
     if GATED:
+        if HAS_NORM:
+            up_total *= scale
         total *= up_total
     mask = (m < rows)[:, None] & (n < N)[None, :]
     if HAS_RESIDUAL:
@@ -136,6 +153,9 @@ def launch(
     activation: str,
     out: torch.Tensor,
     plan: SkinnyPlan | None = None,
+    *,
+    norm: torch.Tensor | None = None,
+    eps: float = 0.0,
 ) -> torch.Tensor:
     """Runs the kernel on matrices; `plan` in place of the one that `choose_plan` makes."""
     n, k = weight.shape
@@ -143,12 +163,12 @@ def launch(
     early = plan.early and begins_early(x.device)
     launch_kernel(_skinny_kernel, (triton.cdiv(n, plan.block_n), triton.cdiv(x.shape[0], 16)),
         x, weight, up if up is not None else weight, bias if bias is not None else x,
-        residual if residual is not None else x, out,
+        residual if residual is not None else x, norm if norm is not None else x, out,
         x.shape[0], n, x.stride(0), weight.stride(0), up.stride(0) if up is not None else 0,
-        residual.stride(0) if residual is not None else 0, out.stride(0),
+        residual.stride(0) if residual is not None else 0, out.stride(0), eps,
         K=k, BLOCK_N=plan.block_n, BLOCK_K=plan.block_k, STAGES=plan.stages,
         EVEN_N=n % plan.block_n == 0, EVEN_K=k % plan.block_k == 0,
-        GATED=up is not None, HAS_BIAS=bias is not None, HAS_RESIDUAL=residual is not None, ACTIVATION=activation,
-        EARLY=early, WIDE=is_interpreted(), num_warps=plan.warps, launch_pdl=early,
+        GATED=up is not None, HAS_BIAS=bias is not None, HAS_RESIDUAL=residual is not None, HAS_NORM=norm is not None,
+        ACTIVATION=activation, EARLY=early, WIDE=is_interpreted(), num_warps=plan.warps, launch_pdl=early,
     )  # fmt: skip
     return out

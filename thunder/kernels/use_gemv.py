@@ -6,6 +6,9 @@ Input: a torch-level trace, after `substitute_kernels` and `merge_projections`. 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
+
+import torch
 
 from thunder import _torch_compat
 from thunder.kernels import gemv
@@ -19,6 +22,9 @@ from thunder.kernels.registry import active_kernels, is_disabled, is_wanted_on
 from thunder.kernels.rms_norm import RMS_NORM
 from thunder.kernels.substitute import Surroundings, gives_the_same, substitute_kernel
 from thunder.trace import Op, Trace, Var, iterate_vars, trace_pass
+
+# Norms before products of up to so many rows are computed by the products themselves.
+MOST_ROWS_WITH_NORM = gemv.MOST_ROWS
 
 register_norm_folding(GEMV, NormPlaces(0, 4, 5, (1, 2), (None,) * 5 + (1e-6, "none")))
 register_norm_folding(GEMV_GATED, NormPlaces(0, 3, 4, (1, 2), (None,) * 4 + (1e-6, "silu")))
@@ -43,8 +49,8 @@ def use_gemv(trace: Trace) -> Trace:
 def _is_for_gemv(norm: Op, surroundings: Surroundings) -> bool:
     """Whether only kernels for few rows use the norm.
 
-    For one row they compute it themselves.  For more it is a kernel of its own, which, unlike a fuser's, begins while
-    the one before is running.
+    They compute it themselves where they can.  Elsewhere it is a kernel of its own, which, unlike a fuser's, begins
+    while the one before is running.
     """
     (result,) = norm.outputs()
     users = surroundings.users.get(id(result), [])
@@ -88,6 +94,20 @@ def _mark_constant_weights(trace: Trace) -> Trace:
     return trace.replace(ops=ops) if any(new is not old for new, old in zip(ops, trace.ops)) else trace
 
 
+def _takes_norm(op: Op, arguments: list[Any], places: NormPlaces) -> bool:
+    """Whether the kernels for so many rows compute the norm; only those of this library do it for more than one."""
+    x = arguments[places.x].value
+    rows = rows_of(x)
+    if rows == 1:
+        return gemv.is_supported(x)
+    if rows > MOST_ROWS_WITH_NORM or x.dtype is torch.float16:  # x * weight may be larger than float16 can hold
+        return False
+    if op.target not in (GEMV, GEMV_GATED, MERGED_LINEAR):
+        return False
+    weights = [var.value for var in iterate_vars(arguments[places.x + 1]) if var.value.dim() == 2]
+    return gemv.is_supported(x, *weights, gated=op.target is GEMV_GATED)
+
+
 def _fold_norms(trace: Trace) -> Trace:
     """RMSNorms whose result only the kernels above use become part of them."""
     definitions = Definitions(trace)
@@ -102,7 +122,7 @@ def _fold_norms(trace: Trace) -> Trace:
         norm = definitions.makers.get(id(x)) if isinstance(x, Var) else None
         if norm is None or norm.target is not RMS_NORM or arguments[places.norm_weight] is not None or norm.kwargs:
             continue
-        if not gemv.is_supported(x.value) or rows_of(x.value) != 1:
+        if not _takes_norm(op, arguments, places):
             continue
         source, norm_weight, eps, *others = norm.args
         if any(others) or not isinstance(norm_weight, Var) or not surroundings.may_move([norm], op, [source]):

@@ -246,6 +246,7 @@ _RULES: dict[str, Rule] = {
             "thunder.rms_norm_backward", "thunder.layer_norm", "thunder.add_layer_norm", "thunder.layer_norm_backward",
             "thunder.rope", "thunder.rope_backward", "thunder.gated_activation", "thunder.gated_activation_backward",
             "thunder.cross_entropy", "thunder.cross_entropy_backward",
+            "thunder.few_rows_linear", "thunder.few_rows_input_gradient", "thunder.few_rows_weight_gradients",
         ),
         _read_and_write,
     ),
