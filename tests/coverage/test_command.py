@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from thunder.coverage.registry import SUITE_NAMES, check_suite_name
-from thunder.coverage.runner import choose_rows
+from thunder.coverage.runner import Plan, Run, choose_rows
 from thunder.coverage.subjects import SUBJECTS, subject_named
 from thunder.errors import OptionError
 
@@ -30,6 +30,15 @@ def test_a_run_writes_three_forms(tmp_path):
     assert document["rates"][0]["passed"] == document["rates"][0]["total"] > 40
     assert "torch" in document["versions"]
     assert (tmp_path / "coverage.html").read_text().startswith("<!doctype html>")
+    assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == 1
+
+
+def test_a_run_that_is_stopped_keeps_what_has_ended(tmp_path):
+    plan = Plan(["programs"], ["eager"], tmp_path, only=["001*"], phases=["values"], stop_after=600)
+    stopped = Run(plan)
+    stopped.on_result = lambda result: stopped.stop()
+    rows = stopped.execute()
+    assert len(rows) == 1 and rows[0].phases["values"].passed > 40
     assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == 1
 
 

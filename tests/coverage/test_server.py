@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
+from thunder.coverage import device
 from thunder.coverage.outcomes import Status
 from thunder.coverage.recorder import NotRunnableInEager, Recorder, WrongResult
 from thunder.coverage.server import Rows
 from thunder.coverage.subjects import Eager, Subject
 from thunder.coverage.suite import Suite
+from thunder.coverage.suites.programs import ProgramsSuite
 
 
 class Behaviours(Suite):
@@ -41,6 +43,8 @@ def act(action: str) -> None:
         raise WrongResult("values differ", 0.5)
     if action == "absent":
         raise NotRunnableInEager("eager refuses")
+    if action == "lost":
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
     if action == "crash":
         os.kill(os.getpid(), signal.SIGSEGV)
     if action == "exit":
@@ -73,6 +77,17 @@ def test_a_case_ends_in_its_status_and_the_next_one_runs(action, status):
     assert run(f"ok {action} error") == [(action, status), ("error", Status.ERROR)]
 
 
+def test_after_an_error_that_a_device_does_not_survive_a_new_process_goes_on():
+    assert run("lost error lost") == [("lost", Status.ERROR), ("error", Status.ERROR), ("lost", Status.ERROR)]
+
+
+def test_rows_run_in_processes_started_afresh_where_a_fork_would_not_do(monkeypatch):
+    monkeypatch.setattr(device, "must_start_afresh", lambda name: True)
+    job = {"row": "00100-00103", "row_timeout": 300.0, "case_timeout": None, "memory": 0, "phases": ["values"]}
+    result = Rows(ProgramsSuite(), Eager()).run(job)
+    assert result.phases["values"].counts == {Status.OK: 4}
+
+
 def test_a_hanging_case_is_ended_and_the_next_one_runs():
     started = time.monotonic()
     assert run("hang error", case_timeout=0.3) == [("hang", Status.TIMEOUT), ("error", Status.ERROR)]
@@ -88,6 +103,7 @@ def test_the_first_line_and_the_users_line_are_kept():
     (failure,) = Rows(Behaviours(), Eager()).run(job).phases["act"].failures
     assert failure.summary == "TypeError: first line"
     assert "test_server.py" in failure.location and failure.location.endswith(" act")
+    assert failure.traceback.startswith("Traceback") and 'raise TypeError("first line' in failure.traceback
 
 
 def test_a_crash_names_its_signal():

@@ -12,8 +12,20 @@ from thunder.coverage.runner import Plan, Run
 SUBJECT = "thunder-eager"
 MODEL_PHASES = {"build", "eager", "forward", "backward"}
 ROWS = {
-    "transformers": ["llama", "bert", "t5", "vit", "clip", "mamba", "mixtral", "gpt2", "qwen2_vl", "idefics3",
-                     "whisper", "vits"],  # fmt: skip
+    "transformers": [
+        "llama",
+        "bert",
+        "t5",
+        "vit",
+        "clip",
+        "mamba",
+        "mixtral",
+        "gpt2",
+        "qwen2_vl",
+        "idefics3",
+        "whisper",
+        "vits",
+    ],  # fmt: skip
     "ops": ["add:float32", "sort:int64", "cat:float32", "linalg.norm:complex64", "index_put:bfloat16", "view_as:bool"],
     "litgpt": ["Llama-3.1-8B", "Gemma-2b", "phi-2", "Mixtral-8x7B-v0.1"],
     "diffusers": ["UNet2DModel", "FluxTransformer2DModel"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from thunder.coverage.device import check_device
 from thunder.coverage.outcomes import RowResult
 from thunder.coverage.registry import SUITE_NAMES, check_suite_name
 from thunder.coverage.report import failure_table, html_page, json_document, rate_table
@@ -48,6 +50,13 @@ def coverage(
     output: Annotated[Path, typer.Option(help="Directory of rows.jsonl, coverage.json and coverage.html.")] = Path(
         "coverage-results"
     ),
+    device: Annotated[str, typer.Option(help="Where models, inputs and compiled functions are: cpu or cuda.")] = "cpu",
+    stop_after: Annotated[
+        float | None,
+        typer.Option(
+            help="End after so many seconds, with a table of the rows that have ended, taken in random order."
+        ),
+    ] = None,
     list_only: Annotated[bool, typer.Option("--list", help="Print the names of the rows and stop.")] = False,
 ) -> None:
     """Run models, operators and random programs, each in its own process, and compare with plain PyTorch."""
@@ -61,8 +70,22 @@ def coverage(
     subjects = [chosen.value for chosen in (subject or [SubjectName.thunder])]
     if peer and PEER not in subjects:
         subjects.append(PEER)
-    plan = Plan(suites, subjects, output, split(only), split(phase), limit, jobs, timeout, memory, resume)
+    plan = Plan(
+        suites,
+        subjects,
+        output,
+        split(only),
+        split(phase),
+        limit,
+        jobs,
+        timeout,
+        memory,
+        resume,
+        check_device(device),
+        stop_after,
+    )
     run = Run(plan)
+    signal.signal(signal.SIGTERM, lambda number, frame: run.stop())  # a time limit from outside ends the run cleanly
     rows = execute(run, console)
     (output / "coverage.json").write_text(json_document(rows, run.versions))
     (output / "coverage.html").write_text(html_page(rows, run.versions))

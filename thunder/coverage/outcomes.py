@@ -47,6 +47,7 @@ class Outcome:
     message: str = ""
     location: str = ""
     max_error: float | None = None
+    traceback: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The fields that say something, ready for `json.dumps`."""

@@ -4,7 +4,8 @@ Input: a file descriptor for events and a row's code, which wraps each case in `
 line as a case begins and one as it ends, so that whoever reads the other end knows which case was running when
 the process died.
 
-Invariant: no exception of a case leaves its `with` block, except those that end a process.
+Invariant: no exception of a case leaves its `with` block, except those that end a process. An error after which a CUDA
+device answers nothing more ends the process as well, once it has been reported.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
+from thunder.coverage.device import is_lost
 from thunder.coverage.outcomes import Outcome, Status
 from thunder.errors import ThunderError
 
 MESSAGE_LENGTH = 600
+TRACEBACK_LENGTH = 6000
 INTERNAL_PARTS = ("/thunder/", "/torch/", "/site-packages/_pytest/", "/functools.py", "/contextlib.py", "/inspect.py")
 
 
@@ -77,23 +80,28 @@ class Recorder:
         self.next_case += 1
         started = time.perf_counter()
         outcome = Outcome(phase, name, Status.OK)
+        lost = False
         try:
             yield case
         except WrongResult as error:
             outcome.status, outcome.message, outcome.max_error = Status.WRONG, first_line(error), error.max_error
         except NotRunnableInEager as error:
             outcome.status, outcome.message = Status.NOT_RUNNABLE, first_line(error)
+            lost = is_lost(error)
         except Exception as error:  # the boundary at which any failure of a subject becomes a line of the table
             outcome.status = on_error
             outcome.error_class = type(error).__name__
             outcome.message = first_line(error)
             outcome.location = stated_location(error) or user_location(error.__traceback__)
-            if os.environ.get("THUNDER_COVERAGE_TRACEBACK"):
-                traceback.print_exc()
+            outcome.traceback = shortened(traceback.format_exc())
+            lost = is_lost(error)
         case.passed = outcome.status is Status.OK
         case.not_runnable = outcome.status is Status.NOT_RUNNABLE
         outcome.seconds = time.perf_counter() - started
         self.send({"event": "end", **outcome.to_json()})
+        if lost:
+            self.send({"event": "lost", "index": self.next_case})
+            os._exit(1)
 
     def send(self, event: dict[str, Any]) -> None:
         """Write one event; short lines keep the write atomic."""
@@ -106,6 +114,14 @@ def first_line(error: BaseException) -> str:
         if line.strip():
             return line.strip()[:MESSAGE_LENGTH]
     return ""
+
+
+def shortened(text: str) -> str:
+    """A traceback whose middle is left out when it is long: how it began, and where it ended, are kept."""
+    if len(text) <= TRACEBACK_LENGTH:
+        return text
+    third = TRACEBACK_LENGTH // 3
+    return f"{text[:third]}\n...\n{text[-2 * third :]}"
 
 
 def stated_location(error: BaseException) -> str:

@@ -12,18 +12,24 @@ import json
 import os
 import platform
 import queue
+import random
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import thunder
+from thunder.coverage.device import process_variables
 from thunder.coverage.errors import ServerFailed
 from thunder.coverage.outcomes import Outcome, RowResult, Status
 from thunder.errors import OptionError
+
+SECONDS_TO_END = 5.0
+"""How long a server may take to end the row that it runs."""
 
 
 @dataclasses.dataclass
@@ -40,6 +46,9 @@ class Plan:
     row_timeout: float | None = None
     memory_gib: float = 12.0
     resume: bool = False
+    device: str = "cpu"
+    stop_after: float | None = None
+    """Seconds after which the run ends: rows that are then running are given up and have no line."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,18 +63,16 @@ class Task:
 class Server:
     """A handle on one `thunder.coverage.server` process."""
 
-    def __init__(self, suite: str, subject: str) -> None:
+    def __init__(self, suite: str, subject: str, device: str = "cpu") -> None:
         self.suite, self.subject, self.taken = suite, subject, False
-        command = [sys.executable, "-m", "thunder.coverage.server", suite, subject]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
-        environment.update({"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "PYTHONHASHSEED": "0"})
+        command = [sys.executable, "-m", "thunder.coverage.server", suite, subject, device]
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=environment,
+            env=process_variables(device),
             start_new_session=True,
         )
         self.errors: list[str] = []
@@ -105,7 +112,11 @@ class Server:
     def close(self) -> None:
         """End the server and whatever it started."""
         if self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.terminate()  # it ends the process of the row that runs, which has a group of its own
+            try:
+                self.process.wait(timeout=SECONDS_TO_END)
+            except subprocess.TimeoutExpired:
+                os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe is not None:
@@ -160,11 +171,13 @@ class Run:
 
     def __init__(self, plan: Plan, on_result: Callable[[RowResult], None] = lambda result: None) -> None:
         self.plan = plan
+        self.stop_at = time.monotonic() + plan.stop_after if plan.stop_after is not None else None
+        self.stopping = False
         self.on_result = on_result
         self.versions: dict[str, str] = {"thunder": thunder.__version__, "python": platform.python_version()}
         self.path = plan.output / "rows.jsonl"
-        self.lock = threading.Lock()
-        self.servers = {suite: [Server(suite, plan.subjects[0])] for suite in plan.suites}
+        self.lock = threading.RLock()
+        self.servers = {suite: [Server(suite, plan.subjects[0], plan.device)] for suite in plan.suites}
         rows = {}
         for suite, (server,) in self.servers.items():
             rows[suite] = server.about["rows"]
@@ -179,16 +192,23 @@ class Run:
         done = {row.key for row in self.results}
         self.pending = [task for task in self.tasks if (task.suite, task.row, task.subject) not in done]
         self.failure: BaseException | None = None
+        if plan.stop_after is not None:
+            random.Random(0).shuffle(self.pending)  # what has ended by then is a sample of the whole
 
     def execute(self) -> list[RowResult]:
         """Run all pending tasks; the results of the whole plan."""
         self.plan.output.mkdir(parents=True, exist_ok=True)
         if not self.plan.resume:
-            self.path.unlink(missing_ok=True)
+            self.path.write_text("")
+        timer = threading.Timer(max(0.0, (self.stop_at or 0.0) - time.monotonic()), self.stop)
+        if self.stop_at is not None:
+            timer.start()
         try:
             for group in grouped(self.pending):
-                self.execute_group(group)
+                if not self.stopping:
+                    self.execute_group(group)
         finally:
+            timer.cancel()
             self.close()
         order = {(task.suite, task.row, task.subject): index for index, task in enumerate(self.tasks)}
         return sorted(self.results, key=lambda row: order[row.key])
@@ -210,6 +230,14 @@ class Run:
         if self.failure is not None:
             raise self.failure
 
+    def stop(self) -> None:
+        """End the run: what is running is given up, and `execute` returns what has ended."""
+        self.stopping = True
+        with self.lock:
+            running = [server for servers in self.servers.values() for server in servers]
+        for server in running:
+            server.process.terminate()
+
     def close(self, suite: str | None = None) -> None:
         """End the servers of a suite, or all."""
         for name in [suite] if suite else list(self.servers):
@@ -220,12 +248,16 @@ class Run:
         """One worker: take tasks until there are none, one warm server for each subject."""
         servers: dict[str, Server] = {}
         try:
-            while self.failure is None:
+            while self.failure is None and not self.stopping:
                 try:
                     task = waiting.get_nowait()
                 except queue.Empty:
                     return
-                self.keep(self.run_task(task, servers))
+                result = self.run_task(task, servers)
+                if not self.stopping:
+                    self.keep(result)
+        except ServerFailed as error:  # a server that was starting when the run was stopped
+            self.failure = None if self.stopping else error
         except BaseException as error:  # handed to the thread that waits for this one
             self.failure = error
 
@@ -248,10 +280,12 @@ class Run:
             if len(known) == 1 and known[0].subject == task.subject and not known[0].taken:
                 known[0].taken = True
                 return known[0]
-        server = Server(task.suite, task.subject)
+        server = Server(task.suite, task.subject, self.plan.device)
         server.taken = True
         with self.lock:
             known.append(server)
+        if self.stopping:
+            server.process.terminate()
         return server
 
     def keep(self, result: RowResult) -> None:

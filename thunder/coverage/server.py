@@ -1,12 +1,13 @@
-"""A warmed process that rows are forked from: `python -m thunder.coverage.server SUITE SUBJECT`.
+"""A warmed process that rows are forked from: `python -m thunder.coverage.server SUITE SUBJECT [DEVICE]`.
 
 Importing PyTorch and a model library takes seconds; a fork takes milliseconds. Input, on standard input: one JSON
 object a line, naming a row and its time limits. Output, on standard output: one JSON object a line: first the
 suite's rows, limits and versions, then each finished row.
 
 Invariants: a row's crash or hang ends only its own process, and the next row gets a new one; every case of a row that
-was running then is in the result; a row with several cases goes on after the one that died.  Rows that follow each
-other in one process (`Suite.rows_of_a_process`) share nothing but what PyTorch and the subject keep.
+was running then is in the result; a row with several cases goes on after the one that died. Rows that follow each
+other in one process (`Suite.rows_of_a_process`) share nothing but what PyTorch and the subject keep. Where warming up
+has touched the device, which a fork would not survive, rows run in processes that warm up by themselves.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import IO, Any
 
 import torch
 
+from thunder.coverage import device as devices
 from thunder.coverage.outcomes import Outcome, RowResult, Status
 from thunder.coverage.recorder import Recorder
 from thunder.coverage.registry import suite_named
@@ -44,6 +46,7 @@ class Process:
         self.case: dict[str, Any] | None = None
         self.case_began = time.monotonic()
         self.finished = False
+        self.resume_at: int | None = None
         self.rows = 0
         self.buffer = b""
         self.log: IO[bytes] = tempfile.TemporaryFile()
@@ -53,14 +56,17 @@ class Process:
         if self.process == 0:
             os.close(reader)
             os.close(self.orders)
-            run_forked(suite, subject, jobs, writer, self.log, memory)
+            log_to(self.log)
+            if devices.must_start_afresh(suite.device):
+                start_afresh(suite, subject, jobs, writer, memory)
+            run_jobs(suite, subject, jobs, writer, memory)
         os.close(writer)
         os.close(jobs)
         self.reader = reader
 
     def begin(self, job: dict[str, Any], first_case: int) -> None:
         """Have the process run a row, from a case on."""
-        self.case, self.case_began, self.finished = None, time.monotonic(), False
+        self.case, self.case_began, self.finished, self.resume_at = None, time.monotonic(), False, None
         self.rows += 1
         try:
             os.write(self.orders, (json.dumps({**job, "first_case": first_case}) + "\n").encode())
@@ -102,17 +108,31 @@ class Process:
         return self.log.read().decode(errors="replace")
 
 
-def run_forked(suite: Suite, subject: Subject, jobs: int, events: int, log: IO[bytes], memory: int) -> None:
-    """Run rows in the forked process as long as there are orders, and end it."""
+def log_to(log: IO[bytes]) -> None:
+    """What this process prints, and what is said of its death, goes to a file."""
     os.setpgid(0, 0)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.dup2(log.fileno(), 1)
     os.dup2(log.fileno(), 2)
-    faulthandler.enable(file=log, all_threads=False)
-    if memory:
+
+
+def start_afresh(suite: Suite, subject: Subject, jobs: int, events: int, memory: int) -> None:
+    """Replace this forked process by one that warms up by itself, and then runs rows."""
+    for descriptor in (jobs, events):
+        os.set_inheritable(descriptor, True)
+    arguments = [suite.name, subject.name, suite.device, str(jobs), str(events), str(memory)]
+    os.execv(sys.executable, [sys.executable, "-m", "thunder.coverage.server", *arguments])
+
+
+def run_jobs(suite: Suite, subject: Subject, jobs: int, events: int, memory: int) -> None:
+    """Run rows in this process as long as there are orders, and end it."""
+    faulthandler.enable(file=sys.__stderr__, all_threads=False)
+    if memory and devices.limits_address_space(suite.device):
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     code = 1
     try:
+        devices.prepare(suite.device, memory)
         with os.fdopen(jobs) as orders:
             for line in orders:
                 job = json.loads(line)
@@ -143,18 +163,20 @@ class Rows:
         deadline = started + job["row_timeout"]
         first_case, restarts = 0, 0
         while True:
-            process = self.process or Process(self.suite, self.subject, job["memory"])
-            self.process = None
+            process = self.process = self.process or Process(self.suite, self.subject, job["memory"])
             process.begin(job, first_case)
             timed_out = not follow(process, result, deadline, job["case_timeout"])
             if process.finished and process.rows < self.suite.rows_of_a_process:
-                self.process = process
                 break
+            self.process = None
             status = process.end()
             if process.finished:
                 process.log.close()
                 break
-            index = record_death(process, result, timed_out, status)
+            if process.resume_at is None:
+                index = record_death(process, result, timed_out, status)
+            else:
+                index = process.resume_at - 1
             process.log.close()
             restarts += 1
             out_of_time = time.monotonic() >= deadline
@@ -165,7 +187,7 @@ class Rows:
         return result
 
     def end(self) -> None:
-        """End the process that waits for another row."""
+        """End the process that runs a row or waits for another one."""
         if self.process is not None:
             self.process.end()
             self.process.log.close()
@@ -187,6 +209,8 @@ def follow(process: Process, result: RowResult, deadline: float, case_timeout: f
                 result.add(Outcome.from_json(event))
             elif kind == "note":
                 result.notes.update(event["notes"])
+            elif kind == "lost":
+                process.resume_at = event["index"]
             elif kind == "done":
                 process.finished = True
                 return True
@@ -223,11 +247,13 @@ def cause_of_death(log: str, status: int) -> tuple[str, str]:
 def serve(suite: Suite, subject: Subject, requests: IO[str], answers: IO[str]) -> None:
     """Answer requests until there are no more."""
     rows = Rows(suite, subject)
-    for line in requests:
-        result = rows.run(json.loads(line))
-        answers.write(json.dumps(result.to_json()) + "\n")
-        answers.flush()
-    rows.end()
+    try:
+        for line in requests:
+            result = rows.run(json.loads(line))
+            answers.write(json.dumps(result.to_json()) + "\n")
+            answers.flush()
+    finally:
+        rows.end()
 
 
 def versions_of(packages: tuple[str, ...]) -> dict[str, str]:
@@ -236,13 +262,18 @@ def versions_of(packages: tuple[str, ...]) -> dict[str, str]:
 
 
 def main(arguments: list[str]) -> None:
-    """Warm up, then serve."""
+    """Warm up, then serve, or run the rows of a server that could not fork a process for them."""
     suite, subject = suite_named(arguments[0]), subject_named(arguments[1])
+    suite.device = devices.check_device(arguments[2] if len(arguments) > 2 else "cpu")
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints must not get between the answers
     torch.set_num_threads(1)
     suite.warm()
     subject.warm()
+    if len(arguments) > 3:
+        jobs, events, memory = map(int, arguments[3:])
+        run_jobs(suite, subject, jobs, events, memory)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # what runs is ended on the way out
     about = {"rows": list(suite.row_names()), "versions": versions_of(suite.packages)}
     limits = {"row_timeout": suite.row_timeout, "case_timeout": suite.case_timeout}
     answers.write(json.dumps({**about, **limits}) + "\n")

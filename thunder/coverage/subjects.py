@@ -78,7 +78,9 @@ class Thunder(Subject):
             self.compile(_warming_up)(torch.zeros(2, 3))
 
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        return thunder.jit(function, executors=self.executors)
+        # as `thunder.compile` has it by default; on the CPU there is nothing to capture
+        graphs = "inference" if self.executors is None else "off"
+        return thunder.jit(function, executors=self.executors, cuda_graphs=graphs)
 
     def compile_with_generate(self, model: torch.nn.Module) -> torch.nn.Module | None:
         if importlib.import_module("thunder.generate.request").why_unsuitable(model) is not None:

@@ -21,6 +21,8 @@ class Suite(ABC):
     """Distributions whose versions belong to the result."""
     required_modules: tuple[str, ...] = ()
     """Modules without which the suite has no rows."""
+    device: str = "cpu"
+    """Where models, inputs and compiled functions are; set once, before rows are run."""
     row_timeout: float = 120.0
     """Seconds that a row may take; a subject that needs longer has failed."""
     case_timeout: float | None = None

@@ -34,7 +34,7 @@ class DiffusersSuite(Suite):
             getattr(diffusers, common)  # imports the code that all share
 
     def run_row(self, row: str, subject: Subject, recorder: Recorder) -> None:
-        run_model_phases(lambda: build(row), subject, recorder)
+        run_model_phases(lambda: build(row), subject, recorder, device=self.device)
 
 
 def build(name: str) -> ModelCase:

@@ -42,10 +42,10 @@ class LitGPTSuite(Suite):
         return sorted(families.values(), key=str.lower)
 
     def run_row(self, row: str, subject: Subject, recorder: Recorder) -> None:
-        run_model_phases(lambda: build(row), subject, recorder)
+        run_model_phases(lambda: build(row), subject, recorder, device=self.device)
         if recorder.wants("generate"):
             with recorder.case("generate", "key-value cache"):
-                run_generation(row, subject)
+                run_generation(row, subject, self.device)
 
 
 def architecture(name: str) -> str:
@@ -107,9 +107,10 @@ def build(name: str) -> ModelCase:
     return ModelCase(model, {"idx": torch.randint(0, VOCABULARY, (BATCH, LENGTH))}, notes=notes)
 
 
-def run_generation(name: str, subject: Subject) -> None:
+def run_generation(name: str, subject: Subject, device: str) -> None:
     """Greedy tokens, one at a time, against eager."""
     case = build(name)
+    case.move(device)
     model = copy.deepcopy(case.model)
     expected = generate(case.model, case.inputs["idx"][:1], case.model.forward)
     compiled = subject.compile(model.forward)
@@ -121,9 +122,9 @@ def generate(model: GPT, prompt: torch.Tensor, forward: Callable[..., Any]) -> t
     """Prefill, then feed back the likeliest token; `forward` takes the place of the model's own."""
     model.eval()
     with torch.no_grad():
-        model.set_kv_cache(batch_size=1)
+        model.set_kv_cache(batch_size=1, device=prompt.device)
         model.forward = with_signature_of(forward, model.forward)
-        tokens, position, made = prompt, torch.arange(prompt.shape[1]), []
+        tokens, position, made = prompt, torch.arange(prompt.shape[1], device=prompt.device), []
         for _ in range(GENERATED_TOKENS):
             logits = model(tokens, position)
             tokens = logits[:, -1:].argmax(-1)

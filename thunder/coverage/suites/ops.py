@@ -20,6 +20,7 @@ from torch.testing._internal.opinfo.core import OpInfo, SampleInput
 from torch.utils import _pytree as pytree
 
 from thunder.coverage.compare import compare, tensors
+from thunder.coverage.device import seed
 from thunder.coverage.recorder import NotRunnableInEager, Recorder, WrongResult
 from thunder.coverage.subjects import Subject
 from thunder.coverage.suite import Suite
@@ -49,7 +50,12 @@ class OpsSuite(Suite):
     rows_of_a_process = 100
 
     def row_names(self) -> Sequence[str]:
-        names = [f"{full_name(op)}:{name}" for op in op_db for name, dtype in DTYPES.items() if dtype in op.dtypes]
+        names = [
+            f"{full_name(op)}:{name}"
+            for op in op_db
+            for name, dtype in DTYPES.items()
+            if dtype in op.supported_dtypes(self.device)
+        ]
         return list(dict.fromkeys(names))
 
     def warm(self) -> None:
@@ -59,7 +65,7 @@ class OpsSuite(Suite):
         op_name, _, dtype_name = row.rpartition(":")
         for op in op_db:
             if full_name(op) == op_name:
-                OpRow(op, DTYPES[dtype_name], subject, recorder).run()
+                OpRow(op, DTYPES[dtype_name], subject, recorder, self.device).run()
 
 
 def full_name(op: OpInfo) -> str:
@@ -70,10 +76,10 @@ def full_name(op: OpInfo) -> str:
 class OpRow:
     """One operator at one dtype under one subject."""
 
-    def __init__(self, op: OpInfo, dtype: torch.dtype, subject: Subject, recorder: Recorder) -> None:
-        self.op, self.dtype, self.subject, self.recorder = op, dtype, subject, recorder
+    def __init__(self, op: OpInfo, dtype: torch.dtype, subject: Subject, recorder: Recorder, device: str) -> None:
+        self.op, self.dtype, self.subject, self.recorder, self.device = op, dtype, subject, recorder, device
         self.values_matter = op.name.rpartition(".")[2] not in UNINITIALISED
-        self.is_main = dtype is torch.float32 or torch.float32 not in op.dtypes
+        self.is_main = dtype is torch.float32 or torch.float32 not in op.supported_dtypes(device)
 
     def run(self) -> None:
         """All phases that apply."""
@@ -94,13 +100,13 @@ class OpRow:
                 unbroadcast = [sample for sample in differentiable if not sample.broadcasts_input]
                 self.cases("in-place gradient", evenly(unbroadcast, SAMPLES_OF_VARIANTS), self.check_in_place_gradient)
         if self.op.error_inputs_func is not None and self.is_main:
-            errors = list(self.op.error_inputs("cpu"))
+            errors = list(self.op.error_inputs(self.device))
             self.cases("error", [error.sample_input for error in errors], self.check_error)
 
     def samples(self, requires_grad: bool) -> list[SampleInput]:
         """The database's samples; the same ones in every process."""
         torch.manual_seed(0)
-        samples = list(self.op.sample_inputs("cpu", self.dtype, requires_grad=requires_grad))
+        samples = list(self.op.sample_inputs(self.device, self.dtype, requires_grad=requires_grad))
         return samples if self.is_main else evenly(samples, SAMPLES_OF_OTHER_DTYPES)
 
     def cases(self, phase: str, samples: Iterable[SampleInput], check: Callable[[SampleInput], None]) -> None:
@@ -226,8 +232,8 @@ def arguments(sample: SampleInput) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def seeded(function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Call from a fixed random state; `torch.manual_seed` itself would go through every device's generators."""
-    torch.default_generator.manual_seed(1)
+    """Call from a fixed random state."""
+    seed(1)
     return function(*args, **kwargs)
 
 
@@ -247,7 +253,7 @@ def requires_gradient(leaf: Any) -> bool:
 def uneven(output: torch.Tensor) -> torch.Tensor:
     """A cotangent whose entries differ, so that no gradient cancels."""
     dense = torch.linspace(0.5, 1.5, max(1, output.numel()), dtype=torch.float64)[: output.numel()]
-    return dense.to(output.dtype).reshape(output.shape)
+    return dense.to(output).reshape(output.shape)
 
 
 def evenly(items: Sequence[Any], count: int) -> list[Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import random
 import warnings
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from typing import Any
 import torch
 
 from thunder.coverage.compare import compare, tensors
+from thunder.coverage.device import creating_on, seed
 from thunder.coverage.program_generator import Program, generate_program
 from thunder.coverage.recorder import NotRunnableInEager, Recorder, WrongResult
 from thunder.coverage.subjects import Subject
@@ -46,13 +48,16 @@ class ProgramsSuite(Suite):
     def run_row(self, row: str, subject: Subject, recorder: Recorder) -> None:
         first, _, last = row.partition("-")
         for number in range(int(first), int(last or first) + 1):
-            run_program(number, subject, recorder)
+            run_program(number, subject, recorder, self.device)
 
 
-def run_program(number: int, subject: Subject, recorder: Recorder) -> None:
+def run_program(number: int, subject: Subject, recorder: Recorder, device: str) -> None:
     """Both cases of one program."""
     program = generate_program(random.Random(number), f"program {number}")
-    checks: tuple[tuple[str, Check], ...] = (("values", check_values), ("gradient", check_gradient))
+    checks: tuple[tuple[str, Check], ...] = (
+        ("values", functools.partial(check_values, device=device)),
+        ("gradient", functools.partial(check_gradient, device=device)),
+    )
     for phase, check in checks:
         if not recorder.wants(phase) or recorder.skips_next():
             continue
@@ -64,13 +69,25 @@ def run_program(number: int, subject: Subject, recorder: Recorder) -> None:
             recorder.note(**{f"{phase} {number}": reduced.source})
 
 
+def loaded(program: Program, device: str) -> dict[str, Any]:
+    """A program's two functions; its inputs are made on the device, and what it makes itself where it says."""
+    namespace = program.load()
+    make_inputs = namespace["inputs"]
+
+    def inputs() -> Any:
+        with creating_on(device):
+            return make_inputs()
+
+    return {**namespace, "inputs": inputs}
+
+
 class Call:
     """One call of a program: its arguments, what became of them, and its result."""
 
     def __init__(self, program: Program, function: Callable[..., Any] | None, namespace: dict[str, Any]) -> None:
         self.arguments, self.leaves = namespace["inputs"]()
         self.before = tensors(self.arguments)
-        torch.default_generator.manual_seed(1)
+        seed(1)
         self.result = (function or namespace["program"])(*self.arguments)
 
     def compare(self, expected: Call) -> None:
@@ -124,9 +141,9 @@ def reference(program: Program, namespace: dict[str, Any]) -> Call:
         raise NotRunnableInEager(f"{type(error).__name__}: {error}") from error
 
 
-def check_values(program: Program, subject: Subject) -> None:
+def check_values(program: Program, subject: Subject, device: str = "cpu") -> None:
     """Two calls of the compiled program against two of eager."""
-    namespace = program.load()
+    namespace = loaded(program, device)
     expected = reference(program, namespace)
     compiled = subject.compile(namespace["program"])
     Call(program, compiled, namespace).compare(expected)
@@ -134,9 +151,9 @@ def check_values(program: Program, subject: Subject) -> None:
     subject.require_compiled(compiled)
 
 
-def check_gradient(program: Program, subject: Subject) -> None:
+def check_gradient(program: Program, subject: Subject, device: str = "cpu") -> None:
     """Gradients of all leaves."""
-    namespace = program.load()
+    namespace = loaded(program, device)
     expected = gradients(reference(program, namespace), in_eager=True)
     compiled = subject.compile(namespace["program"])
     actual = gradients(Call(program, compiled, namespace), in_eager=False)
@@ -149,7 +166,7 @@ def gradients(call: Call, in_eager: bool) -> list[torch.Tensor | None]:
     outputs = [tensor for tensor in call.visible() if tensor.requires_grad and not tensor.is_leaf]
     if not outputs or not call.leaves:
         raise NotRunnableInEager("no output has a gradient")
-    cotangents = [torch.linspace(0.5, 1.5, out.numel() + 1)[1:].reshape(out.shape).to(out.dtype) for out in outputs]
+    cotangents = [torch.linspace(0.5, 1.5, out.numel() + 1)[1:].reshape(out.shape).to(out) for out in outputs]
     try:
         return list(torch.autograd.grad(outputs, call.leaves, cotangents, allow_unused=True))
     except RuntimeError as error:

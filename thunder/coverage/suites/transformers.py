@@ -76,7 +76,7 @@ class TransformersSuite(Suite):
             getattr(transformers, common)  # imports the code that all share
 
     def run_row(self, row: str, subject: Subject, recorder: Recorder) -> None:
-        run_model_phases(lambda: build(row), subject, recorder)
+        run_model_phases(lambda: build(row), subject, recorder, device=self.device)
 
 
 def build(model_type: str) -> ModelCase:

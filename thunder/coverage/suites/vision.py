@@ -54,7 +54,7 @@ class VisionSuite(Suite):
     def run_row(self, row: str, subject: Subject, recorder: Recorder) -> None:
         library, _, name = row.partition("/")
         build = build_timm if library == "timm" else build_transformers
-        run_model_phases(lambda: build(name), subject, recorder, training=True)
+        run_model_phases(lambda: build(name), subject, recorder, training=True, device=self.device)
 
 
 def build_transformers(model_type: str) -> ModelCase:
