@@ -242,6 +242,11 @@ def has_kernel(overload: Any) -> bool:
 
 
 # CUDA ---------------------------------------------------------------------------------------------------------------
+def is_forked_from_cuda() -> bool:
+    """Whether this process was forked from one that had CUDA in use, so that it cannot use it.  Tested: 2.11, 2.13."""
+    return torch.cuda._is_in_bad_fork()
+
+
 def cuda_architecture(device: torch.device) -> int:
     """90 for a device of compute capability 9.0."""
     major, minor = torch.cuda.get_device_capability(device)

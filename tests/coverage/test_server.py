@@ -82,7 +82,7 @@ def test_after_an_error_that_a_device_does_not_survive_a_new_process_goes_on():
 
 
 def test_rows_run_in_processes_started_afresh_where_a_fork_would_not_do(monkeypatch):
-    monkeypatch.setattr(device, "must_start_afresh", lambda name: True)
+    monkeypatch.setattr(device, "survives_fork", lambda name: False)
     job = {"row": "00100-00103", "row_timeout": 300.0, "case_timeout": None, "memory": 0, "phases": ["values"]}
     result = Rows(ProgramsSuite(), Eager()).run(job)
     assert result.phases["values"].counts == {Status.OK: 4}

@@ -30,25 +30,26 @@ def check_device(name: str) -> str:
     return name
 
 
-def process_variables(device: str) -> dict[str, str]:
+def process_variables(device: str, jobs: int) -> dict[str, str]:
     """The environment of the processes that run rows; some of it must be there before PyTorch is imported."""
     variables = {"OMP_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     variables.update({"HF_HUB_OFFLINE": "1", "PYTHONHASHSEED": "0"})
     if device != "cpu":
         variables["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # `torch.cuda.is_available` leaves the driver alone
+        variables["THUNDER_COMPILE_PROCESSES"] = str(max(1, (os.cpu_count() or 1) // jobs))
         variables["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # results do not depend on what ran before
     return {**os.environ, **variables}
 
 
-def must_start_afresh(device: str) -> bool:
-    """True when a process forked from this one could not use the device."""
+def survives_fork(device: str) -> bool:
+    """False when a process forked from this one could not use the device."""
     if device == "cpu":
-        return False
+        return True
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
-        return False  # no driver, so nothing of it is initialised; rows fail with PyTorch's own message
-    return bool(driver.cuDeviceGetCount(ctypes.byref(ctypes.c_int())) != NOT_INITIALISED)
+        return True  # no driver, so nothing of it is initialised; rows fail with PyTorch's own message
+    return bool(driver.cuDeviceGetCount(ctypes.byref(ctypes.c_int())) == NOT_INITIALISED)
 
 
 def prepare(device: str, memory: int) -> None:

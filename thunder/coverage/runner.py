@@ -63,7 +63,7 @@ class Task:
 class Server:
     """A handle on one `thunder.coverage.server` process."""
 
-    def __init__(self, suite: str, subject: str, device: str = "cpu") -> None:
+    def __init__(self, suite: str, subject: str, device: str = "cpu", jobs: int = 1) -> None:
         self.suite, self.subject, self.taken = suite, subject, False
         command = [sys.executable, "-m", "thunder.coverage.server", suite, subject, device]
         self.process = subprocess.Popen(
@@ -72,7 +72,7 @@ class Server:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=process_variables(device),
+            env=process_variables(device, jobs),
             start_new_session=True,
         )
         self.errors: list[str] = []
@@ -177,7 +177,7 @@ class Run:
         self.versions: dict[str, str] = {"thunder": thunder.__version__, "python": platform.python_version()}
         self.path = plan.output / "rows.jsonl"
         self.lock = threading.RLock()
-        self.servers = {suite: [Server(suite, plan.subjects[0], plan.device)] for suite in plan.suites}
+        self.servers = {suite: [Server(suite, plan.subjects[0], plan.device, plan.jobs)] for suite in plan.suites}
         rows = {}
         for suite, (server,) in self.servers.items():
             rows[suite] = server.about["rows"]
@@ -280,7 +280,7 @@ class Run:
             if len(known) == 1 and known[0].subject == task.subject and not known[0].taken:
                 known[0].taken = True
                 return known[0]
-        server = Server(task.suite, task.subject, self.plan.device)
+        server = Server(task.suite, task.subject, self.plan.device, self.plan.jobs)
         server.taken = True
         with self.lock:
             known.append(server)

@@ -27,6 +27,7 @@ from typing import IO, Any
 
 import torch
 
+from thunder._torch_compat import is_forked_from_cuda
 from thunder.coverage import device as devices
 from thunder.coverage.outcomes import Outcome, RowResult, Status
 from thunder.coverage.recorder import Recorder
@@ -52,12 +53,13 @@ class Process:
         self.log: IO[bytes] = tempfile.TemporaryFile()
         reader, writer = os.pipe()
         jobs, self.orders = os.pipe()
+        survives = devices.survives_fork(suite.device)
         self.process = os.fork()
         if self.process == 0:
             os.close(reader)
             os.close(self.orders)
             log_to(self.log)
-            if devices.must_start_afresh(suite.device):
+            if not survives or is_forked_from_cuda():
                 start_afresh(suite, subject, jobs, writer, memory)
             run_jobs(suite, subject, jobs, writer, memory)
         os.close(writer)
@@ -126,7 +128,7 @@ def start_afresh(suite: Suite, subject: Subject, jobs: int, events: int, memory:
 
 def run_jobs(suite: Suite, subject: Subject, jobs: int, events: int, memory: int) -> None:
     """Run rows in this process as long as there are orders, and end it."""
-    faulthandler.enable(file=sys.__stderr__, all_threads=False)
+    faulthandler.enable(file=2, all_threads=False)
     if memory and devices.limits_address_space(suite.device):
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -165,6 +165,16 @@ class _Workers:
 _workers = _Workers()
 
 
+def _process_count() -> int:
+    """How many kernels are compiled at a time: `THUNDER_COMPILE_PROCESSES`, or as many as there are cores."""
+    chosen = os.environ.get("THUNDER_COMPILE_PROCESSES", "")
+    return (
+        int(chosen)
+        if chosen.isdecimal() and int(chosen)
+        else max(2, min(_MOST_PROCESSES, len(os.sched_getaffinity(0))))
+    )
+
+
 class BinaryCache:
     """Compiles kernels for one architecture, each text once in a process, and once in the folder's life."""
 
@@ -180,8 +190,7 @@ class BinaryCache:
             future = self._futures.get(key)
             if future is None:
                 if self._pool is None:
-                    count = max(2, min(_MOST_PROCESSES, len(os.sched_getaffinity(0))))
-                    self._pool = ThreadPoolExecutor(count, thread_name_prefix="thunder-triton")
+                    self._pool = ThreadPoolExecutor(_process_count(), thread_name_prefix="thunder-triton")
                 future = self._pool.submit(_binary, source, architecture, aligned, key)
                 self._futures[key] = future
         return future
