@@ -385,3 +385,46 @@ def test_a_cache_that_is_read_between_its_writes():
         torch.testing.assert_close(compiled(*mine), function(*plain))
     assert called(compiled) == ["rope", "rope"]
     torch.testing.assert_close(mine, plain)
+
+
+LOSSES = {
+    "reshape": (lambda logits, target: F.cross_entropy(logits.reshape(-1, logits.size(-1)), target.reshape(-1)), 0),
+    "view of a tuple, widened": (
+        lambda logits, target: F.cross_entropy(logits.float().view((-1, 13)), target.view(-1), reduction="sum"), 0,
+    ),
+    "flatten": (lambda logits, target: F.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=3), 0),
+    "flatten, then widened": (
+        lambda logits, target: F.cross_entropy(torch.flatten(logits, end_dim=-2).float(), target.flatten()), 0,
+    ),
+    "module": (lambda logits, target: torch.nn.CrossEntropyLoss()(logits.view(-1, 13).float(), target.view(-1)), 0),
+    "shifted as by Hugging Face": (
+        lambda logits, target: F.cross_entropy(
+            logits.float()[..., :-1, :].contiguous().view(-1, 13), target[..., 1:].contiguous().view(-1)
+        ),
+        1,
+    ),
+    "shifted": (lambda logits, target: F.cross_entropy(logits[:, :-1].flatten(0, 1), target[:, 1:].flatten()), 1),
+    "of every other word": (lambda logits, target: F.cross_entropy(logits[..., ::2].flatten(0, 1), target.view(-1)), 2),
+    "of the last token": (lambda logits, target: F.cross_entropy(logits[:, -1], target[:, -1]), 2),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", LOSSES)
+def test_spellings_of_the_loss(name, dtype):
+    torch.manual_seed(0)
+    loss, kind = LOSSES[name]
+    hidden, weight = torch.randn(2, 5, 8, dtype=dtype, requires_grad=True), torch.randn(13, 8, dtype=dtype)
+    weight.requires_grad_()
+    target = torch.randint(0, 7, (2, 5))
+    compiled = compile_with_kernels(lambda hidden, weight: loss(F.linear(hidden, weight), target))
+    with kernel_mode("always"):
+        found = compiled(hidden, weight)
+    gradients = torch.autograd.grad(found, (hidden, weight))
+    expected = loss(F.linear(hidden, weight), target)
+    tolerance = {} if dtype is torch.float32 else {"rtol": 3e-2, "atol": 2e-2}
+    torch.testing.assert_close(found, expected, **tolerance)
+    torch.testing.assert_close(gradients, torch.autograd.grad(expected, (hidden, weight)), **tolerance)
+    names = [op.name for op in last_torch_trace(compiled).ops]
+    known = ("linear_cross_entropy_loss", "loss_of_tokens")
+    assert [name for name in names if name in known] == ([] if kind == 2 else [known[kind]])

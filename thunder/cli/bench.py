@@ -36,6 +36,7 @@ from thunder.cli.workloads import FIGURES, Results, Workload, select_workloads
 from thunder.errors import unknown_name
 
 ROUNDS = 25
+LIMIT = 300.0  # seconds
 
 
 @dataclass
@@ -56,8 +57,13 @@ class Measurement:
     failure: str | None = None
 
 
-def measure(workload: Workload, contenders: list[str], device: str, rounds: int) -> list[Measurement]:
-    """Every contender on one workload: first calls one after the other, later calls in turns."""
+def measure(
+    workload: Workload, contenders: list[str], device: str, rounds: int, limit: float = LIMIT
+) -> list[Measurement]:
+    """Every contender on one workload: first calls one after the other, later calls in turns.
+
+    What takes a contender longer than `limit` seconds, such as a first call, ends it; the others go on.
+    """
     measurements = {name: Measurement(workload.name, name) for name in contenders}
     running: dict[str, Worker] = {}
     expected: Results | None = None
@@ -65,7 +71,7 @@ def measure(workload: Workload, contenders: list[str], device: str, rounds: int)
     with ExitStack() as stack:
         directory = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
         for number, name in enumerate(contenders):
-            worker = stack.enter_context(Worker(name, Path(directory) / str(number)))
+            worker = stack.enter_context(Worker(name, Path(directory) / str(number), limit))
             try:
                 worker.ask("build", workload.name, device)
                 if expected is None:
@@ -139,6 +145,9 @@ def command(
         list[str] | None, typer.Option(help="Measure only this contender (beside eager); may be repeated.")
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="How often each contender is timed, in turns.")] = ROUNDS,
+    limit: Annotated[
+        float, typer.Option(min=1.0, help="Seconds after which a contender is given up that does not answer.")
+    ] = LIMIT,
     suite: Annotated[
         list[str] | None,
         typer.Option(help="figures: the README's table; models: large models and single regions. Both by default."),
@@ -156,7 +165,7 @@ def command(
     measurements: list[Measurement] = []
     for workload in track(workloads, "measuring", console=console):
         names = [name for name in contenders if CONTENDERS[name].applies(device, workload.kind)]
-        measurements += measure(workload, names, device, rounds)
+        measurements += measure(workload, names, device, rounds, limit)
         if json_path is not None:  # after each workload: an interrupted run keeps what it has
             json_path.write_text(json.dumps(as_json(device, measurements), indent=2) + "\n")
     console.print(result_table(workloads, measurements))

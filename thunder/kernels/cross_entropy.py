@@ -13,6 +13,7 @@ it once more.  Logits of 16 bits are never held in 32.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,20 +21,23 @@ import triton
 import triton.language as tl
 from torch.nn import functional as F
 
-from thunder.kernels.launch import as_rows, runs_triton
+from thunder.kernels.launch import as_rows, multiprocessor_count, runs_triton
 from thunder.kernels.machine_code import launch_kernel
 from thunder.kernels.registry import register_library_kernel
 
 LARGEST_BLOCK = 8192
+# Logits of so many bytes a row are read twice by programs that have a multiprocessor to themselves: what all of them
+# work on then fits into the cache, where the second reading finds it.
+LONG_ROW = 1 << 17
 
 
 @triton.jit
-def _log_sum_exp(row_ptr, V, BLOCK: tl.constexpr):
+def _log_sum_exp(row_ptr, V, BLOCK: tl.constexpr, STAGES: tl.constexpr):
     """(m, log of the sum of exp(x - m)) of a row, with m its maximum."""
     v = tl.arange(0, BLOCK)
     maximum = tl.full([BLOCK], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK], tl.float32)
-    for start in range(0, V, BLOCK):
+    for start in tl.range(0, V, BLOCK, num_stages=STAGES):
         x = tl.load(row_ptr + start + v, mask=start + v < V, other=float("-inf")).to(tl.float32)
         highest = tl.maximum(maximum, x)
         base = tl.where(highest == float("-inf"), 0.0, highest)
@@ -50,7 +54,7 @@ def _loss_kernel(logits_ptr, target_ptr, loss_ptr, lse_ptr, stride, V, ignore_in
     row = tl.program_id(0).to(tl.int64)
     row_ptr = logits_ptr + row * stride
     target = tl.load(target_ptr + row)
-    highest, log_total = _log_sum_exp(row_ptr, V, BLOCK)
+    highest, log_total = _log_sum_exp(row_ptr, V, BLOCK, 1)
     counts = (target != ignore_index) & (target >= 0) & (target < V)
     chosen = tl.load(row_ptr + target, mask=counts, other=0.0).to(tl.float32)
     tl.store(lse_ptr + row, highest + log_total)
@@ -59,29 +63,30 @@ def _loss_kernel(logits_ptr, target_ptr, loss_ptr, lse_ptr, stride, V, ignore_in
 
 @triton.jit
 def _gradient_kernel(
-    logits_ptr, target_ptr, lse_ptr, scale_ptr, grad_ptr, loss_ptr, stride, grad_stride, V, ignore_index,
-    BLOCK: tl.constexpr, COMPUTES_LOSS: tl.constexpr,
+    logits_ptr, target_ptr, lse_ptr, scale_ptr, grad_ptr, loss_ptr, stride, grad_stride, rows, V, ignore_index,
+    BLOCK: tl.constexpr, STAGES: tl.constexpr, COMPUTES_LOSS: tl.constexpr,
 ):  # fmt: skip
-    row = tl.program_id(0).to(tl.int64)
-    row_ptr = logits_ptr + row * stride
-    target = tl.load(target_ptr + row)
-    counts = (target != ignore_index) & (target >= 0) & (target < V)
-    if COMPUTES_LOSS:
-        highest, log_total = _log_sum_exp(row_ptr, V, BLOCK)
-        lse = highest + log_total
-        chosen = tl.load(row_ptr + target, mask=counts, other=0.0).to(tl.float32)
-        tl.store(loss_ptr + row, tl.where(counts, highest - chosen + log_total, 0.0))
-    else:
-        lse = tl.load(lse_ptr + row)
-    scale = tl.where(counts, tl.load(scale_ptr), 0.0)
     v = tl.arange(0, BLOCK)
-    for start in range(0, V, BLOCK):
-        place = start + v
-        x = tl.load(row_ptr + place, mask=place < V, other=0.0).to(tl.float32)
-        probability = tl.exp2((x - lse) * 1.4426950408889634)
-        grad = scale * (probability - tl.where(place == target, 1.0, 0.0))
-        grad = tl.where(counts, grad, 0.0)
-        tl.store(grad_ptr + row * grad_stride + place, grad.to(grad_ptr.dtype.element_ty), mask=place < V)
+    for index in range(tl.program_id(0), rows, tl.num_programs(0)):
+        row = tl.cast(index, tl.int64)
+        row_ptr = logits_ptr + row * stride
+        target = tl.load(target_ptr + row)
+        counts = (target != ignore_index) & (target >= 0) & (target < V)
+        if COMPUTES_LOSS:
+            highest, log_total = _log_sum_exp(row_ptr, V, BLOCK, STAGES)
+            lse = highest + log_total
+            chosen = tl.load(row_ptr + target, mask=counts, other=0.0).to(tl.float32)
+            tl.store(loss_ptr + row, tl.where(counts, highest - chosen + log_total, 0.0))
+        else:
+            lse = tl.load(lse_ptr + row)
+        scale = tl.where(counts, tl.load(scale_ptr), 0.0)
+        for start in tl.range(0, V, BLOCK, num_stages=STAGES):
+            place = start + v
+            x = tl.load(row_ptr + place, mask=place < V, other=0.0).to(tl.float32)
+            probability = tl.exp2((x - lse) * 1.4426950408889634)
+            grad = scale * (probability - tl.where(place == target, 1.0, 0.0))
+            grad = tl.where(counts, grad, 0.0)
+            tl.store(grad_ptr + row * grad_stride + place, grad.to(grad_ptr.dtype.element_ty), mask=place < V)
 
 
 def _block(size: int) -> tuple[int, int]:
@@ -133,8 +138,8 @@ def row_gradients(
     block, warps = _block(logits.shape[1])
     if logits.shape[0]:
         launch_kernel(_gradient_kernel, (logits.shape[0],),
-            logits, target, lse, scale, out, lse, logits.stride(0), out.stride(0), logits.shape[1], ignore_index,
-            BLOCK=block, COMPUTES_LOSS=False, num_warps=warps,
+            logits, target, lse, scale, out, lse, logits.stride(0), out.stride(0), *logits.shape, ignore_index,
+            BLOCK=block, STAGES=1, COMPUTES_LOSS=False, num_warps=warps,
         )  # fmt: skip
     return out
 
@@ -147,12 +152,15 @@ def losses_and_gradients_in_place(
         losses, lse = row_losses(logits, target, ignore_index)
         row_gradients(logits, target, lse, scale, ignore_index, logits)
         return losses
-    losses = torch.empty(logits.shape[0], dtype=torch.float32, device=logits.device)
-    block, warps = _block(logits.shape[1])
-    if logits.shape[0]:
-        launch_kernel(_gradient_kernel, (logits.shape[0],),
-            logits, target, losses, scale, logits, losses, logits.stride(0), logits.stride(0), logits.shape[1],
-            ignore_index, BLOCK=block, COMPUTES_LOSS=True, num_warps=warps,
+    rows, size = logits.shape
+    losses = torch.empty(rows, dtype=torch.float32, device=logits.device)
+    (block, warps), stages, programs = _block(size), 1, rows
+    if size * logits.element_size() >= LONG_ROW:
+        block, warps, stages, programs = LARGEST_BLOCK, 32, 4, min(rows, multiprocessor_count(logits.device))
+    if rows:
+        launch_kernel(_gradient_kernel, (programs,),
+            logits, target, losses, scale, logits, losses, logits.stride(0), logits.stride(0), rows, size,
+            ignore_index, BLOCK=block, STAGES=stages, COMPUTES_LOSS=True, num_warps=warps,
         )  # fmt: skip
     return losses
 
@@ -246,38 +254,51 @@ def is_supported(logits: Any, target: Any, ignore_index: Any, reduction: Any) ->
     )
 
 
-def is_flattening(rows: Any, size: Any, logits: torch.Tensor) -> bool:
-    """Whether `view(rows, size)` makes a matrix of the last dimension of the logits."""
-    return size in (logits.shape[-1], -1) and rows in (-1, logits.numel() // logits.shape[-1]) and rows != size
+def flattens(logits: torch.Tensor, rows: Any, size: Any, last: Any) -> bool:
+    """Whether `view(rows, size)`, or `flatten(0, last)`, makes a matrix of the last dimension of the logits."""
+    if last is not None:
+        return logits.dim() > 2 and last in (-2, logits.dim() - 2)
+    if size is not None:
+        return size in (logits.shape[-1], -1) and rows in (-1, logits.numel() // logits.shape[-1]) and rows != size
+    return logits.dim() == 2
+
+
+def spelling(flattening: str | None, converted: str | None) -> Callable[..., Any]:
+    """A way in which programs write the loss.
+
+    Args:
+        flattening: what makes a matrix of the logits: "view", "reshape", "flatten", or nothing.
+        converted: whether the logits are converted "before" that, "after" it, or not.
+    """
+
+    def pattern(logits, target, ignore_index, reduction, wide, rows, size, last):
+        if converted == "before":
+            logits = logits.to(wide)
+        if flattening == "flatten":
+            logits = logits.flatten(0, last)
+        elif flattening is not None:
+            logits = getattr(logits, flattening)(rows, size)
+        if converted == "after":
+            logits = logits.to(wide)
+        return F.cross_entropy(logits, target, ignore_index=ignore_index, reduction=reduction)
+
+    return pattern
+
+
+FLATTENINGS = ("view", "reshape", "flatten")
+SPELLINGS = (
+    spelling(None, None),
+    spelling(None, "before"),
+    *(spelling(flattening, converted) for flattening in FLATTENINGS for converted in (None, "before", "after")),
+)
 
 
 def _check(
-    logits: Any, target: Any, ignore_index: Any, reduction: Any, wide: Any = None, rows: Any = -1, size: Any = None
+    logits: Any, target: Any, ignore_index: Any, reduction: Any, wide: Any, rows: Any, size: Any, last: Any
 ) -> bool:
     if not is_supported(logits, target, ignore_index, reduction) or wide not in (None, torch.float32):
         return False
-    if size is not None and not is_flattening(rows, size, logits):
-        return False
-    return size is not None or logits.dim() == 2
-
-
-def _hugging_face(logits, wide, rows, size, target, ignore_index, reduction):
-    flat = logits.to(wide).view(rows, size)
-    return F.cross_entropy(flat, target, ignore_index=ignore_index, reduction=reduction)
-
-
-def _reshaped(logits, rows, size, target, ignore_index, reduction):
-    flat = logits.reshape(rows, size)
-    return F.cross_entropy(flat, target, ignore_index=ignore_index, reduction=reduction)
-
-
-def _viewed(logits, rows, size, target, ignore_index, reduction):
-    flat = logits.view(rows, size)
-    return F.cross_entropy(flat, target, ignore_index=ignore_index, reduction=reduction)
-
-
-def _direct(logits, target, ignore_index, reduction):
-    return F.cross_entropy(logits, target, ignore_index=ignore_index, reduction=reduction)
+    return flattens(logits, rows, size, last)
 
 
 def _arguments(logits: Any, target: Any, ignore_index: int, reduction: str, wide: Any = None, **_: Any) -> Any:
@@ -286,7 +307,7 @@ def _arguments(logits: Any, target: Any, ignore_index: int, reduction: str, wide
 
 register_library_kernel(
     "cross_entropy",
-    [_hugging_face, _reshaped, _viewed, _direct],
+    SPELLINGS,
     cross_entropy_loss,
     check=_check,
     arguments=_arguments,

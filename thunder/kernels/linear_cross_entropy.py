@@ -21,8 +21,7 @@ float32 with `wide_sum`.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -235,18 +234,51 @@ def logits_and_loss(
     return found[0], found[1].to(dtype)
 
 
+def loss_of_tokens(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    target: torch.Tensor,
+    ignore_index: int,
+    reduction: str,
+    dtype: torch.dtype,
+    tokens: Any,
+) -> torch.Tensor:
+    """The loss alone, of the tokens that an index picks, as programs do that leave out the last one."""
+    return linear_cross_entropy_loss(hidden[tokens], weight, target, ignore_index, reduction, dtype)
+
+
 def _check(
-    hidden: Any, weight: Any, target: Any, ignore_index: Any, reduction: Any, wide: Any = None, rows: Any = -1,
-    size: Any = None,
+    hidden: Any, weight: Any, target: Any, ignore_index: Any, reduction: Any, wide: Any, rows: Any, size: Any,
+    last: Any, tokens: Any = None,
 ) -> bool:  # fmt: skip
     if not all(isinstance(tensor, torch.Tensor) for tensor in (hidden, weight, target)) or weight.dim() != 2:
         return False
     if hidden.dtype != weight.dtype or wide not in (None, torch.float32):
         return False
     logits = torch.empty((*hidden.shape[:-1], weight.shape[0]), dtype=hidden.dtype, device="meta")
+    if tokens is not None:
+        if not _leaves_vectors_whole(tokens, logits.dim()):
+            return False
+        logits = logits[tokens]
     if not softmax.is_supported(logits, target, ignore_index, reduction):
         return False
-    return softmax.is_flattening(rows, size, logits) if size is not None else hidden.dim() == 2
+    return softmax.flattens(logits, rows, size, last)
+
+
+def _leaves_vectors_whole(index: Any, dimensions: int) -> bool:
+    """Whether an index of slices takes nothing from the last dimension, so that it fits the hidden states as well."""
+    parts = index if isinstance(index, tuple) else (index,)
+    if not all(part is Ellipsis or (isinstance(part, slice) and _is_constant(part)) for part in parts):
+        return False
+    if parts.count(Ellipsis) > 1:
+        return False
+    if Ellipsis in parts:
+        return parts[-1] == slice(None)
+    return len(parts) < dimensions or parts[-1] == slice(None)
+
+
+def _is_constant(part: slice) -> bool:
+    return all(bound is None or type(bound) is int for bound in (part.start, part.stop, part.step))
 
 
 def _arguments(
@@ -255,50 +287,68 @@ def _arguments(
     return hidden, weight, target, ignore_index, reduction, wide or hidden.value.dtype
 
 
-def _hugging_face(hidden, weight, wide, rows, size, target, ignore_index, reduction):
-    logits = F.linear(hidden, weight)
-    flat = logits.to(wide).view(rows, size)
-    return logits, F.cross_entropy(flat, target, ignore_index=ignore_index, reduction=reduction)
+def _arguments_of_tokens(
+    hidden: Any, weight: Any, target: Any, ignore_index: int, reduction: str, wide: Any, tokens: Any, **_: Any
+) -> Any:
+    return hidden, weight, target, ignore_index, reduction, wide or hidden.value.dtype, tokens
 
 
-def _reshaped(hidden, weight, rows, size, target, ignore_index, reduction):
-    logits = F.linear(hidden, weight)
-    return logits, F.cross_entropy(logits.reshape(rows, size), target, ignore_index=ignore_index, reduction=reduction)
+def _with_logits(loss: Callable[..., Any]) -> Callable[..., Any]:
+    """The logits and the loss, written like this."""
+
+    def pattern(hidden, weight, target, ignore_index, reduction, wide, rows, size, last):
+        logits = F.linear(hidden, weight)
+        return logits, loss(logits, target, ignore_index, reduction, wide, rows, size, last)
+
+    return pattern
 
 
-def _viewed(hidden, weight, rows, size, target, ignore_index, reduction):
-    logits = F.linear(hidden, weight)
-    return logits, F.cross_entropy(logits.view(rows, size), target, ignore_index=ignore_index, reduction=reduction)
+def _alone(loss: Callable[..., Any]) -> Callable[..., Any]:
+    """The loss alone, written like this."""
+
+    def pattern(hidden, weight, target, ignore_index, reduction, wide, rows, size, last):
+        return _with_logits(loss)(hidden, weight, target, ignore_index, reduction, wide, rows, size, last)[1]
+
+    return pattern
 
 
-def _direct(hidden, weight, target, ignore_index, reduction):
-    logits = F.linear(hidden, weight)
-    return logits, F.cross_entropy(logits, target, ignore_index=ignore_index, reduction=reduction)
+def _of_tokens(loss: Callable[..., Any], *, contiguous: bool, wide_first: bool) -> Callable[..., Any]:
+    """The loss of some of the tokens, written like this."""
 
-
-_SPELLINGS = (_hugging_face, _reshaped, _viewed, _direct)
-
-
-def _loss_of(spelling: Any) -> Any:
-    """The spelling without the logits among its results."""
-
-    @functools.wraps(spelling)
-    def pattern(*placeholders: Any) -> Any:
-        return spelling(*placeholders)[1]
+    def pattern(hidden, weight, target, ignore_index, reduction, wide, rows, size, last, tokens):
+        logits = F.linear(hidden, weight)
+        if wide_first:
+            logits = logits.to(wide)
+        logits = logits[tokens]
+        if contiguous:
+            logits = logits.contiguous()
+        return loss(logits, target, ignore_index, reduction, wide, rows, size, last)
 
     return pattern
 
 
 register_library_kernel(
     "linear_cross_entropy",
-    [_loss_of(spelling) for spelling in _SPELLINGS],
+    [_alone(loss) for loss in softmax.SPELLINGS],
     linear_cross_entropy_loss,
     check=_check,
     arguments=_arguments,
 )
 register_library_kernel(
+    "linear_cross_entropy_of_tokens",
+    [
+        _of_tokens(softmax.spelling(flattening, None), contiguous=contiguous, wide_first=wide_first)
+        for flattening in softmax.FLATTENINGS
+        for contiguous in (True, False)
+        for wide_first in (True, False)
+    ],
+    loss_of_tokens,
+    check=_check,
+    arguments=_arguments_of_tokens,
+)
+register_library_kernel(
     "linear_cross_entropy_with_logits",
-    _SPELLINGS,
+    [_with_logits(loss) for loss in softmax.SPELLINGS],
     logits_and_loss,
     check=_check,
     arguments=_arguments,

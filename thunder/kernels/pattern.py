@@ -27,6 +27,7 @@ _PARAMETERS: dict[str, tuple[str, ...]] = {
     "cross_entropy": (
         "input", "target", "weight", "size_average", "ignore_index", "reduce", "reduction", "label_smoothing",
     ),
+    "flatten": ("input", "start_dim", "end_dim"),
     "embedding": ("input", "weight", "padding_idx", "max_norm", "norm_type", "scale_grad_by_freq", "sparse"),
     "gelu": ("input", "approximate"),
     "layer_norm": ("input", "normalized_shape", "weight", "bias", "eps"),
@@ -45,9 +46,9 @@ _PARAMETERS: dict[str, tuple[str, ...]] = {
 
 _DEFAULTS: dict[str, Any] = {
     "approximate": "none", "attn_mask": None, "bias": None, "dropout_p": 0.0, "dtype": None, "enable_gqa": False,
-    "inplace": False, "is_causal": False, "keepdim": False, "label_smoothing": 0.0, "max_norm": None,
+    "end_dim": -1, "inplace": False, "is_causal": False, "keepdim": False, "label_smoothing": 0.0, "max_norm": None,
     "norm_type": 2.0, "padding_idx": None, "reduce": None, "scale": None, "scale_grad_by_freq": False,
-    "size_average": None, "sparse": False, "weight": None,
+    "size_average": None, "sparse": False, "start_dim": 0, "weight": None,
 }  # fmt: skip
 
 _NAMES = {
@@ -76,6 +77,8 @@ def normal_call(name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Norma
         return NormalCall("to", _conversion(name, args, kwargs))
     if name == "square":
         args = (*args, 2)
+    elif name in ("view", "reshape") and len(args) == 2 and isinstance(args[1], (tuple, list)):
+        args = (args[0], *args[1])
     parameters = _PARAMETERS.get(normal, ())
     arguments: dict[str | int, Any] = {}
     for position, value in enumerate(args):

@@ -55,9 +55,9 @@ LIBRARY = (
 
 # Of two kernels that fit, which is tried first.
 PRECEDENCE = (
-    "linear_cross_entropy", "linear_cross_entropy_with_logits", "cross_entropy", "gemv_gated_silu", "gemv_gated_gelu",
-    "gemv_gated_gelu_tanh", "gemv_residual", "add_rms_norm", "rms_norm", "add_layer_norm", "layer_norm", "rope",
-    "gated_silu", "gated_gelu", "gated_gelu_tanh", "embedding",
+    "linear_cross_entropy", "linear_cross_entropy_of_tokens", "linear_cross_entropy_with_logits", "cross_entropy",
+    "gemv_gated_silu", "gemv_gated_gelu", "gemv_gated_gelu_tanh", "gemv_residual", "add_rms_norm", "rms_norm",
+    "add_layer_norm", "layer_norm", "rope", "gated_silu", "gated_gelu", "gated_gelu_tanh", "embedding",
 )  # fmt: skip
 
 _kernels: list[Kernel] = []
