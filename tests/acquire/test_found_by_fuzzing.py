@@ -37,7 +37,32 @@ def table(n, scale=1): return [n, SIZE, scale]
 @functools.cache
 def mask(n): return torch.ones(n) * SIZE
 """
+ASKED = """
+class Asked:
+    def __init__(self, value): self.value = value
+    def __bool__(self): return self.value
+    def __eq__(self, other): return self.value == other
+    def __iter__(self): return iter([1] * self.value)
+    def __repr__(self): return str(self.value)
+A, B, D = Asked(True), Asked(True), {}
+ITEMS = [A, D]
+"""
 CASES = [
+    # 3000236: what C code asks of each item.
+    *(
+        Case(f"items asked by C code: {text}", ASKED + f"def subject(x): return {text}", ("", "A.value = False", "D[1] = 2", "ITEMS.pop()", "A.value = True"))
+        for text in (
+            "any(ITEMS), any(item for item in ITEMS), all([A, 1])",
+            "list(filter(None, [A, D])), list(filter(bool, ITEMS)), next(filter(None, [D, 3]))",
+            "list(itertools.filterfalse(None, ITEMS)), list(itertools.compress('ab', [A, D]))",
+            "list(map(bool, ITEMS)), list(map(len, [D, ITEMS])), list(map(str, [D, A])), list(map(list, [D, A]))",
+            "list(map(D.get, [1])), list(map(vars, [A])), list(map(getattr, [A], ['value']))",
+            "list(map(operator.attrgetter('value'), [A])), list(map(operator.methodcaller('get', 1), [D]))",
+            "list(itertools.takewhile(bool, ITEMS)), len(list(itertools.groupby([D, A], bool))), math.prod(map(len, [D]))",
+            "list(itertools.chain.from_iterable([D, A])), operator.countOf([A, 1], True), operator.indexOf([B, A, False, 0], A)",
+            "list(map(torch.sin, [x, x])), functools.reduce(torch.add, [x, x]), sum(map(torch.numel, [x]))",
+        )
+    ),
     # 200: a kernel refuses what shapes allow, the program catches it, and changes a tensor in place.
     Case("an error of a kernel, caught", "B = torch.zeros(4)\ndef subject(x):\n    B.add_(1)\n    try:\n        x = torch.where(x > 1j, x, x * 2)\n    except Exception as error:\n        x = x - 1\n    B.mul_(2)\n    return x + B", ("", "", "")),
     # 500318: the computation has drawn random numbers when it raises.

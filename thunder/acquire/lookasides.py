@@ -36,6 +36,7 @@ from thunder.acquire.flex_attention import flex_attention_lookaside
 from thunder.acquire.guards import absent, is_plain, type_lookup
 from thunder.acquire.heap import instance_dict
 from thunder.acquire.higher_order import higher_order_lookasides
+from thunder.acquire.items import item_lookasides
 from thunder.acquire.recorder import Recorder
 from thunder.acquire.sharp_edges import SharpEdges
 from thunder.acquire.sources import INSTANCE_DICT, ITEM
@@ -210,6 +211,7 @@ class Lookasides:
             table[function] = self.converting(function, table.get(function))
         if hasattr(torch, "_is_all_true"):
             table[torch._is_all_true] = self.is_all_true
+        table.update(item_lookasides())
         table.update(backward_hook_lookasides(self.recorder, self._one_operation))
         table.update(higher_order_lookasides(self.recorder, self._one_operation))
         flex = _torch_compat.flex_attention()

@@ -243,8 +243,10 @@ class Interpreter:
     def native_callable(self, function: Any) -> Any:
         """Something that native code can call as it would call `function`, which then runs interpreted."""
         target = function.__func__ if type(function) is MethodType else function
-        if type(target) is not FunctionType or self.interprets_everything:
+        if self.interprets_everything or not callable(function):
             return function
+        if type(target) is not FunctionType and self.tracker is None:
+            return function  # with a tracker, what a builtin reads is to be known: `map(len, lists)`
 
         def forward(*arguments: Any, **keywords: Any) -> Any:
             return call_value(self, function, arguments, keywords)
