@@ -37,6 +37,17 @@ def table(n, scale=1): return [n, SIZE, scale]
 @functools.cache
 def mask(n): return torch.ones(n) * SIZE
 """
+SHOWN = """
+@dataclasses.dataclass
+class Held:
+    name: str
+    held: object = None
+HELD = Held('a')
+ITEMS = [HELD, [1, HELD]]
+ITEMS.append(ITEMS)
+TABLE = {'items': (ITEMS, HELD)}
+TABLE['self'] = TABLE
+"""
 ASKED = """
 class Asked:
     def __init__(self, value): self.value = value
@@ -48,6 +59,11 @@ A, B, D = Asked(True), Asked(True), {}
 ITEMS = [A, D]
 """
 CASES = [
+    # 2091344: an object that holds itself, in a list.
+    *(
+        Case(f"the text of what holds itself: {text}", SHOWN + f"def subject(x):\n    HELD.held = ITEMS\n    return {text}", ("", "HELD.name = 'b'", "ITEMS.append(2)", "ITEMS.pop(0)"))
+        for text in ("repr(ITEMS)", "str(ITEMS)", "repr(HELD)", "f'{ITEMS!r} {ITEMS}'", "'%s' % [ITEMS]", "repr((ITEMS, {'a': HELD}))", "ascii(ITEMS)", "'{0[0]}'.format(ITEMS)", "'%s %r' % (ITEMS, HELD)", "repr(TABLE)")
+    ),
     # 3000236: what C code asks of each item.
     *(
         Case(f"items asked by C code: {text}", ASKED + f"def subject(x): return {text}", ("", "A.value = False", "D[1] = 2", "ITEMS.pop()", "A.value = True"))

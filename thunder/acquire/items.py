@@ -14,7 +14,7 @@ from thunder.interpreter.lookasides import callback_lookasides
 
 
 def item_lookasides() -> dict[Any, Callable[..., Any]]:
-    """`any`, `all`, `filter(None, ...)`, `filterfalse(None, ...)`, `compress`, `countOf`, `indexOf`, `from_iterable`."""
+    """`any`, `all`, `filter(None, ...)`, `filterfalse(None, ...)`, `compress`, `from_iterable`, `countOf`, ..."""
     return {
         any: _of_truths(any),
         all: _of_truths(all),
@@ -22,6 +22,7 @@ def item_lookasides() -> dict[Any, Callable[..., Any]]:
         itertools.filterfalse: _filtering(itertools.filterfalse),
         itertools.compress: _compress,
         itertools.chain.from_iterable: _chained,
+        ascii: _ascii,
         operator.countOf: _count,
         operator.indexOf: _index,
     }
@@ -47,6 +48,13 @@ def _filtering(target: Any) -> Callable[..., Any]:
 
 def _compress(interp: Any, data: Any, selectors: Any) -> Any:
     return itertools.compress(interp.call(iter, data), interp.call(map, bool, selectors))
+
+
+def _ascii(interp: Any, *arguments: Any) -> str:
+    if len(arguments) != 1:
+        return ascii(*arguments)  # raises
+    text: str = interp.call(repr, *arguments)
+    return text if text.isascii() else text.encode("ascii", "backslashreplace").decode("ascii")
 
 
 def _chained(interp: Any, iterable: Any) -> Any:

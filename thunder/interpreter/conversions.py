@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from threading import get_ident
 from typing import Any
 
 from .lookup import PLAIN_TYPES, python_method
@@ -28,7 +30,7 @@ class _Shown:
 def repr_of(interp: Any, value: Any) -> str:
     """`repr(value)`."""
     method = python_method(type(value), "__repr__")
-    return repr(_with_items_lent(interp, value)) if method is None else repr(_Shown(interp.call(method, value)))
+    return _shown(interp, value, repr) if method is None else repr(_Shown(interp.call(method, value)))
 
 
 def ascii_of(interp: Any, value: Any) -> str:
@@ -44,7 +46,7 @@ def str_of(interp: Any, value: Any) -> str:
         return str(_Shown(interp.call(method, value)))
     if type(value).__str__ is object.__str__:
         return repr_of(interp, value)
-    return str(_with_items_lent(interp, value))
+    return _shown(interp, value, str)
 
 
 class _Lent:
@@ -76,16 +78,24 @@ def lent(interp: Any, value: Any, within: tuple[int, ...] = ()) -> Any:
     cls = type(value)
     if cls in (tuple, list, dict):
         if id(value) in within:
-            return value
-        within = (*within, id(value))
-        items = list(value.values()) if cls is dict else list(value)
-        read = [lent(interp, item, within) for item in items]
-        if all(new is old for new, old in zip(read, items)):
-            return value
-        return dict(zip(value, read)) if cls is dict else cls(read)
+            return value if interp.tracker is None else _Lent(interp, value)
+        copied = _copied(interp, value, within)
+        if copied is not value and interp.tracker is not None and (within or cls is not tuple):
+            return _Lent(interp, value)  # shown by `_shown`, which knows what is being shown
+        return copied
     if cls in PLAIN_TYPES or not (python_method(cls, "__str__") or python_method(cls, "__repr__")):
         return value
     return _Lent(interp, value)
+
+
+def _copied(interp: Any, value: Any, within: tuple[int, ...] = ()) -> Any:
+    """The container with its items lent, or itself where none of them needs that."""
+    within = (*within, id(value))
+    items = list(value.values()) if type(value) is dict else list(value)
+    read = [lent(interp, item, within) for item in items]
+    if all(new is old for new, old in zip(read, items)):
+        return value
+    return dict(zip(value, read)) if type(value) is dict else type(value)(read)
 
 
 def format_of(interp: Any, value: Any, specification: str) -> str:
@@ -95,9 +105,30 @@ def format_of(interp: Any, value: Any, specification: str) -> str:
         return format(_Shown(interp.call(method, value, specification)), "")
     if specification == "" and type(value).__format__ is object.__format__:
         return str_of(interp, value)
-    return format(_with_items_lent(interp, value), specification)
+    return _shown(interp, value, lambda shown: format(shown, specification))
 
 
-def _with_items_lent(interp: Any, value: Any) -> Any:
-    """The value for its class's own method in C, which shows the items of a container."""
-    return lent(interp, value) if type(value) in (list, dict, tuple) else value
+def _shown(interp: Any, value: Any, show: Callable[[Any], str]) -> str:
+    """What the method of the value's class, in C, shows: `show(value)`, of a container with its items lent.
+
+    A container that holds itself through an item is shown short, as CPython does: what is lent is another object.
+    """
+    short = _SHORT.get(type(value))
+    if short is None:
+        return show(value)
+    shown = _copied(interp, value)
+    if shown is value or interp.tracker is None:
+        return show(shown)
+    key = get_ident(), id(value)
+    if key in _being_shown:
+        return show(_Shown(short))
+    _being_shown.add(key)
+    try:
+        return show(shown)
+    finally:
+        _being_shown.discard(key)
+
+
+_SHORT: dict[type, str] = {list: "[...]", dict: "{...}", tuple: "(...)"}
+_being_shown: set[tuple[int, int]] = set()
+"""Containers whose text is being made from lent items, by thread."""
