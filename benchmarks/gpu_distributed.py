@@ -7,14 +7,18 @@
 For each strategy (`--strategies`) every contender trains the same model, from the same values, on the same batches:
 thunder's plugin, PyTorch's own (DDP, `fully_shard`, `parallelize_module`), and that with torch.compile.  The JSON has,
 for each: losses of ten steps, milliseconds a step, tokens a second and GPU, peak memory of each rank, and from one
-profiled step the milliseconds in which only communication ran.  `--decode` times generation under tensor parallelism
-beside one GPU's; `--fp8` trains with "fp8" and "fsdp" together.  A part that fails has its error in the JSON.
+profiled step the milliseconds in which only communication ran, with the collectives that showed most; and for each
+strategy what `thunder plan` predicts.  Of several `--batch` the largest is taken that all contenders can hold.
+`--decode` times generation under tensor parallelism beside one GPU's; `--fp8` trains with "fp8" and "fsdp" together;
+`--pp` trains a pipeline.  A part that fails has its error in the JSON.  `benchmarks/distributed_report.py` sets the
+figures beside one another; the script prints that at its end.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
+import functools
 import gc
 import json
 import os
@@ -29,13 +33,15 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 import torch
 import torch.distributed as dist
 import transformers
+from distributed_report import report
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import Replicate
+from torch.distributed.tensor import DTensor, Replicate
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
 
 import thunder
+from thunder.planning import Fixed, Job, Mesh, ModelTracer, PlannedModel, get_device, make_config, search
 from thunder.plugins import DDP, FSDP, PP, TP
 
 STRATEGIES = ("ddp", "fsdp-zero2", "fsdp-zero3", "tp")
@@ -69,6 +75,7 @@ class Run:
         self.device = torch.device("cuda", torch.cuda.current_device()) if self.is_cuda else torch.device("cpu")
         self.dtype = torch.bfloat16 if self.is_cuda else torch.float32
         self.results: dict[str, Any] = {}
+        self.batch = arguments.batch[0]
 
     # Models and batches ---------------------------------------------------------------------------------------------
     def model(self) -> torch.nn.Module:
@@ -86,7 +93,7 @@ class Run:
     def batches(self, count: int, *, same_everywhere: bool) -> list[torch.Tensor]:
         arguments = self.arguments
         generator = torch.Generator().manual_seed(1 if same_everywhere else 1 + self.rank)
-        size = (arguments.batch, arguments.sequence)
+        size = (self.batch, arguments.sequence)
         vocabulary = CONFIGURATIONS[arguments.model]["vocab_size"]
         return [torch.randint(0, vocabulary, size, generator=generator).to(self.device) for _ in range(count)]
 
@@ -104,11 +111,12 @@ class Run:
             found: Any = function()
         except Exception as error:  # a boundary: one contender's failure must not cost the others their figures
             found = {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()[-3000:]}
+        found["batch"] = self.batch
         gathered: list[Any] = [None] * self.world
         dist.all_gather_object(gathered, found)
         self.results[name] = {"ranks": gathered, "seconds": time.perf_counter() - start}
         if self.rank == 0:
-            shown = {key: value for key, value in found.items() if key not in ("losses", "traceback")}
+            shown = {key: value for key, value in found.items() if key not in ("losses", "traceback", "collectives")}
             print(f"{name}: {json.dumps(shown)[:400]}", flush=True)
             with open(self.arguments.output, "w") as file:
                 json.dump(self.written(), file, indent=1)
@@ -142,7 +150,7 @@ class Run:
             self.synchronise()
             times.append(time.perf_counter() - start)
         median = statistics.median(times)
-        tokens = self.arguments.batch * self.arguments.sequence / (self.world if same_everywhere else 1)
+        tokens = self.batch * self.arguments.sequence / (self.world if same_everywhere else 1)
         found = {
             "losses": losses,
             "first_step_s": first,
@@ -151,24 +159,41 @@ class Run:
         }
         if self.is_cuda:
             found["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
-            found.update(self.profile(lambda: step(batches[0])))
+        found.update(self.profile(lambda: step(batches[0])))
         return found
 
-    def profile(self, function: Callable[[], Any]) -> dict[str, float]:
-        """Milliseconds of one call in which kernels of communication ran, and in which nothing else did."""
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
+    def profile(self, function: Callable[[], Any]) -> dict[str, Any]:
+        """Milliseconds of one call in which collectives ran, and in which nothing else did; the collectives, by name.
+
+        On the CPU collectives are gloo's, which run on threads of their own beside PyTorch's operators: this shows
+        that the figures come out, and says nothing of a GPU.
+        """
+        kinds = torch.profiler.ProfilerActivity
+        with torch.profiler.profile(activities=[kinds.CUDA if self.is_cuda else kinds.CPU]) as profiler:
             function()
-            torch.cuda.synchronize()
-        talking, working = [], []
+            self.synchronise()
+        talking: dict[str, list[tuple[float, float]]] = {}
+        working = []
         for event in profiler.events():
-            if event.device_type is torch.autograd.DeviceType.CUDA:
-                span = (event.time_range.start, event.time_range.end)
-                (talking if "nccl" in event.name.lower() else working).append(span)
-        both = union_length([*talking, *working])
+            span = (event.time_range.start, event.time_range.end)
+            if self.is_cuda and event.device_type is not torch.autograd.DeviceType.CUDA:
+                continue
+            name = event.name.lower()
+            if "nccl" in name if self.is_cuda else name.startswith("gloo:"):
+                talking.setdefault(event.name[:60], []).append(span)
+            elif self.is_cuda or name.startswith("aten::"):
+                working.append(span)
+        spans = [span for of_kind in talking.values() for span in of_kind]
+        busy, both = union_length(working), union_length([*spans, *working])
+        collectives = {}
+        for name, of_kind in talking.items():
+            shown = union_length([*of_kind, *working]) - busy
+            collectives[name] = {"count": len(of_kind), "ms": union_length(of_kind) / 1e3, "exposed_ms": shown / 1e3}
         return {
-            "communication_ms": union_length(talking) / 1e3,
-            "exposed_communication_ms": (both - union_length(working)) / 1e3,
+            "communication_ms": union_length(spans) / 1e3,
+            "exposed_communication_ms": (both - busy) / 1e3,
             "busy_ms": both / 1e3,
+            "collectives": collectives,
         }
 
 
@@ -184,7 +209,7 @@ def union_length(spans: Sequence[tuple[float, float]]) -> float:
 
 # Contenders -------------------------------------------------------------------------------------------------------
 def trainer(run: Run, model: Any, parameters: Any) -> Callable[[torch.Tensor], torch.Tensor]:
-    optimizer = torch.optim.AdamW(parameters, lr=1e-4, foreach=False)
+    optimizer = optimizer_of(run, parameters)
 
     def step(tokens: torch.Tensor) -> torch.Tensor:
         optimizer.zero_grad()
@@ -194,6 +219,15 @@ def trainer(run: Run, model: Any, parameters: Any) -> Callable[[torch.Tensor], t
         return loss.detach()
 
     return step
+
+
+def optimizer_of(run: Run, parameters: Any) -> torch.optim.Optimizer:
+    """AdamW, fused on GPUs; tensors and DTensors do not go into one kernel."""
+    groups: dict[bool, list[torch.Tensor]] = {}
+    for parameter in parameters:
+        groups.setdefault(isinstance(parameter, DTensor), []).append(parameter)
+    options: dict[str, Any] = {"fused": True} if run.is_cuda else {"foreach": False}
+    return torch.optim.AdamW([{"params": members} for members in groups.values()], lr=1e-4, **options)
 
 
 def by_thunder(run: Run, strategy: str) -> dict[str, Any]:
@@ -242,8 +276,9 @@ def tensor_plan(model: Any) -> dict[str, Any]:
 
 def pipelined(run: Run) -> dict[str, Any]:
     """Two stages with 1F1B."""
-    model = thunder.compile(run.model(), plugins=PP(microbatches=min(run.arguments.batch, 2 * run.world)))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, foreach=False)
+    count = max(run.world, min(run.batch, 2 * run.world))
+    model = thunder.compile(run.model(), plugins=PP(microbatches=count))
+    optimizer = optimizer_of(run, model.parameters())
 
     def step(tokens: torch.Tensor) -> torch.Tensor:
         optimizer.zero_grad()
@@ -260,23 +295,66 @@ def with_fp8(run: Run) -> dict[str, Any]:
 
 
 def decoding(run: Run) -> dict[str, Any]:
-    """Milliseconds a token at batch 1: tensor parallelism, and this GPU alone."""
-    found = {}
+    """Milliseconds a token at batch 1: tensor parallelism, the same captured in a CUDA graph, and this GPU alone."""
+    found: dict[str, Any] = {}
     tokens = torch.arange(3, 35, device=run.device)[None]
-    for name, plugins in (("tp", TP()), ("alone", None)):
-        model = thunder.compile(run.model().eval(), plugins=plugins)
-        options: dict[str, Any] = {"max_new_tokens": 33, "min_new_tokens": 33, "do_sample": False}
-        answer = model.generate(tokens, **options)
-        model.generate(tokens, **options)
-        run.synchronise()
-        start = time.perf_counter()
-        model.generate(tokens, **options)
-        run.synchronise()
-        found[f"{name}_ms_per_token"] = 1e3 * (time.perf_counter() - start) / 33
-        found[f"{name}_tokens"] = answer[0, -33:].tolist()
-        del model
+    count = 33 if run.is_cuda else 5
+    ways: dict[str, Any] = {"tp": [TP()], "tp_graphs": [TP(), "reduce-overhead"], "alone": None}
+    for name, plugins in ways.items():
+        if name == "tp_graphs" and not run.is_cuda:
+            continue
+        try:
+            model = thunder.compile(run.model().eval(), plugins=plugins)
+            options: dict[str, Any] = {"max_new_tokens": count, "min_new_tokens": count, "do_sample": False}
+            for _ in range(3):  # run in Python, compiled, captured
+                answer = model.generate(tokens, **options)
+            run.synchronise()
+            start = time.perf_counter()
+            model.generate(tokens, **options)
+            run.synchronise()
+            found[f"{name}_ms_per_token"] = 1e3 * (time.perf_counter() - start) / count
+            found[f"{name}_tokens"] = answer[0, -count:].tolist()
+            found[f"{name}_notes"] = [note for notes in thunder.compile_stats(model).notes for note in notes][:5]
+            del model
+        except Exception as error:  # a boundary: the other ways are still to be timed
+            found[f"{name}_error"] = f"{type(error).__name__}: {error}"
         gc.collect()
     return found
+
+
+def planned(run: Run, strategy: str) -> dict[str, float]:
+    """What `thunder plan` predicts for a step of this strategy."""
+    arguments = run.arguments
+    config = {"model_type": "llama", "max_position_embeddings": 8192, **CONFIGURATIONS[arguments.model]}
+    divided = strategy == "tp"
+    batch = run.batch if divided else run.batch * run.world
+    job = Job(PlannedModel(arguments.model, make_config(config, arguments.model)), arguments.sequence, batch, "bf16")
+    stage = {"fsdp-zero2": 2, "fsdp-zero3": 3}.get(strategy, 0)
+    fixed = Fixed(run.world if divided else 1, 1, stage, run.batch, False)
+    device = get_device("h200" if run.is_cuda and "H200" in torch.cuda.get_device_name() else "h100")
+    tracer = ModelTracer(job, lambda text: None)
+    best = search(job, Mesh(1, run.world), device, fixed, tracer)[0]
+    return {"step_ms": 1e3 * best.seconds, "peak_gib": best.memory.total / 2**30}
+
+
+def run_strategy(run: Run, strategy: str) -> None:
+    """Every contender with the largest batch that all of them can hold."""
+    for batch in sorted(run.arguments.batch, reverse=True):
+        run.batch = batch
+        names = []
+        for contender in run.arguments.contenders:
+            if contender == "thunder":
+                train: Callable[[], Any] = functools.partial(by_thunder, run, strategy)
+            else:
+                train = functools.partial(by_torch, run, strategy, compiles=contender == "torch.compile")
+            names.append(f"{strategy} {contender}")
+            run.part(names[-1], train)
+        ranks = [found for name in names for found in run.results[name]["ranks"]]
+        if not any("OutOfMemoryError" in found.get("error", "") for found in ranks):
+            break
+        for name in names:
+            run.results[f"{name}, batch {batch}"] = run.results.pop(name)
+    run.part(f"{strategy} planned", functools.partial(planned, run, strategy))
 
 
 def main() -> None:
@@ -284,7 +362,7 @@ def main() -> None:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--model", choices=list(CONFIGURATIONS), default="1b")
     parser.add_argument("--sequence", type=int, default=2048)
-    parser.add_argument("--batch", type=int, default=2, help="of each rank; with tp and pp, of all")
+    parser.add_argument("--batch", type=int, nargs="+", default=[2], help="of each rank; with tp and pp, of all")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--strategies", nargs="*", choices=STRATEGIES, default=list(STRATEGIES))
     parser.add_argument("--contenders", nargs="*", choices=CONTENDERS, default=list(CONTENDERS))
@@ -298,18 +376,12 @@ def main() -> None:
     dist.init_process_group("nccl" if arguments.device == "cuda" else "gloo", timeout=datetime.timedelta(minutes=4))
     run = Run(arguments)
     for strategy in arguments.strategies:
-        for contender in arguments.contenders:
-            if contender == "thunder":
-                run.part(f"{strategy} thunder", lambda strategy=strategy: by_thunder(run, strategy))
-            else:
-                compiles = contender == "torch.compile"
-                run.part(
-                    f"{strategy} {contender}",
-                    lambda strategy=strategy, compiles=compiles: by_torch(run, strategy, compiles=compiles),
-                )
+        run_strategy(run, strategy)
     for name, function in (("pp", pipelined), ("fp8", with_fp8), ("decode", decoding)):
         if getattr(arguments, name):
-            run.part(name, lambda function=function: function(run))
+            run.part(name, functools.partial(function, run))
+    if run.rank == 0:
+        print(report(run.written()))
     dist.destroy_process_group()
 
 

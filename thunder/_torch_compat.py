@@ -648,3 +648,10 @@ def free_memory(tensor: torch.Tensor) -> None:
     storage = tensor.untyped_storage()
     if storage.nbytes() == tensor.numel() * tensor.element_size():
         storage.resize_(0)
+
+
+def give_memory(tensor: torch.Tensor) -> None:
+    """Memory again, without values, for a tensor whose memory was given back.  Tested: 2.11, 2.13."""
+    storage = tensor.untyped_storage()
+    if not storage.nbytes():
+        storage.resize_(tensor.numel() * tensor.element_size())

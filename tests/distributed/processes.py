@@ -1,6 +1,7 @@
 """Processes that wait for functions to run, as the ranks of one gloo process group.
 
-Starting a process takes seconds, most of it imports: the tests of this folder share the processes of a pool.
+Starting a process takes seconds, most of it imports: processes are forked from one that has imported what they need,
+and the tests of this folder share the processes of a pool.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
 TIMEOUT = 300
+PRELOADED = ["thunder", "transformers.models.llama.modeling_llama", "torch.distributed.pipelining"]
 
 
 class Processes:
@@ -54,7 +56,8 @@ class Processes:
         return results
 
     def _start(self) -> None:
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(PRELOADED)
         port = free_port()
         for rank in range(self.world):
             here, there = context.Pipe()

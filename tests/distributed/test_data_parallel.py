@@ -7,13 +7,15 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from torch.distributed.device_mesh import init_device_mesh
+import torch.utils.checkpoint
 from torch.distributed.tensor import DTensor
 
 import thunder
 from tests.distributed.models import Trained, make, whole
 from tests.distributed.processes import Processes
-from thunder.errors import DivergenceError, MeshError, OptionError, ProcessGroupError
+from thunder import _torch_compat
+from thunder.distributed.collectives import CollectiveRegions, Group
+from thunder.distributed.layout import Layout
 from thunder.plugins import DDP, FSDP
 
 TOLERANCE = {"rtol": 1e-10, "atol": 1e-10}
@@ -245,31 +247,72 @@ def test_programs_that_cannot_be_lowered(two: Processes) -> None:
     two.run(undivided)
 
 
-def bad_input(rank: int) -> None:
-    world = dist.get_world_size()
-    linear = torch.nn.Linear(4, 4)
-    with pytest.raises(MeshError, match=f"{world} processes cannot be divided into groups of 3"):
-        thunder.compile(linear, plugins=FSDP(shard_size=3))
-    with pytest.raises(MeshError, match="model on one device"):
-        thunder.compile(
-            torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2, device="meta")), plugins="fsdp"
+class Checkpointed(torch.nn.Module):
+    """Layers whose activations are computed again in backward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = torch.nn.ModuleList(
+            torch.nn.Sequential(torch.nn.Linear(6, 10), torch.nn.GELU(), torch.nn.Linear(10, 6)) for _ in range(3)
         )
-    with pytest.raises(MeshError, match="2 dimensions"):
-        mesh = init_device_mesh("cpu", (world, 1), mesh_dim_names=("a", "b"))
-        thunder.compile(linear, plugins=DDP(mesh))
-    with pytest.raises(DivergenceError, match="rank 1"):
-        thunder.compile(torch.nn.Linear(4, 4 + rank), plugins="ddp")
-    with pytest.raises(OptionError, match="stage"):
-        FSDP(stage=1)
-    with pytest.raises(OptionError, match="not a model"):
-        thunder.compile(torch.sin, plugins="ddp")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            x = x + torch.utils.checkpoint.checkpoint(layer, x, use_reentrant=False)
+        return x
 
 
-def test_bad_input_is_an_error_on_every_rank(two: Processes) -> None:
-    two.run(bad_input)
+def checkpointed(rank: int) -> None:
+    """Checkpointing of activations composes: parameters are gathered again for what is computed again."""
+    torch.manual_seed(0)
+    model, x = Checkpointed().double(), torch.randn(4, 6, dtype=torch.float64)
+    model(x).square().mean().backward()
+    expected = {name: p.grad for name, p in model.named_parameters()}
+    for plugin in (FSDP(), FSDP(stage=2), DDP()):
+        torch.manual_seed(0)
+        compiled = thunder.compile(Checkpointed().double(), recipe="eager", plugins=plugin)
+        compiled(my_part(rank, x[None])[0]).square().mean().backward()
+        gradients = {name: whole(p.grad) for name, p in compiled.named_parameters()}
+        torch.testing.assert_close(gradients, expected, **TOLERANCE)
+        saved = thunder.last_traces(compiled)[-1].output_vars()[1:]
+        assert not any(tuple(var.value.shape) == (2, 10) for var in saved), saved
 
 
-@pytest.mark.parametrize("plugin", ["ddp", "fsdp"])
-def test_without_process_group(plugin: str) -> None:
-    with pytest.raises(ProcessGroupError, match="torchrun"):
-        thunder.compile(torch.nn.Linear(2, 2), plugins=plugin)
+def test_checkpointed_activations(two: Processes) -> None:
+    two.run(checkpointed)
+
+
+def offloaded(rank: int) -> None:
+    """Parts may be kept elsewhere: gathers begin with a copy, reductions end with one; here both places are the CPU."""
+    model, loss, batches = make("llama")
+    expected = Trained(model, loss, batches, steps=2, clip=0.5)
+    model, loss, _ = make("llama")
+    compiled = thunder.compile(model, recipe="eager", plugins=FSDP(offload=True))
+    trained = Trained(compiled, loss, my_part(rank, batches), steps=2, clip=0.5)
+    torch.testing.assert_close(trained.norms, expected.norms, **TOLERANCE)
+    torch.testing.assert_close(trained.parameters, expected.parameters, **TOLERANCE)
+
+
+def test_offloaded_state(two: Processes) -> None:
+    two.run(offloaded)
+
+
+def test_regions_of_parameters_that_are_kept_elsewhere() -> None:
+    """Between a GPU that computes and a CPU that keeps, as far as the regions' own types go."""
+    gpu, cpu = torch.device("cuda", 0), torch.device("cpu")
+    layout = Layout((6, 4), torch.float32, torch.bfloat16, 2, 0, gpu, home=cpu)
+    scalar = Layout((), torch.float32, torch.float32, 1, 0, gpu, home=cpu)
+    mode = _torch_compat.fake_tensor_mode()
+    regions = CollectiveRegions(Group("0", 2, 0, (0, 1)), None, None, torch.float32)
+    begin, end = regions.gather([layout], mode, "layer").regions
+    assert [var.value.device for var in begin.trace.inputs] == [cpu]
+    assert begin.trace.ops[0].kwargs == {"device": gpu, "non_blocking": True}
+    assert [(var.value.device, var.value.dtype) for var in end.trace.output] == [(gpu, torch.bfloat16)]
+    (cast,) = regions.gather([scalar], mode, "scalar").regions
+    assert [var.value.device for var in (*cast.trace.inputs, *cast.trace.output)] == [cpu, gpu]
+    begin, end = regions.reduce([layout], mode, "layer", False).regions
+    assert [var.value.device for var in begin.trace.inputs] == [gpu]
+    assert [(var.value.device, var.value.dtype, tuple(var.value.shape)) for var in end.trace.output] == [
+        (cpu, torch.float32, (3, 4))
+    ]
+    assert not layout.is_used_as_kept and not scalar.is_used_as_kept

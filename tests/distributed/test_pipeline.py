@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +14,8 @@ from torch.nn import functional as F
 import thunder
 from tests.distributed.models import PLANS, make, whole
 from tests.distributed.processes import Processes
-from thunder.distributed import whole_state_dict
-from thunder.errors import OptionError, PipelineError
+from thunder.distributed import Checkpoints, describe_collectives, whole_state_dict
+from thunder.errors import CheckpointError, OptionError, PipelineError
 from thunder.plugins import DDP, FSDP, PP, TP
 
 TOLERANCE = {"rtol": 1e-10, "atol": 1e-10}
@@ -40,7 +41,7 @@ def step(name: str, model: Any, batch: torch.Tensor) -> torch.Tensor:
 def pipelines(mesh: Any) -> dict[str, Any]:
     return {
         "pp": lambda pp, plan: pp(mesh["pp"]),
-        "pp x ddp": lambda pp, plan: [DDP(mesh["other"]), pp(mesh["pp"])],
+        "pp x ddp": lambda pp, plan: [DDP(mesh["other"], bucket_mb=0.01), pp(mesh["pp"])],
         "pp x fsdp": lambda pp, plan: [FSDP(mesh["other"]), pp(mesh["pp"])],
         "pp x tp": lambda pp, plan: [TP(mesh["other"], plan=plan), pp(mesh["pp"])],
     }
@@ -140,6 +141,124 @@ def calls(rank: int) -> None:
         step("llama", compiled, batches[0][:3])
 
 
+def layers() -> torch.nn.Module:
+    return torch.nn.Sequential(
+        torch.nn.Linear(6, 8), torch.nn.Tanh(), torch.nn.Linear(8, 8), torch.nn.Tanh(), torch.nn.Linear(8, 8),
+        torch.nn.Tanh(), torch.nn.Linear(8, 3),
+    )  # fmt: skip
+
+
+def batch_of(number: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(number)
+    return torch.randn(8, 6, generator=generator), torch.randn(8, 3, generator=generator)
+
+
+def trained(model: torch.nn.Module, optimizer: torch.optim.Optimizer, numbers: range) -> list[float]:
+    losses = []
+    for number in numbers:
+        x, y = batch_of(number)
+        optimizer.zero_grad()
+        if hasattr(model, "train_step"):
+            loss = model.train_step(x, target=y)
+        else:
+            loss = F.mse_loss(model(x), y)
+            loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def pipeline_of_layers(**options: Any) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
+    """A pipeline whose parameters have values of no use."""
+    torch.manual_seed(99)
+    model = thunder.compile(
+        layers(), recipe="eager", plugins=PP(loss=F.mse_loss, microbatches=4, **options)
+    )  # fmt: skip
+    model.cut_stages(*batch_of(0)[:1], target=batch_of(0)[1])
+    return model, torch.optim.AdamW(model.parameters(), lr=0.05)
+
+
+def resharded(rank: int, folder: str) -> None:
+    """From the meta device; then checkpoints to other stages and to FSDP, and back from there."""
+    torch.manual_seed(3)
+    reference = layers()
+    optimizer = torch.optim.AdamW(reference.parameters(), lr=0.05)
+    expected = trained(reference, optimizer, range(4))
+    with torch.device("meta"):
+        model = layers()
+    torch.manual_seed(3 + rank)  # the first process's numbers count
+    compiled = thunder.compile(model, recipe="eager", plugins=PP(loss=F.mse_loss, microbatches=4, device="cpu"))
+    checkpoints = Checkpoints(folder)
+    with pytest.raises(CheckpointError, match="cut_stages"):
+        checkpoints.save(0, compiled)
+    torch.manual_seed(5)
+    compiled.cut_stages(batch_of(0)[0], target=batch_of(0)[1])
+    assert 0 < sum(p.untyped_storage().nbytes() == 0 for p in compiled.parameters()) < 8
+    optimizer = torch.optim.AdamW(compiled.parameters(), lr=0.05)
+    assert trained(compiled, optimizer, range(2)) == pytest.approx(expected[:2], rel=1e-5)
+    checkpoints.save(2, compiled, optimizer)
+    other, optimizer = pipeline_of_layers(schedule="interleaved", stages=["2", "4", "6"])
+    assert checkpoints.load(other, optimizer) == {"step": 2}
+    assert trained(other, optimizer, range(2, 4)) == pytest.approx(expected[2:], rel=1e-5)
+    torch.manual_seed(98)
+    divided = thunder.compile(layers(), recipe="eager", plugins=FSDP())
+    optimizer = torch.optim.AdamW(divided.parameters(), lr=0.05)
+    checkpoints.load(divided, optimizer)
+    assert trained(divided, optimizer, range(2, 3)) == pytest.approx(expected[2:3], rel=1e-5)
+    checkpoints.save_in_background(3, divided, optimizer).result()
+    other, optimizer = pipeline_of_layers(stages=["2"])
+    checkpoints.load(other, optimizer)
+    assert trained(other, optimizer, range(3, 4)) == pytest.approx(expected[3:], rel=1e-5)
+    torch.testing.assert_close(
+        {name: p.detach() for name, p in other.named_parameters() if p.untyped_storage().nbytes()},
+        {name: p.detach() for name, p in reference.named_parameters() if name in own_names(other)},
+        rtol=1e-4, atol=1e-5,
+    )  # fmt: skip
+
+
+def own_names(model: torch.nn.Module) -> set[str]:
+    return {name for name, p in model.named_parameters() if p.untyped_storage().nbytes()}
+
+
+def test_meta_device_start_and_checkpoints(two: Processes, tmp_path: Path) -> None:
+    two.run(resharded, str(tmp_path))
+    torch.manual_seed(7)
+    model = layers()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.05)
+    Checkpoints(tmp_path).load(model, optimizer, step=2)
+    torch.manual_seed(3)
+    reference = layers()
+    expected = trained(reference, torch.optim.AdamW(reference.parameters(), lr=0.05), range(4))
+    assert trained(model, optimizer, range(2, 4)) == pytest.approx(expected[2:], rel=1e-5)
+
+
+def last_reductions(rank: int) -> None:
+    """The last microbatch's backward reduces the gradients of all while it runs, block by block."""
+    mesh = init_device_mesh("cpu", (1, 2), mesh_dim_names=("pp", "dp"))
+
+    def block() -> torch.nn.Module:
+        inner = [module for _ in range(4) for module in (torch.nn.Linear(6, 6), torch.nn.GELU())]
+        return torch.nn.Sequential(*inner, torch.nn.Linear(6, 6))
+
+    def blocks() -> torch.nn.Module:
+        torch.manual_seed(0)
+        return torch.nn.Sequential(*(block() for _ in range(4)))
+
+    reference = blocks()
+    x, y = torch.randn(8, 6), torch.randn(8, 6)
+    F.mse_loss(reference(x), y).backward()
+    for data_parallel in (DDP(mesh["dp"], bucket_mb=1e-4), FSDP(mesh["dp"])):
+        plugins = [data_parallel, PP(mesh["pp"], microbatches=2, loss=F.mse_loss)]
+        compiled = thunder.compile(blocks(), recipe="eager", plugins=plugins)
+        compiled.train_step(x.chunk(2)[rank], target=y.chunk(2)[rank])
+        for parameter, expected in zip(compiled.parameters(), reference.parameters()):
+            torch.testing.assert_close(whole(parameter.grad), expected.grad)
+        found = describe_collectives(thunder.last_backward_traces(compiled)[-1])
+        reductions = [collective for collective in found if "reduce" in collective.kind]
+        assert len(reductions) == 4, found
+        assert all(any("backward" in name for name in one.beside) for one in reductions[:-1]), reductions
+
+
 def bad_input(rank: int) -> None:
     model = make("litgpt")[0]
     with pytest.raises(OptionError, match="2 stages"):
@@ -157,6 +276,7 @@ def bad_input(rank: int) -> None:
 
 def calls_and_errors(rank: int) -> None:
     calls(rank)
+    last_reductions(rank)
     bad_input(rank)
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch.nn import functional as F
 
 import thunder
-from tests.distributed.models import Trained, make
+from tests.distributed.models import Trained, make, whole
 from tests.distributed.processes import Processes
 from thunder.distributed import automatic_plan
 from thunder.errors import MeshError, ShardingPlanError
-from thunder.plugins import TP
+from thunder.plugins import TP, QuantizeInt4
 
 TOLERANCE = {"rtol": 1e-10, "atol": 1e-10}
 
@@ -45,10 +47,86 @@ def generates(rank: int) -> None:
     with torch.no_grad():
         cache = compiled(input_ids=tokens, use_cache=True).past_key_values
     assert cache.layers[0].keys.shape[1] == 1  # of two key-value heads
+    notes = thunder.compile_stats(compiled).notes
+    assert not any("own loop" in note for known in notes for note in known), notes  # the steps are compiled programs
+    assert compiled.generate(tokens, max_new_tokens=4, do_sample=False, num_beams=2).shape == expected.shape
 
 
 def test_generation_with_a_divided_cache(two: Processes) -> None:
     two.run(generates)
+
+
+def small_llama(**options: Any) -> torch.nn.Module:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=64, hidden_size=64, intermediate_size=128, num_hidden_layers=1, num_attention_heads=4,
+        num_key_value_heads=2, **options,
+    )  # fmt: skip
+    return LlamaForCausalLM(config)
+
+
+def in_few_bits(rank: int) -> None:
+    """Quantised layers are divided as they are stored: results differ by the order of sums alone."""
+    tokens = torch.arange(10).view(2, 5)
+    for quantised in ("quantize-int8", QuantizeInt4(group_size=32), "mxfp8"):
+        with torch.no_grad():
+            whole = thunder.compile(small_llama().eval(), recipe="eager", plugins=quantised)(input_ids=tokens).logits
+            divided = thunder.compile(small_llama().eval(), recipe="eager", plugins=[quantised, TP()])
+            torch.testing.assert_close(divided(input_ids=tokens).logits, whole, rtol=1e-5, atol=1e-5)
+    model = small_llama().eval()
+    with pytest.raises(ShardingPlanError, match="o_proj' cannot be divided.*its 32 inputs"):
+        thunder.compile(model, plugins=[QuantizeInt4(group_size=64), TP()])
+
+
+def eight_bits_in_training(rank: int) -> None:
+    """Each process scales its part by itself: as near to float32 as "fp8" alone."""
+    losses, norms = [], []
+    tokens = torch.arange(32).view(2, 16) * 7 % 64
+    for plugins in (None, "fp8", ["fp8", TP()]):
+        compiled = thunder.compile(small_llama().train(), recipe="eager", plugins=plugins)
+        loss = compiled(input_ids=tokens, labels=tokens).loss
+        loss.backward()
+        losses.append(loss.item())
+        norms.append([whole(p.grad) for p in compiled.parameters()])
+    assert abs(losses[2] - losses[0]) <= 2 * abs(losses[1] - losses[0]) + 1e-3
+    for exact, alone, divided in zip(*norms):
+        assert (divided - exact).norm() <= 1.5 * (alone - exact).norm() + 1e-3 * exact.norm()
+
+
+def head_norms(rank: int) -> None:
+    """Norms of single heads are whole on every process, and see some heads: their gradients are added up."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    def make_model() -> torch.nn.Module:
+        torch.manual_seed(0)
+        config = Qwen3Config(
+            vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4,
+            num_key_value_heads=2, head_dim=8, tie_word_embeddings=False,
+        )  # fmt: skip
+        return Qwen3ForCausalLM(config).double()
+
+    plan = automatic_plan(make_model())
+    if not any(style == "replicated_with_grad_allreduce" for style in plan.values()):
+        plan |= {f"model.layers.*.self_attn.{name}": "replicated_with_grad_allreduce" for name in ("q_norm", "k_norm")}
+    tokens = torch.arange(12).view(2, 6)
+    gradients = []
+    for plugins in (None, TP(plan=plan)):
+        compiled = thunder.compile(make_model(), recipe="eager", plugins=plugins)
+        compiled(input_ids=tokens).logits.square().mean().backward()
+        gradients.append({name: whole(p.grad) for name, p in compiled.named_parameters()})
+    torch.testing.assert_close(gradients[1], gradients[0], **TOLERANCE)
+
+
+def few_bits_and_head_norms(rank: int) -> None:
+    in_few_bits(rank)
+    eight_bits_in_training(rank)
+    head_norms(rank)
+
+
+def test_layers_in_few_bits_and_norms_of_heads(two: Processes) -> None:
+    two.run(few_bits_and_head_norms)
 
 
 def bad_plans(rank: int) -> None:

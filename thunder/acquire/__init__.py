@@ -3,6 +3,6 @@
 from thunder.acquire.acquire import acquire, acquisition
 from thunder.acquire.program import PlainCall, Program
 from thunder.acquire.scopes import module_scopes
-from thunder.acquire.symbols import marked_sizes
+from thunder.acquire.symbols import Seen, marked_sizes
 
-__all__ = ["PlainCall", "Program", "acquire", "acquisition", "marked_sizes", "module_scopes"]
+__all__ = ["PlainCall", "Program", "Seen", "acquire", "acquisition", "marked_sizes", "module_scopes"]

@@ -77,8 +77,8 @@ def acquire(
         unstable: places whose containers are another object at every call.
         all_dynamic: every size of every tensor that is reached from the arguments is a symbol.
         varying: places of tensors whose values differ from call to call, so that no guard on them would hold.
-        seen_as: for a tensor subclass that the program is to see as a plain tensor, the shape and dtype that it sees;
-            None for any other tensor.
+        seen_as: for a tensor subclass that the program is to see as a plain tensor, the shape, dtype and
+            device that it sees; None for any other tensor.
         lookasides: further callables to replace, `{callable: replacement(interp, *args, **kwargs)}`.
 
     Returns:

@@ -29,7 +29,7 @@ from thunder.acquire.heap import Heap
 from thunder.acquire.process_state import decimal_rules
 from thunder.acquire.recorder import Recorder
 from thunder.acquire.sources import ATTRIBUTE, INSTANCE_DICT, ITEM, Source, constant
-from thunder.acquire.symbols import Symbols
+from thunder.acquire.symbols import Seen, Symbols
 from thunder.errors import UnsupportedError
 from thunder.interpreter import Tracker
 
@@ -38,7 +38,7 @@ try:
 except ImportError:  # PyTorch does without it, and so does thunder
     numpy = None  # type: ignore[assignment]
 
-SeenAs = Callable[[torch.Tensor], "tuple[tuple[int, ...], torch.dtype] | None"]
+SeenAs = Callable[[torch.Tensor], "Seen | None"]
 IMMUTABLE_TYPE = 1 << 8  # Py_TPFLAGS_IMMUTABLETYPE
 CONTAINERS = frozenset(
     {list, dict, tuple, set, frozenset, collections.OrderedDict, collections.defaultdict, collections.deque,
@@ -215,10 +215,11 @@ class ObjectTracker(Tracker):
             shadow: torch.Tensor = self.symbols.tensor(source, real, seen_as)
         else:
             self.prologue.tensor(source, real)
-            shadow = self._make_shadow(real, source) if seen_as is None else _plain_shadow(real, *seen_as)
+            shadow = self._make_shadow(real, source) if seen_as is None else _plain_shadow(real, seen_as)
         stem = "".join(c if c.isalnum() else "_" for c in stem).strip("_")
         stem = stem if stem[:1].isalpha() else f"x_{stem}"
-        self.recorder.new_var(shadow, real.device, stem, numbered=False)
+        device = real.device if seen_as is None else seen_as[2]
+        self.recorder.new_var(shadow, device, stem, numbered=False)
         self.make_known(real, source)
         self.shadows[id(real)] = shadow
         self._input_of_shadow[id(shadow)] = (source, real)
@@ -313,10 +314,10 @@ def is_view_and_leaf(tensor: torch.Tensor) -> bool:
     return tensor.is_leaf and tensor._is_view() and not tensor._base.requires_grad  # type: ignore[union-attr]
 
 
-def _plain_shadow(real: torch.Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+def _plain_shadow(real: torch.Tensor, seen_as: Seen) -> torch.Tensor:
     """The shadow of a tensor subclass that the program sees as a plain tensor."""
     with torch._C.DisableTorchFunction(), torch._C._DisableFuncTorch():
-        shadow = torch.empty(shape, dtype=dtype, device="meta")
+        shadow = torch.empty(seen_as[0], dtype=seen_as[1], device="meta")
         if isinstance(real, torch.nn.Parameter):
             return torch.nn.Parameter(shadow, real.requires_grad)
         return shadow.requires_grad_(real.requires_grad)

@@ -62,6 +62,9 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "Not": torch.sym_not,
 }
 
+Seen = tuple[tuple[int, ...], torch.dtype, torch.device]
+"""The plain tensor that a program sees in place of a tensor subclass: shape, dtype, device."""
+
 
 class Symbols:
     """The symbols of one acquisition.
@@ -130,16 +133,16 @@ class Symbols:
         return made
 
     def tensor(
-        self, source: Source, real: torch.Tensor, seen_as: tuple[tuple[int, ...], torch.dtype] | None = None
+        self, source: Source, real: torch.Tensor, seen_as: Seen | None = None
     ) -> FakeTensor:
         """The fake tensor for a real one, symbolic where its sizes vary; checks what the symbols do not leave open.
 
-        `seen_as`, for a tensor subclass that the program sees as a plain tensor: of that (constant) shape and dtype.
+        `seen_as`, for a tensor subclass that the program sees as a plain tensor: what it sees: its shape is constant.
         """
         if seen_as is not None:
             self.prologue.tensor(source, real)
             with torch._C.DisableTorchFunction(), self.fake_mode:
-                plain: Any = torch.empty(seen_as[0], dtype=seen_as[1], device=real.device)
+                plain: Any = torch.empty(seen_as[0], dtype=seen_as[1], device=seen_as[2])
                 return plain.requires_grad_(real.requires_grad)
         place = source.describe()
         every = self.all_sizes and not source.stable

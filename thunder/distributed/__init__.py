@@ -4,7 +4,7 @@ from thunder.distributed.checkpoint import Checkpoints, load_safetensors, whole_
 from thunder.distributed.collectives import Group
 from thunder.distributed.data_parallel import DataParallel, DataParallelOptions, Groups
 from thunder.distributed.gradient_norm import clip_gradients
-from thunder.distributed.initialise import broadcast_from_first, fully_shard
+from thunder.distributed.initialise import Initialise, broadcast_from_first, fully_shard
 from thunder.distributed.mesh import (
     data_parallel_mesh,
     group_of,
@@ -14,25 +14,30 @@ from thunder.distributed.mesh import (
     require_same_model,
 )
 from thunder.distributed.methods import DataParallelMethods, DistributedMethods, PipelineMethods
+from thunder.distributed.overlap import Collective, begin_collectives_early, describe_collectives
 from thunder.distributed.pipeline import SCHEDULES, Pipeline, PipelineOptions
 from thunder.distributed.tensor_parallel import automatic_plan, divide_cross_entropy, merge_entries, parallelise
 
 __all__ = [
     "SCHEDULES",
     "Checkpoints",
+    "Collective",
     "DataParallel",
     "DataParallelMethods",
     "DataParallelOptions",
     "DistributedMethods",
     "Group",
     "Groups",
+    "Initialise",
     "Pipeline",
     "PipelineMethods",
     "PipelineOptions",
     "automatic_plan",
+    "begin_collectives_early",
     "broadcast_from_first",
     "clip_gradients",
     "data_parallel_mesh",
+    "describe_collectives",
     "divide_cross_entropy",
     "fully_shard",
     "group_of",

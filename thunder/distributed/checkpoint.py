@@ -22,6 +22,7 @@ from torch.distributed.checkpoint.state_dict import get_model_state_dict, get_st
 from torch.distributed.tensor import DTensor
 
 from thunder import _torch_compat
+from thunder.distributed import pipeline_state
 from thunder.distributed.pipeline import Pipeline
 from thunder.errors import CheckpointError
 from thunder.frontend import is_compiled_module
@@ -79,7 +80,7 @@ class Checkpoints:
         """
         self.wait()
         torch_checkpoint.save(
-            _state(model, optimizer, values), checkpoint_id=self.path(step), process_group=self._process_group()
+            self._state(model, optimizer, values), checkpoint_id=self.path(step), process_group=self._process_group()
         )
         self._drop_old()
 
@@ -94,7 +95,7 @@ class Checkpoints:
             What `.result()` waits with, or raises the error of the save.
         """
         self.wait()
-        state = _state(model, optimizer, values)
+        state = self._state(model, optimizer, values)
         if not dist.is_initialized():
             torch_checkpoint.save(state, checkpoint_id=self.path(step))
             self._running = Future()
@@ -143,15 +144,30 @@ class Checkpoints:
                 f"there is no whole checkpoint of step {step} in {self.folder}",
                 remedy=f"there are those of steps {steps}" if steps else "save one first",
             )
-        state = _state(model, optimizer, {})
+        pipeline = _pipeline_of(model)
+        if pipeline is not None:
+            state = pipeline_state.state_to_load(pipeline, model, optimizer, self.path(step)) | {"values": _Values({})}
+        else:
+            state = _state(model, optimizer, {})
         torch_checkpoint.load(state, checkpoint_id=self.path(step), process_group=self._process_group())
-        set_state_dict(
-            model,
-            [] if optimizer is None else [optimizer],
-            model_state_dict=state["model"],
-            optim_state_dict=state.get("optimizer", {}),
-        )
+        if pipeline is not None:
+            pipeline_state.give_to_optimizer(pipeline, model, optimizer, state)
+        else:
+            set_state_dict(
+                model,
+                [] if optimizer is None else [optimizer],
+                model_state_dict=state["model"],
+                optim_state_dict=state.get("optimizer", {}),
+            )
         return {**state["values"].values, "step": step}
+
+    def _state(
+        self, model: torch.nn.Module, optimizer: torch.optim.Optimizer | None, values: dict[str, Any]
+    ) -> dict[str, Any]:
+        pipeline = _pipeline_of(model)
+        if pipeline is None:
+            return _state(model, optimizer, values)
+        return pipeline_state.state_to_save(pipeline, model, optimizer) | {"values": _Values(values)}
 
     def _process_group(self) -> dist.ProcessGroup | None:
         """A group of its own, on CPUs: what is saved in the background must not mix with the program's collectives."""
@@ -168,12 +184,7 @@ class Checkpoints:
 
 
 def _state(model: torch.nn.Module, optimizer: torch.optim.Optimizer | None, values: dict[str, Any]) -> dict[str, Any]:
-    pipeline = _pipeline_of(model)
-    if pipeline is not None:
-        raise CheckpointError(
-            "processes of a pipeline have different parameters, which checkpoints do not support",
-            remedy="save what thunder.distributed.whole_state_dict(model) gives the first process",
-        )
+    """What is saved, and what is loaded into."""
     state: dict[str, Any] = {"values": _Values(values)}
     if optimizer is None:
         state["model"] = get_model_state_dict(model)
@@ -195,6 +206,8 @@ def whole_state_dict(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """
     first = not dist.is_initialized() or dist.get_rank() == 0
     pipeline = _pipeline_of(model)
+    if pipeline is not None:
+        pipeline_state.require_cut(pipeline)
     state: dict[str, torch.Tensor] = {}
     known: dict[int, torch.Tensor] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
@@ -204,10 +217,18 @@ def whole_state_dict(model: torch.nn.Module) -> dict[str, torch.Tensor]:
         key = id(tensor)
         if key not in known:
             tensor = tensor if pipeline is None else pipeline.whole_part(tensor)
-            whole = tensor.full_tensor().detach() if isinstance(tensor, DTensor) else tensor.detach()
+            whole = _whole(tensor) if isinstance(tensor, DTensor) else tensor.detach()
             known[key] = whole.cpu().clone() if first else torch.empty(0)
         state[name] = known[key]
     return state if first else {}
+
+
+def _whole(tensor: DTensor) -> torch.Tensor:
+    """All of a parameter, on the device that its mesh reaches, wherever parts are kept."""
+    part = _torch_compat.local_part(tensor).detach().to(tensor.device_mesh.device_type)
+    gathered: Any = _torch_compat.dtensor_like(tensor, part)
+    whole: torch.Tensor = gathered.full_tensor()
+    return whole
 
 
 def load_safetensors(model: torch.nn.Module, path: str | Path, *, strict: bool = True) -> None:
@@ -228,6 +249,9 @@ def load_safetensors(model: torch.nn.Module, path: str | Path, *, strict: bool =
     if not files or not files[0].exists():
         raise CheckpointError(f"there is no safetensors file at {path}", remedy="give a file, or a folder of them")
     wanted: dict[str, torch.Tensor] = model.state_dict(keep_vars=True)
+    pipeline = _pipeline_of(model)
+    if pipeline is not None:
+        pipeline_state.require_cut(pipeline)
     read: set[int] = set()
     unexpected = []
     for file in files:
@@ -236,7 +260,8 @@ def load_safetensors(model: torch.nn.Module, path: str | Path, *, strict: bool =
                 if name not in wanted:
                     unexpected.append(name)
                     continue
-                _read_part(wanted[name], opened.get_slice(name), name)
+                if pipeline is None or pipeline.has(wanted[name]):
+                    _read_part(wanted[name], opened.get_slice(name), name)
                 read.add(id(wanted[name]))
     missing = [name for name, tensor in wanted.items() if id(tensor) not in read]
     if strict and (missing or unexpected):

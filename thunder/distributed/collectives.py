@@ -109,9 +109,8 @@ class CollectiveRegions:
         begin = self._builder(f"gather_{name}", fake_mode)
         flat = []
         for layout in members:
-            part = begin.input("part", layout.local_shape, layout.dtype, device)
-            if layout.dtype is not dtype:
-                part = begin.call(aten._to_copy.default, part, dtype=dtype)
+            part = begin.input("part", layout.local_shape, layout.dtype, layout.kept_on)
+            part = _as_seen(begin, part, layout)
             flat.append(_padded_flat(begin, _rows_first(begin, part, layout), layout.padded))
         bucket = flat[0] if len(flat) == 1 else begin.call(aten.cat.default, flat)
         gathered = begin.call(functional.all_gather_into_tensor.default, bucket, group.size, group.name)
@@ -136,13 +135,10 @@ class CollectiveRegions:
         return Stages((begin.finish([gathered]), end.finish(wholes)))
 
     def _make_cast(self, members: Sequence[Layout], fake_mode: Any, name: str) -> Stages:
-        """What stands for a gather where every process has the whole, in another dtype."""
+        """What stands for a gather where every process has the whole, in another dtype or on another device."""
         cast = self._builder(f"cast_{name}", fake_mode)
-        parts = [cast.input("parameter", layout.shape, layout.dtype, layout.device) for layout in members]
-        dtypes = [layout.seen_dtype for layout in members]
-        return Stages(
-            (cast.finish([cast.call(aten._to_copy.default, part, dtype=dtype) for part, dtype in zip(parts, dtypes)]),)
-        )
+        parts = [cast.input("parameter", layout.shape, layout.dtype, layout.kept_on) for layout in members]
+        return Stages((cast.finish([_as_seen(cast, part, layout) for part, layout in zip(parts, members)]),))
 
     def _make_reduce(self, members: Sequence[Layout], fake_mode: Any, name: str, accumulated: bool) -> Stages:
         """Sums over the shard group, each process keeping its part, then over the other groups."""
@@ -198,6 +194,8 @@ class CollectiveRegions:
                 part = end.call(aten.view.default, part, list(layout.shape))
             if dtype is not layout.dtype:
                 part = end.call(aten._to_copy.default, part, dtype=layout.dtype)
+            if layout.kept_on != device:
+                part = end.call(aten._to_copy.default, part, device=layout.kept_on)  # waits for the copy
             parts.append(part)
         return Stages((*stages, end.finish(parts)))
 
@@ -209,6 +207,16 @@ class CollectiveRegions:
             return builder.call(aten.reshape.default, gradient, [-1])
         flat = _padded_flat(builder, _rows_first(builder, gradient, layout), layout.padded * layout.processes)
         return builder.call(aten.view.default, flat, [layout.processes, layout.padded])
+
+
+def _as_seen(builder: RegionBuilder, part: Var, layout: Layout) -> Var:
+    """A part in the dtype and on the device that programs compute with."""
+    if layout.kept_on != layout.device:
+        # From pinned memory this does not wait; what comes after on the same stream does.
+        part = builder.call(aten._to_copy.default, part, device=layout.device, non_blocking=True)
+    if layout.dtype is not layout.seen_dtype:
+        part = builder.call(aten._to_copy.default, part, dtype=layout.seen_dtype)
+    return part
 
 
 def _rows_first(builder: RegionBuilder, var: Var, layout: Layout) -> Var:

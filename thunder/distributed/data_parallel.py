@@ -13,7 +13,7 @@ the collectives into the traces of every program of the model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,6 +24,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
 
 from thunder import _torch_compat
+from thunder.acquire import Seen
 from thunder.distributed.average_unused import Place, absent_places, average_all
 from thunder.distributed.collectives import CollectiveRegions, Group
 from thunder.distributed.failures import Agreement, collective_failure, collective_regions
@@ -48,6 +49,7 @@ class DataParallelOptions:
         bucket_bytes: gradients of consecutive blocks are reduced together up to this size.
         in_flight: reductions under way at once; None for any number.
         seen_dtype: floating-point parameters are gathered and computed with in this dtype; None for their own.
+        seen_device: where programs compute, when parts are kept elsewhere; None for where they are.
         reduce_dtype: gradients are averaged in this dtype; None for their own.
         timeout: seconds that other processes may take to come to a program with collectives that are new.
         averages_unused: every parameter of the model takes part in every reduction, those that this process did not
@@ -59,6 +61,7 @@ class DataParallelOptions:
     bucket_bytes: int = 0
     in_flight: int | None = 2
     seen_dtype: torch.dtype | None = None
+    seen_device: torch.device | None = None
     reduce_dtype: torch.dtype | None = None
     averages_unused: bool = False
     timeout: float = 300.0
@@ -111,11 +114,15 @@ class DataParallel(Distribution):
         self.has_local_gradients = False
         self.local_gradients: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
-    def seen_as(self, tensor: torch.Tensor) -> tuple[tuple[int, ...], torch.dtype] | None:
+    @property
+    def runs_uncompiled(self) -> bool:
+        return self.groups.shard is None  # layers that tensor parallelism has divided compute with what is here
+
+    def seen_as(self, tensor: torch.Tensor) -> Seen | None:
         if not isinstance(tensor, DTensor):
             return None
         layout = self.layout(tensor)
-        return layout.shape, layout.seen_dtype
+        return layout.shape, layout.seen_dtype, layout.device
 
     def for_program(self, inputs: Sequence[Any]) -> ProgramDistribution:
         parameters = {id(parameter) for parameter in self.model.parameters()}
@@ -139,7 +146,9 @@ class DataParallel(Distribution):
                 processes, rank, dimension = shard.size, shard.rank, placement.dim
             else:
                 shape[placement.dim] //= parameter.device_mesh.size(number)
-        return Layout(tuple(shape), dtype, seen, processes, rank, device, dimension, summed)
+        home = device if self.options.seen_device is not None else None
+        device = self.options.seen_device or device
+        return Layout(tuple(shape), dtype, seen, processes, rank, device, dimension, summed, home)
 
     def reduces(self, layout: Layout) -> bool:
         """Whether the gradient of a parameter that lies like this is one only together with other processes'."""
@@ -157,10 +166,14 @@ class DataParallel(Distribution):
         finally:
             self.synchronises = before
 
-    def reduce_kept_gradients(self) -> None:
-        """Reduces what backward passes within `no_sync` have left, at once: nothing overlaps."""
+    def reduce_kept_gradients(self, parameters: Iterable[torch.Tensor] | None = None) -> None:
+        """Reduces what backward passes within `no_sync` have left, at once: nothing overlaps.
+
+        Args:
+            parameters: whose gradients; None for all of the model's.
+        """
         present: list[tuple[torch.Tensor, Layout, torch.Tensor]] = []
-        for parameter in self.model.parameters():
+        for parameter in self.model.parameters() if parameters is None else parameters:
             gradient = parameter.grad
             if isinstance(parameter, DTensor):
                 _, gradient = self.local_gradients.pop(id(parameter), (None, None))
@@ -172,7 +185,7 @@ class DataParallel(Distribution):
         )
         fake_mode = _torch_compat.fake_tensor_mode()
         layouts = [layout for _, layout, _ in present]
-        for members in _alike(layouts, lambda x: (x.processes, x.seen_dtype, x.dtype, x.device, x.summed)):
+        for members in _alike(layouts, lambda x: (x.processes, x.seen_dtype, x.dtype, x.device, x.home, x.summed)):
             for bucket in _up_to(members, lambda position: present[position][2].nbytes, self.options.bucket_bytes):
                 parts = [present[position][2] for position in bucket]
                 if self.reduces(layouts[bucket[0]]):
@@ -180,7 +193,12 @@ class DataParallel(Distribution):
                     parts = regions.reduce(kinds, fake_mode, "gradients", False).run(parts)
                 for position, part in zip(bucket, parts):
                     owner = present[position][0]
-                    owner.grad = _torch_compat.dtensor_like(owner, part) if isinstance(owner, DTensor) else part
+                    if not isinstance(owner, DTensor):
+                        owner.grad = part
+                        continue
+                    # Another stage of a pipeline may have left its share.
+                    reduced = _torch_compat.dtensor_like(owner, part)
+                    owner.grad = reduced if owner.grad is None else owner.grad + reduced
 
     def backward_variant(self) -> str:
         if not self.synchronises:
@@ -218,10 +236,10 @@ class ProgramDataParallel(ProgramDistribution):
         parts: dict[int, Var] = {}
         for number, var in enumerate(lowered.inputs):
             layout = self._layouts[number]
-            if layout is None or (layout.processes == 1 and layout.dtype is layout.seen_dtype):
+            if layout is None or layout.is_used_as_kept:
                 continue
             with var.value.fake_mode:
-                value = torch.empty(layout.local_shape, dtype=layout.dtype, device=layout.device)
+                value = torch.empty(layout.local_shape, dtype=layout.dtype, device=layout.kept_on)
             parts[id(var)] = Var(f"{var.name}_part", value.requires_grad_(var.value.requires_grad))
             self._divided.append(Divided(var, parts[id(var)], layout))
 
@@ -352,7 +370,8 @@ class ProgramDataParallel(ProgramDistribution):
             parameter, gradient = self._parameters.get(number), left[output]
             if not isinstance(parameter, DTensor) or gradient is None:
                 continue
-            if variant == LOCAL:
+            layout = self._layouts[number]
+            if variant == LOCAL and layout is not None and parent.reduces(layout):
                 known = parent.local_gradients.get(id(parameter))
                 parent.local_gradients[id(parameter)] = (
                     parameter, gradient if known is None else known[1] + gradient
@@ -414,10 +433,10 @@ class _UndividedBoundary(Boundary):
     def whole(self, parameters: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         program = self._program
         wholes = [p.to_local() if isinstance(p, DTensor) else p for p in parameters]
-        for members in _alike(self._layouts, lambda x: (x.processes, x.dtype, x.seen_dtype, x.device)):
+        for members in _alike(self._layouts, lambda x: (x.processes, x.dtype, x.seen_dtype, x.device, x.home)):
             layouts = [self._layouts[position] for position in members]
             if layouts[0].processes == 1:
-                gathered = [wholes[position].to(layouts[0].seen_dtype) for position in members]
+                gathered = [wholes[position].to(layouts[0].device, layouts[0].seen_dtype) for position in members]
             else:
                 stages = program._regions.gather(layouts, self._fake_mode, "parameters")
                 gathered = stages.run([wholes[position] for position in members])
@@ -438,7 +457,7 @@ class _UndividedBoundary(Boundary):
             ]
             alike = _alike(
                 [self._layouts[position] for position in present],
-                lambda x: (x.processes, x.seen_dtype, x.dtype, x.device, x.summed),
+                lambda x: (x.processes, x.seen_dtype, x.dtype, x.device, x.home, x.summed),
             )
             for chosen in alike:
                 members = [present[number] for number in chosen]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 import torch.distributed as dist
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
 
@@ -15,7 +16,7 @@ def clip_gradients(
     max_norm: float,
     norm_type: float = 2.0,
     *,
-    pipeline: dist.ProcessGroup | None = None,
+    pipeline: DeviceMesh | None = None,
     counts: Callable[[torch.Tensor], bool] = lambda parameter: True,
 ) -> torch.Tensor:
     """Scales gradients in place; returns their norm before, as a plain tensor that is the same on every process.
@@ -34,6 +35,7 @@ def clip_gradients(
     if not gradients and pipeline is None:
         return torch.zeros(())
     is_maximum = math.isinf(norm_type)
+    meshes: dict[tuple[dist.ProcessGroup, ...], DeviceMesh] = {}
     partial: dict[tuple[dist.ProcessGroup, ...], list[torch.Tensor]] = {}
     for parameter, gradient in zip(present, gradients):
         if not counts(parameter):
@@ -43,6 +45,7 @@ def clip_gradients(
         if isinstance(gradient, DTensor):
             divided = [number for number, kind in enumerate(gradient.placements) if kind.is_shard()]
             groups = tuple(gradient.device_mesh.get_group(number) for number in divided)
+            meshes[groups] = gradient.device_mesh
             local = gradient.to_local()
         norm = torch.linalg.vector_norm(local.detach(), norm_type) if local.numel() else local.new_zeros(())
         partial.setdefault(groups, []).append(norm if is_maximum else norm**norm_type)
@@ -50,15 +53,19 @@ def clip_gradients(
     for groups, norms in partial.items():
         stacked = torch.stack([norm.to(gradients[0].device) for norm in norms])
         total = stacked.max() if is_maximum else stacked.sum()
+        if groups:
+            # Gradients may be kept where the groups do not reach.
+            total = total.to(meshes[groups].device_type)
         for group in groups:
             dist.all_reduce(total, dist.ReduceOp.MAX if is_maximum else dist.ReduceOp.SUM, group=group)
-        totals.append(total)
+        totals.append(total.to(gradients[0].device))
     device = gradients[0].device if gradients else torch.device("cpu")
     combined = torch.stack(totals) if totals else torch.zeros(1, device=device)
     together = combined.max() if is_maximum else combined.sum()
     if pipeline is not None:
-        together = together.double()  # processes may have different dtypes
-        dist.all_reduce(together, dist.ReduceOp.MAX if is_maximum else dist.ReduceOp.SUM, group=pipeline)
+        together = together.to(pipeline.device_type, torch.float64)  # processes may have different dtypes, or none
+        group = pipeline.get_group()
+        dist.all_reduce(together, dist.ReduceOp.MAX if is_maximum else dist.ReduceOp.SUM, group=group)
     norm = together if is_maximum else together ** (1.0 / norm_type)
     factor = torch.clamp(max_norm / (norm + 1e-6), max=1.0)
     for gradient in gradients:

@@ -41,6 +41,7 @@ def fully_shard(
     initialise: Initialise | None,
     synchronise: bool,
     joint: DeviceMesh | None = None,
+    home: torch.device | None = None,
 ) -> dict[int, torch.nn.Parameter]:
     """Divides every parameter of the model among the processes of the mesh's last dimension.
 
@@ -49,13 +50,14 @@ def fully_shard(
         mesh: of one dimension, or two for hybrid sharding.
         joint: for a model whose layers are divided already (tensor parallelism): the mesh that has the dimensions of
             both.
-
-    Returns:
-        The new parameters by the ids of the old ones.
-        device: where the parts are to be.
+        device: where programs compute.
+        home: where the parts are to be kept; None for `device`.
         initialise: for a model on the meta device: gives one module's own parameters and buffers their values; None
             for each module's `reset_parameters`.
         synchronise: whether values are taken from the first process.
+
+    Returns:
+        The new parameters by the ids of the old ones.
     """
     made: dict[int, torch.nn.Parameter] = {}
     kept: list[torch.Tensor] = []  # an id says nothing of a parameter that is gone
@@ -78,7 +80,7 @@ def fully_shard(
             elif parameter is not None:
                 if synchronise:
                     broadcast_from_first([parameter], mesh)
-                divided = divide(parameter, mesh, joint or mesh)
+                divided = divide(parameter, mesh, joint or mesh, home or device)
                 divided.__dict__.update(parameter.__dict__)
                 module._parameters[name] = made[id(parameter)] = divided
                 kept.append(parameter)
@@ -93,6 +95,15 @@ def _own(module: torch.nn.Module) -> Iterator[torch.Tensor]:
 def _materialise(module: torch.nn.Module, path: str, device: torch.device, initialise: Initialise | None) -> None:
     """Gives the parameters and buffers of one module, without its children, memory and values."""
     module._apply(lambda tensor: torch.empty_like(tensor, device=device) if tensor.is_meta else tensor, recurse=False)
+    initialise_module(module, path, initialise)
+
+
+def initialise_module(module: torch.nn.Module, path: str, initialise: Initialise | None) -> None:
+    """Gives the parameters and buffers of one module, without its children, values.
+
+    Raises:
+        OptionError: nothing says which.
+    """
     if initialise is not None:
         initialise(module)
         return
@@ -107,7 +118,7 @@ def _materialise(module: torch.nn.Module, path: str, device: torch.device, initi
     reset()
 
 
-def divide(parameter: torch.Tensor, mesh: DeviceMesh, joint: DeviceMesh) -> torch.nn.Parameter:
+def divide(parameter: torch.Tensor, mesh: DeviceMesh, joint: DeviceMesh, home: torch.device) -> torch.nn.Parameter:
     """The parameter as a DTensor: rows divided along the last dimension of `mesh`, equal along the first of two.
 
     Of a parameter that tensor parallelism has divided, its own part is divided, along a dimension that is still whole;
@@ -117,6 +128,7 @@ def divide(parameter: torch.Tensor, mesh: DeviceMesh, joint: DeviceMesh) -> torc
         parameter: a plain tensor, or a DTensor.
         mesh: of data parallelism.
         joint: the mesh of the result: that one, or one with the dimensions of tensor parallelism beside it.
+        home: where the part is to be kept.
     """
     names = joint.mesh_dim_names or ()
     placements: list[Placement] = [Replicate()] * joint.ndim
@@ -135,4 +147,7 @@ def divide(parameter: torch.Tensor, mesh: DeviceMesh, joint: DeviceMesh) -> torc
         part = part.narrow(free[0], rows.start, len(rows)).clone(memory_format=torch.contiguous_format)
     stride = torch.empty(parameter.shape, device="meta").stride()
     distributed = DTensor.from_local(part, joint, placements, run_check=False, shape=parameter.shape, stride=stride)
+    if part.device.type != home.type:
+        # Copies from pinned memory to the device do not wait.
+        distributed = _torch_compat.dtensor_like(distributed, part.to(home).pin_memory())
     return torch.nn.Parameter(distributed, requires_grad=parameter.requires_grad)

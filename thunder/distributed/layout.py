@@ -22,7 +22,8 @@ class Layout:
         seen_dtype: in which programs see the whole.
         processes: how many parts there are; with one, every process has the whole.
         rank: which part is here.
-        device: where it is.
+        device: where programs compute with it.
+        home: where parts are kept; None where that is `device`.
         dimension: the one that is divided; "rows" are what it counts.
         summed: gradients are added up over the processes of tensor parallelism as well.
     """
@@ -35,6 +36,17 @@ class Layout:
     device: torch.device
     dimension: int = 0
     summed: bool = False
+    home: torch.device | None = None
+
+    @property
+    def kept_on(self) -> torch.device:
+        """Where parts, and the gradients of parts, are."""
+        return self.home or self.device
+
+    @property
+    def is_used_as_kept(self) -> bool:
+        """Whether programs compute with the part itself."""
+        return self.processes == 1 and self.dtype is self.seen_dtype and self.kept_on == self.device
 
     @property
     def row_shape(self) -> tuple[int, ...]:

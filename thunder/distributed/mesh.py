@@ -117,12 +117,13 @@ def one_device(model: torch.nn.Module, plugin: str) -> torch.device:
 
 
 def require_same_model(model: torch.nn.Module, mesh: DeviceMesh, plugin: str) -> None:
-    """Raises on every rank when ranks have different parameters.
+    """Raises on every rank when ranks have different parameters or buffers.
 
     Raises:
         DivergenceError: names the ranks and the first parameter that differs.
     """
     listed = [(name, tuple(p.shape), str(p.dtype), p.requires_grad) for name, p in model.named_parameters()]
+    listed += [(name, tuple(buffer.shape), str(buffer.dtype), False) for name, buffer in model.named_buffers()]
     for dimension in range(mesh.ndim):
         group = mesh.get_group(dimension)
         found: list[list[tuple[str, tuple[int, ...], str, bool]]] = [[] for _ in range(dist.get_world_size(group))]

@@ -54,6 +54,17 @@ class PipelineMethods(DistributedMethods):
         targets = target if isinstance(target, tuple) else (target,)
         return pipeline.train_step(self._thunder, args, kwargs, targets)
 
+    def cut_stages(self, *args: Any, target: Any = (), **kwargs: Any) -> None:
+        """Cuts the program of such a batch into stages, as the first call would, and computes nothing.
+
+        Afterwards this process has the parameters of its stages, and checkpoints can be loaded.
+
+        Args:
+            *args, target, **kwargs: as for `train_step`; values do not matter.
+        """
+        targets = target if isinstance(target, tuple) else (target,)
+        _pipeline_of(self).cut(self._thunder, args, kwargs, targets)
+
     def stages(self) -> list[tuple[int, str, str, float]]:
         """(rank, first module, last module, share of the estimated cost) of each stage, after the first call."""
         return list(_pipeline_of(self).stages)
@@ -62,7 +73,7 @@ class PipelineMethods(DistributedMethods):
         """Scales all gradients so that their norm, over all stages, is at most `max_norm`; returns the norm."""
         pipeline = _pipeline_of(self)
         return clip_gradients(
-            pipeline.model.parameters(), max_norm, norm_type, pipeline=pipeline.group, counts=pipeline.counts
+            pipeline.model.parameters(), max_norm, norm_type, pipeline=pipeline.mesh, counts=pipeline.counts
         )
 
 

@@ -3,17 +3,18 @@
 A *divided* activation differs between processes (each has its columns, or its share of a sum); a *common* one is the
 same everywhere.  Every function here is differentiable, and its derivative is the collective that mirrors it:
 
-    enter    common -> divided use      identity               backward: sum over processes
-    leave    shares of a sum -> common  sum over processes     backward: identity
-    gather   columns -> common          all columns            backward: this process's columns
-    split    common -> columns          this process's columns backward: all columns
+    Enter            common -> divided use      identity              backward: sum over processes
+    Leave            shares of a sum -> common  sum over processes    backward: identity
+    Gather           parts -> common            all parts             backward: this process's part
+    Split            common -> parts            this process's part   backward: all parts
 
-With sequence parallelism what stands between divided layers (norms, dropout, residual sums) is computed for some rows
-of the sequence, the last dimension but one:
+A part is some columns, or with sequence parallelism some rows of the sequence (the last dimension but one): what stands
+between divided layers (norms, dropout, residual sums) is computed for these rows.
 
-    gather_rows    rows -> common              all rows            backward: sum over processes, this process's rows
-    scatter_rows   shares of a sum -> rows     sum, own rows       backward: all rows
-    split_rows     common -> rows              own rows            backward: all rows
+    GatherToDivide   parts -> divided use       all parts             backward: sum over processes, own part
+    Scatter          shares of a sum -> parts   sum, own part         backward: all parts
+
+Outside of compiled programs, where parameters are DTensors, the forward functions compute with the parts as well.
 """
 
 from __future__ import annotations
@@ -21,10 +22,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 
 from thunder.distributed.collectives import Group, functional
 from thunder.errors import MeshError
+
+Rows = tuple[tuple[int, int], ...]
+"""Rows of a matrix: from, to; several times."""
 
 
 def _sum(x: torch.Tensor, group: str) -> torch.Tensor:
@@ -32,15 +37,21 @@ def _sum(x: torch.Tensor, group: str) -> torch.Tensor:
     return total
 
 
-def _all_columns(x: torch.Tensor, size: int, group: str) -> torch.Tensor:
-    rows = x.movedim(-1, 0).contiguous()
-    gathered: torch.Tensor = functional.wait_tensor(functional.all_gather_into_tensor(rows, size, group))
-    return gathered.movedim(0, -1).contiguous()
+def _all_parts(x: torch.Tensor, dimension: int, size: int, group: str) -> torch.Tensor:
+    first = x.movedim(dimension, 0).contiguous()
+    gathered: torch.Tensor = functional.wait_tensor(functional.all_gather_into_tensor(first, size, group))
+    return gathered.movedim(0, dimension).contiguous()
 
 
-def _own_columns(x: torch.Tensor, size: int, rank: int) -> torch.Tensor:
-    width = x.shape[-1] // size
-    return x.narrow(-1, rank * width, width).contiguous()
+def _part_of_sum(x: torch.Tensor, dimension: int, size: int, group: str) -> torch.Tensor:
+    first = x.movedim(dimension, 0).contiguous()
+    own: torch.Tensor = functional.wait_tensor(functional.reduce_scatter_tensor(first, "sum", size, group))
+    return own.movedim(0, dimension).contiguous()
+
+
+def _own_part(x: torch.Tensor, dimension: int, size: int, rank: int) -> torch.Tensor:
+    count = x.shape[dimension] // size
+    return x.narrow(dimension, rank * count, count).contiguous()
 
 
 class Enter(torch.autograd.Function):
@@ -68,86 +79,56 @@ class Leave(torch.autograd.Function):
         return gradient, None
 
 
-class GatherColumns(torch.autograd.Function):
-    """`GatherColumns.apply(x, size, rank, group)`: all processes' x, side by side in the last dimension."""
+class Gather(torch.autograd.Function):
+    """`Gather.apply(x, dimension, size, rank, group)`: all processes' x, one behind the other, for common use."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, size: int, rank: int, group: str) -> torch.Tensor:
-        ctx.size, ctx.rank = size, rank
-        return _all_columns(x, size, group)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
-        return _own_columns(gradient, ctx.size, ctx.rank), None, None, None
-
-
-class SplitColumns(torch.autograd.Function):
-    """`SplitColumns.apply(x, size, rank, group)`: this process's part of the last dimension of x."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, size: int, rank: int, group: str) -> torch.Tensor:
-        ctx.size, ctx.group = size, group
-        return _own_columns(x, size, rank)
+    def forward(ctx: Any, x: torch.Tensor, dimension: int, size: int, rank: int, group: str) -> torch.Tensor:
+        ctx.place = dimension, size, rank
+        return _all_parts(x, dimension, size, group)
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> Any:
-        return _all_columns(gradient, ctx.size, ctx.group), None, None, None
+        return _own_part(gradient, *ctx.place), None, None, None, None
 
 
-def _all_rows(x: torch.Tensor, size: int, group: str) -> torch.Tensor:
-    rows = x.movedim(-2, 0).contiguous()
-    gathered: torch.Tensor = functional.wait_tensor(functional.all_gather_into_tensor(rows, size, group))
-    return gathered.movedim(0, -2).contiguous()
-
-
-def _sum_of_rows(x: torch.Tensor, size: int, group: str) -> torch.Tensor:
-    rows = x.movedim(-2, 0).contiguous()
-    own: torch.Tensor = functional.wait_tensor(functional.reduce_scatter_tensor(rows, "sum", size, group))
-    return own.movedim(0, -2).contiguous()
-
-
-def _own_rows(x: torch.Tensor, size: int, rank: int) -> torch.Tensor:
-    count = x.shape[-2] // size
-    return x.narrow(-2, rank * count, count).contiguous()
-
-
-class GatherRows(torch.autograd.Function):
-    """`GatherRows.apply(x, size, group)`: all processes' rows, for divided use."""
+class GatherToDivide(torch.autograd.Function):
+    """`GatherToDivide.apply(x, dimension, size, group)`: all processes' x, for divided use."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, size: int, group: str) -> torch.Tensor:
-        ctx.size, ctx.group = size, group
-        return _all_rows(x, size, group)
+    def forward(ctx: Any, x: torch.Tensor, dimension: int, size: int, group: str) -> torch.Tensor:
+        ctx.place = dimension, size, group
+        return _all_parts(x, dimension, size, group)
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> Any:
-        return _sum_of_rows(gradient, ctx.size, ctx.group), None, None
+        return _part_of_sum(gradient, *ctx.place), None, None, None
 
 
-class ScatterRows(torch.autograd.Function):
-    """`ScatterRows.apply(x, size, group)`: this process's rows of the sum of all processes' x."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, size: int, group: str) -> torch.Tensor:
-        ctx.size, ctx.group = size, group
-        return _sum_of_rows(x, size, group)
+class Split(torch.autograd.Function):
+    """`Split.apply(x, dimension, size, rank, group)`: this process's part of a common x."""
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
-        return _all_rows(gradient, ctx.size, ctx.group), None, None
-
-
-class SplitRows(torch.autograd.Function):
-    """`SplitRows.apply(x, size, rank, group)`: this process's rows of x."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, size: int, rank: int, group: str) -> torch.Tensor:
-        ctx.size, ctx.group = size, group
-        return _own_rows(x, size, rank)
+    def forward(ctx: Any, x: torch.Tensor, dimension: int, size: int, rank: int, group: str) -> torch.Tensor:
+        ctx.place = dimension, size, group
+        return _own_part(x, dimension, size, rank)
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> Any:
-        return _all_rows(gradient, ctx.size, ctx.group), None, None, None
+        return _all_parts(gradient, *ctx.place), None, None, None, None
+
+
+class Scatter(torch.autograd.Function):
+    """`Scatter.apply(x, dimension, size, group)`: this process's part of the sum of all processes' x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, dimension: int, size: int, group: str) -> torch.Tensor:
+        ctx.place = dimension, size, group
+        return _part_of_sum(x, dimension, size, group)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
+        return _all_parts(gradient, *ctx.place), None, None, None
 
 
 class VocabularyCrossEntropy(torch.autograd.Function):
@@ -192,15 +173,35 @@ def vocabulary_cross_entropy(
 # The forward functions of modules that are divided; `thunder.distributed.tensor_parallel` puts them in.
 
 
+COLUMNS, ROWS = -1, -2
+
+
+def own_part(parameter: Any) -> Any:
+    """What this process has of a parameter; compiled programs see nothing else."""
+    return parameter.to_local() if isinstance(parameter, DTensor) else parameter
+
+
+def product(module: Any, x: torch.Tensor, bias: torch.Tensor | None, rows: Rows | None = None) -> torch.Tensor:
+    """x times the weight of a linear layer, or some rows of it; layers with a `product` compute it their own way."""
+    weight = own_part(module.weight) if "weight" in module._parameters else None  # quantised layers have none
+    if rows is not None and weight is not None:
+        weight = select_rows(weight, rows)
+    own = getattr(module, "product", None)
+    return F.linear(x, weight, own_part(bias)) if own is None else own(x, weight, own_part(bias))
+
+
+def select_rows(tensor: torch.Tensor, rows: Rows) -> torch.Tensor:
+    """Some rows of a tensor, one behind the other."""
+    return torch.cat([tensor[start:stop] for start, stop in rows])
+
+
 def column_linear(module: Any, group: Group, gathers: bool, enters: bool, x: torch.Tensor) -> torch.Tensor:
     """`linear` of which each process has some output columns; `gathers`: the result is common again.
 
     `enters`: x is common; otherwise its gradient is summed where its rows were gathered.
     """
-    if enters:
-        x = Enter.apply(x, group.name)
-    y = F.linear(x, module.weight, module.bias)
-    return GatherColumns.apply(y, group.size, group.rank, group.name) if gathers else y
+    y = product(module, Enter.apply(x, group.name) if enters else x, module.bias)
+    return Gather.apply(y, COLUMNS, group.size, group.rank, group.name) if gathers else y
 
 
 def row_linear(module: Any, group: Group, splits: bool, scatters: bool, x: torch.Tensor) -> torch.Tensor:
@@ -209,42 +210,40 @@ def row_linear(module: Any, group: Group, splits: bool, scatters: bool, x: torch
     `scatters`: the result has this process's rows of the sequence.
     """
     if splits:
-        x = SplitColumns.apply(x, group.size, group.rank, group.name)
-    y = F.linear(x, module.weight)
-    y = ScatterRows.apply(y, group.size, group.name) if scatters else Leave.apply(y, group.name)
+        x = Split.apply(x, COLUMNS, group.size, group.rank, group.name)
+    y = product(module, x, None)
+    y = Scatter.apply(y, ROWS, group.size, group.name) if scatters else Leave.apply(y, group.name)
     return y if module.bias is None else y + module.bias
 
 
 def gathered_norm(forward: Any, group: Group, x: torch.Tensor) -> torch.Tensor:
     """A norm of this process's rows of the sequence, whose results are gathered for the layers that follow."""
-    return GatherRows.apply(forward(x), group.size, group.name)
+    return GatherToDivide.apply(forward(x), ROWS, group.size, group.name)
 
 
 def split_sequence(forward: Any, group: Group, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
     """The first layer of a model, on this process's rows of the sequence."""
-    if x.shape[-2] % group.size:
+    if x.shape[ROWS] % group.size:
         raise MeshError(
-            f"a sequence of {x.shape[-2]} cannot be divided among {group.size} processes",
+            f"a sequence of {x.shape[ROWS]} cannot be divided among {group.size} processes",
             remedy="pad it to a multiple, or leave sequence_parallel=True out",
         )
-    return forward(SplitRows.apply(x, group.size, group.rank, group.name), *args, **kwargs)
+    return forward(Split.apply(x, ROWS, group.size, group.rank, group.name), *args, **kwargs)
 
 
-def packed_linear(
-    module: Any, group: Group, rows: tuple[tuple[int, int], ...], enters: bool, x: torch.Tensor
-) -> torch.Tensor:
-    """Several column-divided linears in one weight, `rows` of each being this process's; the weight is common."""
+def packed_linear(module: Any, group: Group, rows: Rows | None, enters: bool, x: torch.Tensor) -> torch.Tensor:
+    """Several column-divided linears in one weight, `rows` of each being this process's.
 
-    def own(tensor: torch.Tensor) -> torch.Tensor:
-        return torch.cat([tensor[start:stop] for start, stop in rows])
-
-    bias = None if module.bias is None else own(module.bias)
-    return F.linear(Enter.apply(x, group.name) if enters else x, own(module.weight), bias)
+    The weight is common; where it is stored in few bits a process has its rows alone, and `rows` is None.
+    """
+    bias = module.bias if rows is None or module.bias is None else select_rows(module.bias, rows)
+    return product(module, Enter.apply(x, group.name) if enters else x, bias, rows)
 
 
 def row_embedding(module: Any, group: Group, start: int, tokens: torch.Tensor) -> torch.Tensor:
     """`embedding` of which each process has some rows, from row `start` on."""
+    weight = own_part(module.weight)
     local = tokens - start
-    outside = (local < 0) | (local >= module.weight.shape[0])
-    found = F.embedding(local.masked_fill(outside, 0), module.weight)
+    outside = (local < 0) | (local >= weight.shape[0])
+    found = F.embedding(local.masked_fill(outside, 0), weight)
     return Leave.apply(found.masked_fill(outside.unsqueeze(-1), 0), group.name)

@@ -25,9 +25,11 @@ from torch.distributed.tensor import DTensor
 from torch.utils import _pytree as pytree
 
 from thunder import _torch_compat
-from thunder.acquire import Program
+from thunder.acquire import Program, Seen
 from thunder.distributed.data_parallel import DataParallel, DataParallelOptions, Groups
+from thunder.distributed.delayed_start import DelayedStart
 from thunder.distributed.failures import Agreement, exchange_failure
+from thunder.distributed.initialise import Initialise
 from thunder.distributed.pipeline_stage import LocalStage
 from thunder.distributed.stages import Stage, cut_into_stages
 from thunder.distributed.training_step import Forward, TrainingStep
@@ -78,7 +80,7 @@ class Pipeline(Distribution):
 
     Attributes:
         stages: what is known of each stage: (rank, first module, last module, share of the cost), after the first call.
-        owners: ranks of the pipeline that use a parameter, by its id.
+        owners: ranks of the pipeline that use a parameter or buffer, by its id.
     """
 
     def __init__(
@@ -95,10 +97,20 @@ class Pipeline(Distribution):
         self.begins: list[str] | None = None if options.begins is None else list(options.begins)
         self.stages: list[tuple[int, str, str, float]] = []
         self.owners: dict[int, list[int]] = {}
+        self._start: DelayedStart | None = None
         self._functions: dict[str, PipelinedFunction] = {}
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether it is known which process has which stages."""
+        return bool(self.stages)
+
+    def start_without_memory(self, device: torch.device, initialise: Initialise | None) -> None:
+        """For a model on the meta device: parameters get memory and values when it is known who has them."""
+        self._start = DelayedStart(self.model, device, initialise, self.mesh)
+
     # What the frontend asks for ---------------------------------------------------------------------------------
-    def seen_as(self, tensor: torch.Tensor) -> tuple[tuple[int, ...], torch.dtype] | None:
+    def seen_as(self, tensor: torch.Tensor) -> Seen | None:
         return self.inner.seen_as(tensor)
 
     def for_program(self, inputs: Sequence[Any]) -> ProgramDistribution:
@@ -131,6 +143,14 @@ class Pipeline(Distribution):
         with torch.enable_grad(), self._new_gradients():
             losses = function.run(microbatches((args, kwargs, targets), self.options.microbatches))
         return torch.stack(losses).mean()
+
+    def cut(
+        self, compiled: CompiledFunction, args: tuple[Any, ...], kwargs: dict[str, Any], targets: tuple[Any, ...]
+    ) -> None:
+        """Compiles the training step for such a batch, which settles who has which stages."""
+        function = self._function(compiled, "training step")
+        with torch.enable_grad():
+            function.prepare(microbatches((args, kwargs, targets), self.options.microbatches)[0])
 
     def _function(self, compiled: CompiledFunction, what: str) -> PipelinedFunction:
         if what not in self._functions:
@@ -182,31 +202,51 @@ class Pipeline(Distribution):
     # Parameters -------------------------------------------------------------------------------------------------
     def settle(self, stages: Sequence[Stage], inputs: Sequence[Any], rank_of: Callable[[int], int]) -> None:
         """Notes which processes use which parameter and gives back the memory of those that this one does not use."""
-        if self.owners:
+        if self.is_cut:
             return
         parameters = {id(parameter): parameter for parameter in self.model.parameters()}
+        known = parameters.keys() | {id(buffer) for buffer in self.model.buffers()}
         total = sum(stage.cost for stage in stages)
         for number, stage in enumerate(stages):
             self.stages.append((rank_of(number), stage.first_scope, stage.last_scope, stage.cost / total))
             for position in stage.inputs:
-                if id(inputs[position]) in parameters:
+                if id(inputs[position]) in known:
                     users = self.owners.setdefault(id(inputs[position]), [])
                     if rank_of(number) not in users:
                         users.append(rank_of(number))
-        for number_of, parameter in parameters.items():
-            if self.rank not in self.owners.get(number_of, [self.rank]):
+        for parameter in parameters.values():
+            if not self.has(parameter):
                 _torch_compat.free_memory(_part(parameter))
+        if self._start is not None:
+            self._start.finish(self.has)
+            for parameter in parameters.values():
+                users = self.owners.get(id(parameter), [])
+                if len(users) > 1 and self.rank in users:
+                    self._take_from_first(parameter, users)
 
-    def whole_part(self, parameter: torch.Tensor) -> torch.Tensor:
-        """The parameter with its values, also where its memory has been given back; every process calls it."""
-        users = self.owners.get(id(parameter))
+    def has(self, tensor: torch.Tensor) -> bool:
+        """Whether this process has the values of a parameter or buffer: its stages use it, or none at all does."""
+        return self.rank in self.owners.get(id(tensor), [self.rank])
+
+    def _take_from_first(self, parameter: torch.Tensor, users: Sequence[int]) -> None:
+        """Gives all users of a parameter the values of the first one."""
+        part, first = _part(parameter).detach(), self.ranks[users[0]]
+        if self.rank == users[0]:
+            for other in users[1:]:
+                dist.send(part, self.ranks[other], group=self.group)
+        else:
+            dist.recv(part, first, group=self.group)
+
+    def whole_part(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A parameter or buffer with its values, also where this process does not have them; every process calls it."""
+        users = self.owners.get(id(tensor))
         if users is None:
-            return parameter
-        part = _part(parameter).detach()
+            return tensor
+        part = _part(tensor).detach()
         if self.rank not in users:
             part = torch.empty(part.shape, dtype=part.dtype, device=part.device)
         dist.broadcast(part, self.ranks[users[0]], group=self.group)
-        return _torch_compat.dtensor_like(parameter, part) if isinstance(parameter, DTensor) else part
+        return _torch_compat.dtensor_like(tensor, part) if isinstance(tensor, DTensor) else part
 
 
 def _part(parameter: torch.Tensor) -> torch.Tensor:
@@ -290,6 +330,11 @@ class PipelinedFunction(CompiledFunction):
             results.append(active.result(number, batch[number]))
         return results
 
+    def prepare(self, arguments: tuple[Any, ...]) -> None:
+        """Compiles the program for such a microbatch, unless there is one already."""
+        if not self.entries:
+            self.entries = [self.compile(arguments, {})]
+
     def _compile(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Entry:
         start = time.perf_counter()
         program = self._acquire(args, kwargs)
@@ -361,7 +406,7 @@ class PipelinedProgram:
             own = DataParallel(
                 pipeline.model, inner.mesh, inner.groups, inner.options, summed=list(inner.summed.values())
             )
-            own.synchronises = False  # what the microbatches give is reduced once, at the end
+            own.synchronises = False  # but for the last microbatch
             self.local.append(
                 LocalStage(
                     stage,
@@ -474,12 +519,11 @@ class PipelinedProgram:
     def _train(self, batches: Sequence[Sequence[Any]]) -> list[tuple[Any, ...]]:
         pipeline, count = self._pipeline, len(batches)
         for stage in self.local:
-            stage.batches = batches
+            stage.begin(batches)
         losses: list[torch.Tensor] = []
         self._schedule.step(target=torch.zeros(count), losses=losses, microbatch=torch.arange(count))
         for stage in self.local:
-            stage.batches = ()
-            stage.distribution.reduce_kept_gradients()
+            stage.finish()
         pipeline.add_up_shared_gradients()
         loss = self._outputs[0].value
         found = torch.empty(count, dtype=loss.dtype, device=loss.device)

@@ -1,18 +1,19 @@
 """One stage of a pipeline on this process: a compiled program as `torch.distributed.pipelining` runs it.
 
 Input: a `Stage` and the program's inputs.  Output: a module whose forward takes what the stage before sends and the
-number of the microbatch, and returns what the stage after takes; its gradients stay with this process until the
+number of the microbatch, and returns what the stage after takes.  Gradients stay with this process until the last
+microbatch, whose backward program reduces the sums of all while it runs; those that a schedule puts off stay until the
 pipeline has run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
 
-from thunder.distributed.data_parallel import DataParallel, ProgramDataParallel
+from thunder.distributed.data_parallel import ACCUMULATED, DataParallel, ProgramDataParallel
 from thunder.distributed.split_backward import SplitBackward, split_backward
 from thunder.distributed.stages import Stage
 from thunder.executors import CompiledComputation, Executor, compile_computation
@@ -28,7 +29,7 @@ class LocalStage(torch.nn.Module):
         stage: its trace.
         number: which one it is.
         is_last: whether it gives the program's outputs.
-        distribution: of its parameters; it keeps gradients until they are asked for.
+        distribution: of its parameters; nothing else uses it.
         inputs: those of the program, of the call that it is compiled for.
         executors, transforms: as for any program.
         trains: whether gradients are computed.
@@ -57,6 +58,7 @@ class LocalStage(torch.nn.Module):
         self._trains = trains
         own = [None] * stage.received + [inputs[position] for position in stage.inputs]
         parameters = {id(parameter) for parameter in distribution.model.parameters()}
+        self._parameters = [x for x in own if id(x) in parameters]
         layouts = [distribution.layout(x) if id(x) in parameters else None for x in own]
         self._program = StageProgram(distribution, layouts, own, stage.received if puts_off_weights else None)
         self.computation: CompiledComputation = compile_computation(
@@ -66,6 +68,17 @@ class LocalStage(torch.nn.Module):
             grad_enabled=trains,
             distribution=self._program,
         )
+
+    def begin(self, batches: Sequence[Sequence[Any]]) -> None:
+        """Takes the program's inputs for each microbatch of a step."""
+        self.batches = batches
+        self._program.begin(len(batches))
+
+    def finish(self) -> None:
+        """Ends a step: reduces gradients that are still this process's own."""
+        self.batches = ()
+        if self.distribution.has_local_gradients:
+            self.distribution.reduce_kept_gradients(self._parameters)
 
     def forward(self, *received: torch.Tensor, microbatch: torch.Tensor) -> Any:
         outputs = self.run(received, int(microbatch))
@@ -124,14 +137,40 @@ class StageProgram(ProgramDataParallel):
         self._inputs = inputs
         self._received = received
         self._separation = Separation()
+        self._is_split = False
+        self._reduces = any(layout is not None and parent.reduces(layout) for layout in layouts)
+        self._left = 0
         self.late: Callable[[], None] | None = None
+
+    def begin(self, microbatches: int) -> None:
+        """So many backward passes follow, the last of which reduces gradients."""
+        self._left = microbatches
+        self._parent.local_gradients.clear()  # of a step that failed
+        self._parent.has_local_gradients = False
+        self._parent.synchronises = self._reduces_now()
+
+    def _reduces_now(self) -> bool:
+        return self._left == 1 and self._reduces and not self._is_split
+
+    def backward_variant(self) -> Hashable:
+        # Between steps: the form that reduces, which is compiled first and shown.
+        at_rest = self._left <= 0 and self._reduces and not self._is_split
+        return ACCUMULATED if at_rest else super().backward_variant()
+
+    def leave(self, gradients: Sequence[Any], variant: Hashable) -> Sequence[Any]:
+        left = super().leave(gradients, variant)
+        self._left -= 1
+        self._parent.synchronises = self._reduces_now()
+        return left
 
     def put_off(self, lowered: Lowered, trace: Trace) -> SplitBackward | None:
         # Gradients of parameters that are gathered need the parameters once more.
         if self._received is None or any(layout is not None and layout.processes > 1 for layout in self._layouts):
             return None
         received = {id(var) for var in lowered.inputs[: self._received]}
-        return split_backward(trace, [n for n, var in enumerate(lowered.trainable) if id(var) in received])
+        parts = split_backward(trace, [n for n, var in enumerate(lowered.trainable) if id(var) in received])
+        self._is_split = self._is_split or parts is not None
+        return parts
 
     def joined(
         self, first: Callable[[list[Any]], Any], later: Callable[[list[Any]], Any], split: SplitBackward, count: int

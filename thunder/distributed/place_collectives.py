@@ -51,7 +51,7 @@ def gather_parameters(
             entry = by_whole.get(id(var))
             if entry is not None and id(var) not in wholes:
                 layout = entry.layout
-                key = (layout.seen_dtype, layout.device, layout.processes)
+                key = (layout.seen_dtype, layout.device, layout.processes, layout.home)
                 needed.setdefault(key, {})[id(var)] = entry
         for members in needed.values():
             groups.append((position, *_gather(list(members.values()), regions, namer, wholes, op)))

@@ -172,6 +172,8 @@ class _Cutting:
 
     def _balanced(self, count: int, allowed: dict[int, list[Var]]) -> list[int]:
         """The cuts that make the most expensive stage cheapest; few values are sent where that is possible."""
+        if count == 1:
+            return []
         fewest = [position for position, sent in allowed.items() if len(sent) == 1]
         candidates = fewest if len(fewest) >= count - 1 else list(allowed)
         if len(candidates) < count - 1:

@@ -28,12 +28,14 @@ from thunder.distributed.layout import rows_of
 from thunder.distributed.mesh import group_of
 from thunder.distributed.parallel_linear import (
     Enter,
-    GatherColumns,
+    Gather,
+    Rows,
     column_linear,
     gathered_norm,
     packed_linear,
     row_embedding,
     row_linear,
+    select_rows,
     split_sequence,
     vocabulary_cross_entropy,
 )
@@ -223,13 +225,14 @@ class _Styles:
             wanted = (torch.nn.Embedding,)
         elif style not in ("replicate", "replicated_with_grad_allreduce"):
             wanted = (torch.nn.Linear,)
-        if not isinstance(module, wanted) or (
-            wanted != (torch.nn.Module,) and type(module).forward is not wanted[0].forward  # type: ignore[attr-defined]
-        ):
+        # Layers with a `product` (thunder.precision) compute it from parts as they do from the whole.
+        is_plain = type(module).forward is getattr(wanted[0], "forward", None) or hasattr(module, "product")
+        if not isinstance(module, wanted) or (wanted != (torch.nn.Module,) and not is_plain):
             raise ShardingPlanError(
                 f"the plan asks for {style!r} for {name!r}, which is a {type(module).__qualname__}",
                 remedy=f"{style!r} is for {' or '.join(kind.__qualname__ for kind in wanted)} with its own forward",
             )
+        ranges: list[tuple[int, int]] = []
         if style.startswith("colwise") or style == "packed_colwise":
             count, what = module.out_features, "output features"
         elif style.startswith("rowwise"):
@@ -246,6 +249,16 @@ class _Styles:
         if style == "packed_colwise":
             for heads in _packed_parts(name, parent, module):
                 self._divides(name, heads[0], "heads")
+            ranges = [*self._rows(parent, module)]
+        if isinstance(module, torch.nn.Linear) and hasattr(module, "keep_part"):
+            own = rows_of(int(count), self.group.size, self.group.rank)  # type: ignore[arg-type]
+            dimension = 1 if style.startswith("rowwise") else 0
+            reason = module.why_indivisible(dimension, ranges or [(own.start, own.stop)])  # type: ignore[operator]
+            if reason is not None:
+                raise ShardingPlanError(
+                    f"{name!r} cannot be divided among {self.group.size} processes: {reason}",
+                    remedy="quantise with smaller groups, leave the layer out of the plan, or do not quantise it",
+                )
 
     def _divides(self, name: str, count: int, what: str) -> None:
         size = self.group.size
@@ -274,8 +287,13 @@ class _Styles:
             module.forward = functools.partial(row_embedding, module, group, rows.start)
         elif style == "packed_colwise":
             parent = next(p for p in self.model.modules() if any(child is module for child in p.children()))
-            rows_of_parts = tuple(self._rows(parent, module))
-            module.forward = functools.partial(packed_linear, module, group, rows_of_parts, not self.sequence)
+            own_rows: Rows | None = tuple(self._rows(parent, module))
+            if hasattr(module, "keep_part"):
+                module.keep_part(0, own_rows)
+                if module.bias is not None:
+                    module.bias = torch.nn.Parameter(select_rows(module.bias.detach(), own_rows), False)
+                own_rows = None
+            module.forward = functools.partial(packed_linear, module, group, own_rows, not self.sequence)
             self.summed += list(module.parameters(recurse=False))
             self._attentions.append(parent)
         elif style == "replicated_with_grad_allreduce":
@@ -290,6 +308,10 @@ class _Styles:
             start += heads * size
 
     def _divide(self, module: Any, dimensions: dict[str, int]) -> None:
+        if hasattr(module, "keep_part"):
+            dimension = dimensions["weight"]
+            own = rows_of((module.out_features, module.in_features)[dimension], self.group.size, self.group.rank)
+            module.keep_part(dimension, [(own.start, own.stop)])
         for name, dimension in dimensions.items():
             parameter = module._parameters.get(name)
             if parameter is None:
@@ -386,7 +408,7 @@ def divide_cross_entropy(trace: Trace) -> Trace:
         if chain is None:
             continue
         gather, steps = chain
-        _, size, rank, group = gather.args
+        _, _, size, rank, group = gather.args
         local: Var = gather.args[0]
         ops: list[Op] = []
         for step in steps:
@@ -427,7 +449,7 @@ def _chain_of_logits(op: Op, made: dict[int, Op], changed: set[int]) -> tuple[Op
         step = made.get(id(logits))
         if step is None or not step.args or not isinstance(step.args[0], Var):
             return None
-        if getattr(step.target, "__self__", None) is GatherColumns:
+        if getattr(step.target, "__self__", None) is Gather:
             return step, steps[::-1]
         source = step.args[0]
         if source.value.dim() < 2 or source.value.shape[-1] != width or not _keeps_columns(step):
@@ -469,7 +491,7 @@ def _without_unused(trace: Trace) -> Trace:
     used = {id(var) for var in trace.output_vars()}
     kept: list[Op] = []
     for op in reversed(trace.ops):
-        droppable = getattr(op.target, "__self__", None) is GatherColumns or op.name in (
+        droppable = getattr(op.target, "__self__", None) is Gather or op.name in (
             *_SHAPES,
             *_CASTS,
             "__getitem__",

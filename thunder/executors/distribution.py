@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from thunder.acquire import Seen
 from thunder.lower import ForwardProgram, Lowered
 from thunder.trace import Trace
 
@@ -73,12 +74,17 @@ class ProgramDistribution:
 class Distribution:
     """How the programs of one model are spread over processes."""
 
+    @property
+    def runs_uncompiled(self) -> bool:
+        """Whether the model's own code gives the right results without compiled programs, but for gradients."""
+        return False
+
     def dispatch_of(self, compiled: Any) -> Callable[[tuple[Any, ...], dict[str, Any]], Any] | None:
         """What makes the calls `(args, kwargs)` of a compiled function in its place; None: it makes them itself."""
         return None
 
-    def seen_as(self, tensor: torch.Tensor) -> tuple[tuple[int, ...], torch.dtype] | None:
-        """For a parameter that is spread over processes, the shape and dtype in which programs see it; else None."""
+    def seen_as(self, tensor: torch.Tensor) -> Seen | None:
+        """For a parameter that is spread over processes, what programs see in its place; else None."""
         raise NotImplementedError
 
     def for_program(self, inputs: Sequence[Any]) -> ProgramDistribution:

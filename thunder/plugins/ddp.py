@@ -10,12 +10,12 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from thunder.distributed import DataParallel, DataParallelOptions, Groups, broadcast_from_first, group_of
 from thunder.errors import OptionError
-from thunder.plugins.distributed import distribute, prepare
-from thunder.plugins.plugin import Choices, Plugin, register_plugin
+from thunder.plugins.distributed import DistributedPlugin, distribute, prepare
+from thunder.plugins.plugin import Choices, register_plugin
 
 
 @register_plugin
-class DDP(Plugin):
+class DDP(DistributedPlugin):
     """Data parallelism with whole parameters on every process.
 
     Args:
@@ -30,6 +30,7 @@ class DDP(Plugin):
     """
 
     name = "ddp"
+    place = 2
 
     def __init__(
         self,

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor
 
 from thunder.distributed import (
     DataParallel,
@@ -26,8 +27,23 @@ from thunder.distributed import (
 )
 from thunder.errors import OptionError
 from thunder.executors.distribution import Distribution
-from thunder.plugins.plugin import Choices
+from thunder.plugins.plugin import Choices, Plugin
 from thunder.precision import quantized_layers
+
+
+class DistributedPlugin(Plugin):
+    """Base class of the plugins that spread a model over processes.
+
+    Attributes:
+        place: in the order in which they are given; of one place there is one at most.
+    """
+
+    place = 0
+
+    def refuses_to_follow(self, other: Plugin) -> str | None:
+        if not isinstance(other, DistributedPlugin) or other.place < self.place:
+            return None
+        return f"{self.name!r} cannot follow {other.name!r}"
 
 
 class Prepared(NamedTuple):
@@ -83,12 +99,12 @@ def prepare(
             f"distributed plugins work with the front end 'interpreter', not {choices.front_end!r}",
             remedy="use recipe='auto'",
         )
-    divided = choices.options.get("distribution")
-    if divided is not None and not _may_follow(plugin, divided):
+    divided: DataParallel | None = choices.options.get("distribution")
+    placed = [name for name, parameter in target.named_parameters() if isinstance(parameter, DTensor)]
+    if divided is None and placed:
         raise OptionError(
-            f"{plugin!r} is given after another distributed plugin that it cannot follow",
-            remedy="use one of 'ddp' and 'fsdp', with 'tp' before and 'pp' after it: "
-            "plugins=[TP(mesh['tp']), FSDP(mesh['dp']), PP(mesh['pp'])]",
+            f"the plugin {plugin!r} was given a model that is spread already: {placed[0]!r} is a DTensor",
+            remedy="name all plugins in one call of thunder.compile, on the model as it was built",
         )
     quantised = next(iter(quantized_layers(target)), None) if plugin == "fsdp" else None
     if quantised is not None:
@@ -111,13 +127,11 @@ def prepare(
     return Prepared(target, device, mesh, divided, joint)
 
 
-def _may_follow(plugin: str, divided: Distribution) -> bool:
-    """Whether a plugin may come after what the ones before have made."""
-    if not isinstance(divided, DataParallel):
-        return False
-    if plugin == "pp":
-        return True
-    return plugin != "tp" and divided.groups.shard is None and divided.groups.replicate is None
+def default_device(device: torch.device | str | None) -> torch.device:
+    """Where parts of a model on the meta device are made: the user's choice, this process's accelerator, or the CPU."""
+    if device is not None:
+        return torch.device(device)
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def distribute(choices: Choices, distribution: Distribution, methods: type = DataParallelMethods) -> Choices:

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch.distributed.device_mesh import DeviceMesh
 
-from thunder.distributed import DataParallel, DataParallelOptions, Groups, fully_shard, group_of
+from thunder.distributed import DataParallel, DataParallelOptions, Groups, Initialise, fully_shard, group_of
 from thunder.errors import OptionError
-from thunder.plugins.distributed import distribute, prepare
-from thunder.plugins.plugin import Choices, Plugin, register_plugin
+from thunder.plugins.distributed import DistributedPlugin, default_device, distribute, prepare
+from thunder.plugins.plugin import Choices, register_plugin
 
 
 @register_plugin
-class FSDP(Plugin):
+class FSDP(DistributedPlugin):
     """Data parallelism with divided parameters, which are gathered block by block.
 
     The model's parameters become DTensors with some rows on each process: make the optimiser afterwards.
@@ -29,6 +29,8 @@ class FSDP(Plugin):
         bucket: "block": each block's gradients are reduced together; a number of bytes: those of consecutive blocks up
             to this size.
         prefetch: how many blocks ahead a gather begins.
+        offload: parts, gradients and with them the optimiser's states are kept in the CPU's memory, and the optimiser
+            runs there; parts are copied to the device for each gather.
         device: for a model on the meta device: where its parts are made; None for this process's accelerator or CPU.
         initialise: for a model on the meta device: gives one module's own parameters and buffers their values; None
             for each module's `reset_parameters`.
@@ -38,6 +40,7 @@ class FSDP(Plugin):
     """
 
     name = "fsdp"
+    place = 2
 
     def __init__(
         self,
@@ -49,8 +52,9 @@ class FSDP(Plugin):
         reduce_dtype: torch.dtype | None = None,
         bucket: str | int = "block",
         prefetch: int = 1,
+        offload: bool = False,
         device: torch.device | str | None = None,
-        initialise: Callable[[torch.nn.Module], None] | None = None,
+        initialise: Initialise | None = None,
         synchronise: bool = True,
         timeout: float = 300.0,
     ) -> None:
@@ -67,22 +71,26 @@ class FSDP(Plugin):
         self.reduce_dtype = reduce_dtype
         self.bucket = bucket
         self.prefetch = prefetch
+        self.offload = offload
         self.device = device
         self.initialise = initialise
         self.synchronise = synchronise
         self.timeout = timeout
 
     def apply(self, choices: Choices, target: Callable[..., Any]) -> Choices:
-        meta_device = torch.device(self.device) if self.device is not None else _default_device()
         model, device, mesh, divided, joint = prepare(
-            self.name, choices, target, self.mesh, shard_size=self.shard_size, meta_device=meta_device
+            self.name, choices, target, self.mesh, shard_size=self.shard_size, meta_device=default_device(self.device)
         )
-        made = fully_shard(model, mesh, device, initialise=self.initialise, synchronise=self.synchronise, joint=joint)
+        made = fully_shard(
+            model, mesh, device, initialise=self.initialise, synchronise=self.synchronise, joint=joint,
+            home=torch.device("cpu") if self.offload else device,
+        )  # fmt: skip
         options = DataParallelOptions(
             keep_whole=self.stage == 2,
             prefetch=self.prefetch,
             bucket_bytes=0 if isinstance(self.bucket, str) else self.bucket,
             seen_dtype=self.param_dtype,
+            seen_device=device if self.offload else None,
             reduce_dtype=self.reduce_dtype,
             timeout=self.timeout,
         )
@@ -93,9 +101,3 @@ class FSDP(Plugin):
         )
         summed = [] if divided is None else [made[number] for number in divided.summed]
         return distribute(choices, DataParallel(model, joint, groups, options, summed=summed))
-
-
-def _default_device() -> torch.device:
-    if torch.cuda.is_available():
-        return torch.device("cuda", torch.cuda.current_device())
-    return torch.device("cpu")

@@ -52,6 +52,10 @@ class Plugin:
         """A sentence that says why the two cannot be used together, or None."""
         return None
 
+    def refuses_to_follow(self, other: Plugin) -> str | None:
+        """A sentence that says why this plugin cannot be given after the other one, or None."""
+        return None
+
 
 _registry: dict[str, Callable[[], Plugin]] = {}
 
@@ -95,3 +99,6 @@ def check_together(plugins: Sequence[Plugin]) -> None:
             reason = plugin.refuses(other) or other.refuses(plugin)
             if reason is not None:
                 raise OptionError(reason, remedy=f"use one of {other.name!r} and {plugin.name!r}")
+            reason = plugin.refuses_to_follow(other)
+            if reason is not None:
+                raise OptionError(reason, remedy="the order is: what changes layers, 'tp', 'ddp' or 'fsdp', 'pp'")

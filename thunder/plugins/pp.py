@@ -10,18 +10,19 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from thunder.distributed import (
     SCHEDULES,
+    Initialise,
     Pipeline,
     PipelineMethods,
     PipelineOptions,
     broadcast_from_first,
 )
 from thunder.errors import OptionError, unknown_name
-from thunder.plugins.distributed import distribute, prepare
-from thunder.plugins.plugin import Choices, Plugin, register_plugin
+from thunder.plugins.distributed import DistributedPlugin, default_device, distribute, prepare
+from thunder.plugins.plugin import Choices, register_plugin
 
 
 @register_plugin
-class PP(Plugin):
+class PP(DistributedPlugin):
     """Pipeline parallelism.
 
     The compiled model has `train_step(*args, target=..., **kwargs)`, which computes gradients of the mean loss of a
@@ -37,11 +38,15 @@ class PP(Plugin):
         stages_per_rank: stages of each process; None for one, with "interleaved", "zero-bubble" and "zbv" two.
         loss: `loss(output, *targets)`, a mean over the batch; None: the model's output is the loss, or has it as
             `.loss`.
+        device: for a model on the meta device: where its stages are made; None for this process's accelerator or CPU.
+        initialise: for a model on the meta device: gives one module's own parameters and buffers their values; None
+            for each module's `reset_parameters`.
         synchronise: whether parameters and buffers are taken from the first process at the start.
         timeout: seconds that other processes may take to come to a program that is new.
     """
 
     name = "pp"
+    place = 3
 
     def __init__(
         self,
@@ -52,6 +57,8 @@ class PP(Plugin):
         stages: Sequence[str] | None = None,
         stages_per_rank: int | None = None,
         loss: Callable[..., torch.Tensor] | None = None,
+        device: torch.device | str | None = None,
+        initialise: Initialise | None = None,
         synchronise: bool = True,
         timeout: float = 300.0,
     ) -> None:
@@ -75,11 +82,15 @@ class PP(Plugin):
         self.stages = None if stages is None else tuple(stages)
         self.stages_per_rank = stages_per_rank
         self.loss = loss
+        self.device = device
+        self.initialise = initialise
         self.synchronise = synchronise
         self.timeout = timeout
 
     def apply(self, choices: Choices, target: Callable[..., Any]) -> Choices:
-        model, _, mesh, inner, _ = prepare(self.name, choices, target, self.mesh)
+        model, device, mesh, inner, _ = prepare(
+            self.name, choices, target, self.mesh, meta_device=default_device(self.device)
+        )
         count = mesh.size() * self.stages_per_rank
         if self.stages is not None and len(self.stages) != count - 1:
             raise OptionError(
@@ -94,7 +105,8 @@ class PP(Plugin):
                 f"{microbatches} microbatches are too few for the schedule {self.schedule!r} with {count} stages",
                 remedy=f"microbatches={2 * count}",
             )
-        if self.synchronise:
+        starts_late = any(parameter.is_meta for parameter in model.parameters())
+        if self.synchronise and not starts_late:
             broadcast_from_first([*model.parameters(), *model.buffers()], mesh)
         options = PipelineOptions(
             schedule=self.schedule,
@@ -104,4 +116,7 @@ class PP(Plugin):
             loss=self.loss,
             timeout=self.timeout,
         )
-        return distribute(choices, Pipeline(model, mesh, inner, options), PipelineMethods)
+        pipeline = Pipeline(model, mesh, inner, options)
+        if starts_late:
+            pipeline.start_without_memory(device, self.initialise)
+        return distribute(choices, pipeline, PipelineMethods)

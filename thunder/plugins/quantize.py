@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from thunder.errors import OptionError, QuantizationError, unknown_name
+from thunder.plugins.distributed import DistributedPlugin
 from thunder.plugins.plugin import Choices, Plugin, register_plugin
 from thunder.precision import Layerwise, quantize_model, quantized_layers
 from thunder.precision.formats import Format, get_format
@@ -89,6 +90,11 @@ class QuantizePlugin(Plugin):
     def refuses(self, other: Plugin) -> str | None:
         if isinstance(other, QuantizePlugin) and self.include is None and other.include is None:
             return f"{self.name!r} and {other.name!r} would both quantise every layer: give them `include` patterns"
+        return None
+
+    def refuses_to_follow(self, other: Plugin) -> str | None:
+        if isinstance(other, DistributedPlugin):
+            return f"{self.name!r} cannot follow {other.name!r}: whole layers are quantised, and then divided"
         return None
 
 

@@ -12,18 +12,18 @@ from thunder.distributed import (
     DataParallelOptions,
     DistributedMethods,
     Groups,
+    begin_collectives_early,
     divide_cross_entropy,
     group_of,
     merge_entries,
     parallelise,
 )
-from thunder.plugins.distributed import distribute, prepare
-from thunder.plugins.plugin import Choices, Plugin, register_plugin
-from thunder.plugins.quantize import QuantizePlugin
+from thunder.plugins.distributed import DistributedPlugin, distribute, prepare
+from thunder.plugins.plugin import Choices, register_plugin
 
 
 @register_plugin
-class TP(Plugin):
+class TP(DistributedPlugin):
     """Tensor parallelism.
 
     The planned modules' weights become DTensors with a part on each process: make the optimiser afterwards.
@@ -39,6 +39,7 @@ class TP(Plugin):
     """
 
     name = "tp"
+    place = 1
 
     def __init__(
         self,
@@ -55,20 +56,12 @@ class TP(Plugin):
         self.synchronise = synchronise
         self.timeout = timeout
 
-    def refuses(self, other: Plugin) -> str | None:
-        if isinstance(other, QuantizePlugin):
-            return (
-                f"{other.name!r} and 'tp' would both give linear layers another forward: layers that are computed in "
-                "few bits are not divided"
-            )
-        return None
-
     def apply(self, choices: Choices, target: Callable[..., Any]) -> Choices:
         model, _, mesh, _, _ = prepare(self.name, choices, target, self.mesh)
         summed = parallelise(
             model, mesh, self.plan, synchronise=self.synchronise, sequence_parallel=self.sequence_parallel
         )
-        choices.transforms += [merge_entries, divide_cross_entropy]
+        choices.transforms += [merge_entries, divide_cross_entropy, begin_collectives_early]
         options = DataParallelOptions(in_flight=None, bucket_bytes=25 << 20, timeout=self.timeout)
         distribution = DataParallel(model, mesh, Groups(tensor=group_of(mesh)), options, summed=summed)
         # Decoding meets a new size at every token: such programs run operation by operation, with symbols for sizes.

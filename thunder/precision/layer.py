@@ -13,7 +13,7 @@ Casting (`.to(torch.bfloat16)`) changes what `weight` is dequantised to and leav
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from torch import nn
 
 from thunder.errors import QuantizationError
 from thunder.precision.formats import Format, Quantized, empty_quantized, quantize
+from thunder.precision.formats.packing import pack, unpack
 from thunder.precision.operators import dequantize_weight, linear_dynamic, linear_weight_only
 
 PARTS = ("codes", "scales", "zeros", "tensor_scale")
@@ -62,6 +63,10 @@ class QuantizedLinear(nn.Linear):
         return weight.t() if self.transposed else weight
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.product(x, None, self.bias)
+
+    def product(self, x: torch.Tensor, weight: None, bias: torch.Tensor | None) -> torch.Tensor:
+        """The layer's result with another bias; `weight` is None, the stored one is taken."""
         kind = x.device.type
         if torch.is_autocast_enabled(kind):
             x = x.to(torch.get_autocast_dtype(kind))
@@ -72,7 +77,7 @@ class QuantizedLinear(nn.Linear):
             )
         if not x.is_floating_point():
             raise QuantizationError(f"an input of {x.dtype} for a linear layer", remedy="pass floating point")
-        parts = (self.codes, self.scales, self.zeros, self.tensor_scale, self.bias)
+        parts = (self.codes, self.scales, self.zeros, self.tensor_scale, bias)
         if self.activation_text is not None:
             return linear_dynamic(x, *parts, self.format_text, self.activation_text)
         return linear_weight_only(x, *parts, self.format_text)
@@ -86,6 +91,44 @@ class QuantizedLinear(nn.Linear):
         """The weight as it is stored."""
         shape = (self.out_features, self.in_features)
         return Quantized(self.codes, self.scales, self.zeros, self.tensor_scale, shape, self.format)
+
+    def keep_part(self, dimension: int, ranges: Sequence[tuple[int, int]]) -> None:
+        """Forgets all but some ranges of the weight's rows (dimension 0) or columns (1), exactly as they are stored.
+
+        Raises:
+            QuantizationError: a range begins or ends within a block that shares a scale.
+        """
+        reason = self.why_indivisible(dimension, ranges)
+        if reason is not None:
+            raise QuantizationError(reason, remedy="leave the layer whole, or choose a format with smaller blocks")
+        block = self.format.block((self.out_features, self.in_features))[dimension]
+        extent = (self.out_features, self.in_features)[dimension]
+
+        def kept(tensor: torch.Tensor, unit: int) -> torch.Tensor:
+            pieces = [tensor.narrow(dimension, start // unit, (stop - start) // unit) for start, stop in ranges]
+            return torch.cat(pieces, dimension)
+
+        codes = self.codes if dimension == 0 else unpack(self.codes, self.format.bits)
+        codes = kept(codes, 1)
+        self.codes = codes if dimension == 0 else pack(codes, self.format.bits)
+        if block != extent:
+            self.scales = kept(self.scales, block)
+            self.zeros = None if self.zeros is None else kept(self.zeros, block)
+        count = sum(stop - start for start, stop in ranges)
+        if dimension == 0:
+            self.out_features = count
+        else:
+            self.in_features = count
+
+    def why_indivisible(self, dimension: int, ranges: Sequence[tuple[int, int]]) -> str | None:
+        """Why `keep_part` would raise, or None."""
+        shape = [self.out_features, self.in_features]
+        block, extent = self.format.block((shape[0], shape[1]))[dimension], shape[dimension]
+        if block != extent and any(bound % block for bounds in ranges for bound in bounds):
+            what = ("rows", "columns")[dimension]
+            return f"blocks of {block} {what} of a weight that is stored as {self.format} would be cut"
+        shape[dimension] = sum(stop - start for start, stop in ranges)
+        return self.format.why_unsuitable((shape[0], shape[1]))
 
     def reset_parameters(self) -> None:
         """A new random weight, as `nn.Linear` draws it."""

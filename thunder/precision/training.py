@@ -62,7 +62,11 @@ class Float8Linear(nn.Linear):
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        weight, bias, kind = self.weight, self.bias, x.device.type
+        return self.product(x, self.weight, self.bias)
+
+    def product(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """The layer's result with another weight, such as the part that tensor parallelism leaves to a process."""
+        kind = x.device.type
         if torch.is_autocast_enabled(kind):
             x = x.to(torch.get_autocast_dtype(kind))
             weight = weight.to(x.dtype)

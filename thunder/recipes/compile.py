@@ -61,8 +61,9 @@ def compile(
         return torch.compile(model_or_fn, backend=functools.partial(backend, options=options), dynamic=dynamic)
     choices.options.setdefault("cache", "constant values" if dynamic is False else "symbolic values")
     choices.options.setdefault("all_dynamic", dynamic is True)
-    # The loop of `thunder.generate` knows nothing of divided models; transformers' own calls the compiled model.
-    if _generates(model_or_fn) and choices.options.get("distribution") is None:
+    # The loop of `thunder.generate` runs prompts uncompiled; transformers' own loop calls the compiled model.
+    distribution = choices.options.get("distribution")
+    if _generates(model_or_fn) and (distribution is None or distribution.runs_uncompiled):
         methods = importlib.import_module("thunder.generate").GenerationMethods
         choices.options["mixins"] = (*choices.options.get("mixins", ()), methods)
     compiled = jit(model_or_fn, transforms=choices.transforms, executors=choices.executors, **choices.options)
