@@ -183,11 +183,12 @@ def own_part(parameter: Any) -> Any:
 
 def product(module: Any, x: torch.Tensor, bias: torch.Tensor | None, rows: Rows | None = None) -> torch.Tensor:
     """x times the weight of a linear layer, or some rows of it; layers with a `product` compute it their own way."""
-    weight = own_part(module.weight) if "weight" in module._parameters else None  # quantised layers have none
+    weight: Any = own_part(module.weight) if "weight" in module._parameters else None  # quantised layers have none
     if rows is not None and weight is not None:
         weight = select_rows(weight, rows)
-    own = getattr(module, "product", None)
-    return F.linear(x, weight, own_part(bias)) if own is None else own(x, weight, own_part(bias))
+    own = getattr(module, "product", F.linear)
+    result: torch.Tensor = own(x, weight, own_part(bias))
+    return result
 
 
 def select_rows(tensor: torch.Tensor, rows: Rows) -> torch.Tensor:

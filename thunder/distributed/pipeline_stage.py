@@ -58,7 +58,7 @@ class LocalStage(torch.nn.Module):
         self._trains = trains
         own = [None] * stage.received + [inputs[position] for position in stage.inputs]
         parameters = {id(parameter) for parameter in distribution.model.parameters()}
-        self._parameters = [x for x in own if id(x) in parameters]
+        self._used = [x for x in own if id(x) in parameters]
         layouts = [distribution.layout(x) if id(x) in parameters else None for x in own]
         self._program = StageProgram(distribution, layouts, own, stage.received if puts_off_weights else None)
         self.computation: CompiledComputation = compile_computation(
@@ -78,7 +78,7 @@ class LocalStage(torch.nn.Module):
         """Ends a step: reduces gradients that are still this process's own."""
         self.batches = ()
         if self.distribution.has_local_gradients:
-            self.distribution.reduce_kept_gradients(self._parameters)
+            self.distribution.reduce_kept_gradients(self._used)
 
     def forward(self, *received: torch.Tensor, microbatch: torch.Tensor) -> Any:
         outputs = self.run(received, int(microbatch))

@@ -287,13 +287,14 @@ class _Styles:
             module.forward = functools.partial(row_embedding, module, group, rows.start)
         elif style == "packed_colwise":
             parent = next(p for p in self.model.modules() if any(child is module for child in p.children()))
-            own_rows: Rows | None = tuple(self._rows(parent, module))
-            if hasattr(module, "keep_part"):
+            own_rows: Rows = tuple(self._rows(parent, module))
+            is_quantised = hasattr(module, "keep_part")
+            if is_quantised:
                 module.keep_part(0, own_rows)
                 if module.bias is not None:
                     module.bias = torch.nn.Parameter(select_rows(module.bias.detach(), own_rows), False)
-                own_rows = None
-            module.forward = functools.partial(packed_linear, module, group, own_rows, not self.sequence)
+            chosen = None if is_quantised else own_rows
+            module.forward = functools.partial(packed_linear, module, group, chosen, not self.sequence)
             self.summed += list(module.parameters(recurse=False))
             self._attentions.append(parent)
         elif style == "replicated_with_grad_allreduce":
