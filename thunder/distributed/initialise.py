@@ -146,7 +146,9 @@ def divide(parameter: torch.Tensor, mesh: DeviceMesh, joint: DeviceMesh, home: t
         rows = rows_of(part.shape[free[0]], mesh.size(mesh.ndim - 1), mesh.get_local_rank(mesh.ndim - 1))
         part = part.narrow(free[0], rows.start, len(rows)).clone(memory_format=torch.contiguous_format)
     stride = torch.empty(parameter.shape, device="meta").stride()
-    distributed: torch.Tensor = DTensor.from_local(part, joint, placements, run_check=False, shape=parameter.shape, stride=stride)
+    distributed: torch.Tensor = DTensor.from_local(
+        part, joint, placements, run_check=False, shape=parameter.shape, stride=stride
+    )
     if part.device.type != home.type:
         # Copies from pinned memory to the device do not wait.
         distributed = _torch_compat.dtensor_like(distributed, part.to(home).pin_memory())
