@@ -163,6 +163,44 @@ def activation(found: dict[str, Any], arguments: argparse.Namespace) -> None:
     for format in ("fp8", "fp8-tensor", "mxfp8"):
         found[format] = timed([lambda: quantize(x, format, nonfinite="keep")] * 4)
     found["copy"] = timed([lambda: x.clone()] * 4)
+    weight, up, ops = torch.randn(4096, device=DEVICE, dtype=BF16), torch.randn_like(x), torch.ops.thunder
+    found["rows"] = timed([lambda: ops.quantize_rows(x)] * 4)
+    found["rows after a norm"] = timed([lambda: ops.quantize_rows(ops.rms_norm(x, weight, 1e-6))] * 4)
+    found["rows with the norm"] = timed([lambda: ops.quantize_rows(x, weight, 1e-6)] * 4)
+    found["rows after a gate"] = timed([lambda: ops.quantize_rows(ops.gated_activation(x, up, "silu"))] * 4)
+    found["rows with the gate"] = timed([lambda: ops.quantize_rows(x, None, 1e-6, up, "silu")] * 4)
+    codes, scales = ops.quantize_rows(x, weight, 1e-6)
+    normed = ops.rms_norm(x.float(), weight.float(), 1e-6)
+    decoded = get_format("fp8").kind.decode(codes) * scales
+    found["error of the norm's rows (about 0.026)"] = float((decoded - normed).norm() / normed.norm())
+
+
+def dynamic(found: dict[str, Any], arguments: argparse.Namespace) -> None:
+    """Inference of a layer of Llama 8B whose inputs are quantised at each call, beside bf16."""
+    plugins = {
+        "bf16": None,
+        "fp8": lambda: FP8(inputs="dynamic", use="inference"),
+        "int4": QuantizeInt4,
+    }
+    for tokens in (512, 2048):
+        row = found[f"{tokens} tokens"] = {}
+        for name, plugin in plugins.items():
+            layer, x, others = layer_of_8b()
+            layer, x = layer.eval(), x[:, :tokens].detach()
+            others = {**others, "position_embeddings": tuple(t[:, :tokens] for t in others["position_embeddings"])}
+            try:
+                own = [] if plugin is None else [plugin()]
+                compiled = thunder.compile(layer, plugins=["reduce-overhead", *own])
+                with torch.no_grad():
+                    for _ in range(4):
+                        compiled(x, **others)
+                    row[f"{name}_us"] = median_of(lambda c=compiled, x=x, o=others: c(x, **o), 15)
+                    row[f"{name}_kernels"] = kernels_of(lambda c=compiled, x=x, o=others: c(x, **o))
+                row[f"{name}_times_bf16"] = row["bf16_us"] / row[f"{name}_us"]
+            except Exception:  # one form must not hide the others
+                row[f"{name}_failed"] = traceback.format_exc()[-1500:]
+            print(f"  {tokens} tokens, {name}: {row.get(f'{name}_us', row.get(f'{name}_failed'))} us, "
+                  f"{row.get(f'{name}_times_bf16', 0.0):.2f} times bf16", flush=True)  # fmt: skip
 
 
 def layer_of_8b() -> Any:
@@ -314,7 +352,7 @@ def generate(found: dict[str, Any], arguments: argparse.Namespace) -> None:
 
 PARTS: dict[str, Callable[[dict[str, Any], argparse.Namespace], None]] = {
     "values": values, "gemv": one_row, "skinny": some_rows, "prefill": prefill, "activation": activation,
-    "training": training, "generate": generate,
+    "dynamic": dynamic, "training": training, "generate": generate,
 }  # fmt: skip
 
 

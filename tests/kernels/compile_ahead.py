@@ -37,7 +37,7 @@ from thunder.kernels import (
     swiglu,
 )
 from thunder.precision.formats import empty_quantized, get_format
-from thunder.precision.kernels import float8, tiles
+from thunder.precision.kernels import float8, float8_rows, tiles
 from thunder.precision.kernels import gemm as quantized_gemm
 from thunder.precision.kernels import gemv as quantized_gemv
 
@@ -183,6 +183,9 @@ def launch_float8() -> None:
         for transposed in (False, True):
             float8.launch(randn(8192, 4096), None, element, transposed)
             float8.launch(randn(8192, 4096), torch.empty(()), element, transposed)
+    x = randn(2048, 4096)
+    for given in ((None, 0.0, None, "none"), (randn(4096), 1e-6, None, "none"), (None, 0.0, x, "silu")):
+        float8_rows.launch(x, *given)
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from torch import nn
 from thunder.errors import OptionError, unknown_name
 from thunder.plugins.plugin import Choices, register_plugin
 from thunder.plugins.quantize import DynamicPlugin
-from thunder.precision.formats import Format, get_format
+from thunder.precision.formats import get_format
 from thunder.precision.scaled_product import describe_way, way_for
 from thunder.precision.training import Float8Linear, Float8Recipe, plan_training, train_in_float8
 
@@ -112,9 +112,6 @@ class FP8(Float8Plugin):
             raise OptionError(f"history={self.history!r}", remedy="an int of at least 1")
         self.recipe()
 
-    def format(self) -> Format:
-        return get_format("fp8")
-
     def recipe(self) -> Float8Recipe:
         block = "*x*" if self.granularity == "tensor" else "1x*"
         history = self.history if self.scaling == "delayed" else 0
@@ -133,9 +130,6 @@ class MXFP8(Float8Plugin):
     """
 
     name = "mxfp8"
-
-    def format(self) -> Format:
-        return get_format("mxfp8")
 
     def recipe(self) -> Float8Recipe:
         return Float8Recipe(str(get_format("mxfp8")), str(get_format("mxfp8")))

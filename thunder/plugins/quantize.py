@@ -18,6 +18,7 @@ from thunder.plugins.distributed import DistributedPlugin
 from thunder.plugins.plugin import Choices, Plugin, register_plugin
 from thunder.precision import Layerwise, quantize_model, quantized_layers
 from thunder.precision.formats import Format, get_format
+from thunder.precision.fuse_quantisation import fuse_quantisation
 from thunder.precision.merge_products import merge_quantized_products
 from thunder.precision.quantize_model import plan_quantization
 from thunder.precision.scaled_product import describe_way, way_for
@@ -80,8 +81,8 @@ class QuantizePlugin(Plugin):
     def apply(self, choices: Choices, target: Callable[..., Any]) -> Choices:
         assert isinstance(target, nn.Module)
         activation = self.activation()
-        if merge_quantized_products not in choices.transforms:
-            choices.transforms.append(merge_quantized_products)
+        transforms = [merge_quantized_products] if activation is None else [fuse_quantisation, merge_quantized_products]
+        choices.transforms += [transform for transform in transforms if transform not in choices.transforms]
         quantize_model(target, self.format(), include=self.include, exclude=self.exclude, activation=activation)
         if activation is not None:
             choices.notes.append(_note(target, get_format(activation)))
@@ -180,7 +181,7 @@ class FP6(QuantizePlugin):
 
 @dataclass
 class DynamicPlugin(QuantizePlugin):
-    """Base class of formats that inputs may have as well.
+    """Base class of formats that inputs may have as well, and whose names are the plugins'.
 
     Attributes:
         inputs: "weight-only" leaves the inputs as they are; "dynamic" quantises them at each call, with scales from
@@ -193,12 +194,11 @@ class DynamicPlugin(QuantizePlugin):
         if self.inputs not in ("weight-only", "dynamic"):
             raise unknown_name("value of inputs:", self.inputs, ["weight-only", "dynamic"])
 
-    def activation(self) -> str | Format | None:
-        return self.activation_format() if self.inputs == "dynamic" else None
-
-    def activation_format(self) -> Format:
-        """What inputs are quantised to when they are."""
+    def format(self) -> Format:
         return get_format(self.name)
+
+    def activation(self) -> Format | None:
+        return self.format() if self.inputs == "dynamic" else None
 
 
 @register_plugin
@@ -213,9 +213,6 @@ class NVFP4(DynamicPlugin):
 
     name = "nvfp4"
 
-    def format(self) -> Format:
-        return get_format("nvfp4")
-
 
 @register_plugin
 @dataclass
@@ -228,6 +225,3 @@ class MXFP4(DynamicPlugin):
     """
 
     name = "mxfp4"
-
-    def format(self) -> Format:
-        return get_format("mxfp4")

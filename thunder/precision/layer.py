@@ -22,7 +22,14 @@ from torch import nn
 from thunder.errors import QuantizationError
 from thunder.precision.formats import Format, Quantized, empty_quantized, quantize
 from thunder.precision.formats.packing import pack, unpack
-from thunder.precision.operators import dequantize_weight, linear_dynamic, linear_weight_only
+from thunder.precision.operators import (
+    ROWWISE,
+    dequantize_weight,
+    linear_dynamic,
+    linear_float8_rows,
+    linear_weight_only,
+    quantize_rows,
+)
 
 PARTS = ("codes", "scales", "zeros", "tensor_scale")
 
@@ -78,7 +85,10 @@ class QuantizedLinear(nn.Linear):
         if not x.is_floating_point():
             raise QuantizationError(f"an input of {x.dtype} for a linear layer", remedy="pass floating point")
         parts = (self.codes, self.scales, self.zeros, self.tensor_scale, bias)
-        if self.activation_text is not None:
+        # One row on a GPU is left as it is: reading the weight is all that costs then.
+        if self.activation_text is not None and not (x.is_cuda and x.shape[:-1].numel() == 1):
+            if self.activation_text == self.format_text == ROWWISE and not has_gradients(x, bias):
+                return linear_float8_rows(*quantize_rows(x), self.codes, self.scales, bias, x.dtype)
             return linear_dynamic(x, *parts, self.format_text, self.activation_text)
         return linear_weight_only(x, *parts, self.format_text)
 
@@ -228,6 +238,11 @@ class QuantizedLinear(nn.Linear):
     def _set(self, stored: Quantized) -> None:
         for name in PARTS:
             self._buffers[name] = getattr(stored, name)
+
+
+def has_gradients(x: torch.Tensor, bias: torch.Tensor | None) -> bool:
+    """Whether autograd follows a layer with this input and bias."""
+    return torch.is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad))
 
 
 def format_as_bytes(format: Format) -> torch.Tensor:

@@ -10,7 +10,7 @@ with h = x, or, when `norm_weight` is given, h = x * norm_weight / sqrt(mean(x^2
 
 A program computes BLOCK_N rows and walks along K in steps of BLOCK_W words; the words of the next step are on their way
 while one is used.  Tiles are [words / PER, rows, PER]: a thread reads PER words that lie side by side and share a
-scale, makes x ready for them, and uses that for all of its rows.
+scale (or, IN_TWOS, have one for each half), makes x ready for them, and uses that for all of its rows.
 
 Integers, and e2m1, whose doubled numbers are integers, are multiplied as integers: the h of one word are written as
 16-bit integers times a power of 2 (exact for 16-bit numbers within a factor of 128 of the largest of the word; the rest
@@ -38,6 +38,7 @@ from thunder.kernels.launch import begins_early, is_interpreted
 from thunder.kernels.machine_code import launch_kernel
 from thunder.precision.formats import Format
 from thunder.precision.kernels.decode import Description, describe, number_table, scale_value, word_pair
+from thunder.precision.scaled_product import capability
 
 MOST_WEIGHTS = 3
 FLOATS, NIBBLES, BYTES, FP4 = 0, 1, 2, 3
@@ -237,9 +238,12 @@ def _ready(
 @triton.jit
 def _load_words(
     codes_ptr, scales_ptr, zeros_ptr, n, w, group_at, N, K: tl.constexpr, BITS: tl.constexpr, SCALE_ROWS: tl.constexpr,
-    GROUP: tl.constexpr, HAS_ZEROS: tl.constexpr,
+    GROUP: tl.constexpr, HAS_ZEROS: tl.constexpr, IN_TWOS: tl.constexpr,
 ):  # fmt: skip
-    """(words, high bits, scales, zeros) of a step; what a format lacks stands for itself."""
+    """(words, high bits, scales, zeros) of a step; what a format lacks stands for itself.
+
+    IN_TWOS: scales are bytes, each number is two of them.
+    """
     CODES: tl.constexpr = 4 if BITS == 8 else 8
     WORDS: tl.constexpr = K // CODES
     ROW_BYTES: tl.constexpr = K * BITS // 8
@@ -256,9 +260,13 @@ def _load_words(
     zero = n
     if GROUP < K:
         scale_row = n // SCALE_ROWS if SCALE_ROWS > 0 else n * 0
-        places = scale_row[None, :] * (K // GROUP) + (group_at * CODES // GROUP)[:, None]
+        SPAN: tl.constexpr = 2 * GROUP if IN_TWOS else GROUP
+        places = scale_row[None, :] * (K // SPAN) + (group_at * CODES // SPAN)[:, None]
         group_mask = (n < N)[None, :] & (group_at < WORDS)[:, None]
-        scale = tl.load(scales_ptr + places, mask=group_mask, other=0)
+        if IN_TWOS:
+            scale = tl.load(scales_ptr.to(tl.pointer_type(tl.uint16)) + places, mask=group_mask, other=0)
+        else:
+            scale = tl.load(scales_ptr + places, mask=group_mask, other=0)
         if HAS_ZEROS:
             zero = tl.load(zeros_ptr + places, mask=group_mask, other=0)
     return word, high, scale, zero
@@ -268,22 +276,25 @@ def _load_words(
 def _products(
     word, high, scale, zero, ready, table_ptr, offset, K: tl.constexpr, KIND: tl.constexpr, BITS: tl.constexpr,
     MANTISSA: tl.constexpr, FLIP: tl.constexpr, SCALE: tl.constexpr, GROUP: tl.constexpr, HAS_ZEROS: tl.constexpr,
-    MULTIPLY: tl.constexpr, EMULATED: tl.constexpr,
+    MULTIPLY: tl.constexpr, IN_TWOS: tl.constexpr, CONVERTS: tl.constexpr, EMULATED: tl.constexpr,
 ):  # fmt: skip
     """The sums [words / PER, BLOCK_N] of the products of PER words each, times their scales."""
     sums, unit = ready[8][:, None, :], ready[9][:, None, :]
     UNITS: tl.constexpr = 16.0 if MULTIPLY == 1 else 1.0  # what the sums of products are multiples of
     if MULTIPLY == 0:
         CODES: tl.constexpr = 4 if BITS == 8 else 8
-        codes = word.to(tl.uint32, bitcast=True)
-        if FLIP != 0:
-            codes = codes ^ (FLIP * 0x01010101)
-        upper_codes = high.to(tl.uint32, bitcast=True)
-        products = tl.zeros(word.shape, tl.float32)
-        for i in tl.static_range(CODES // 2):
-            first, second = word_pair(codes, upper_codes, table_ptr, i, KIND, BITS, MANTISSA)
-            products += ready[i][:, None, :] * first
-            products += ready[i + CODES // 2][:, None, :] * second
+        if CONVERTS:
+            products = _converted_products(word, ready)
+        else:
+            codes = word.to(tl.uint32, bitcast=True)
+            if FLIP != 0:
+                codes = codes ^ (FLIP * 0x01010101)
+            upper_codes = high.to(tl.uint32, bitcast=True)
+            products = tl.zeros(word.shape, tl.float32)
+            for i in tl.static_range(CODES // 2):
+                first, second = word_pair(codes, upper_codes, table_ptr, i, KIND, BITS, MANTISSA)
+                products += ready[i][:, None, :] * first
+                products += ready[i + CODES // 2][:, None, :] * second
         if KIND == 0:
             products -= sums * offset
         weights_of_zero = sums
@@ -310,6 +321,13 @@ def _products(
             total += _dot(second, upper2, top, SIGNED, True, EMULATED) << 8
         products = total.to(tl.float32) * unit
         weights_of_zero = sums.to(tl.float32) * unit
+    if IN_TWOS:
+        G: tl.constexpr = products.shape[0]
+        N: tl.constexpr = products.shape[1]
+        first, second = tl.split(tl.sum(tl.reshape(products, [G, N, 2, products.shape[2] // 2]), axis=3))
+        both = scale.to(tl.int32)
+        grouped = first * scale_value(both & 255, SCALE) + second * scale_value(both >> 8, SCALE)
+        return grouped
     grouped = tl.sum(products, axis=2)
     if GROUP < K:
         if HAS_ZEROS:
@@ -337,13 +355,32 @@ def _load_row(
 
 
 @triton.jit
-def _ask_for(ptr, BYTES: tl.constexpr):
-    """Has the memory from `ptr` on brought into the second-level cache."""
-    line = tl.minimum(tl.arange(0, triton.next_power_of_2((BYTES + 127) // 128)) * 128, BYTES - 1)
-    tl.inline_asm_elementwise(
-        "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [ptr.to(tl.int64) + line], dtype=tl.int32, is_pure=False,
-        pack=1,
+def _ask_for(ptr, n, N, LENGTH: tl.constexpr, START: tl.constexpr):
+    """Has bytes from START on of rows of LENGTH bytes brought into the second-level cache."""
+    if START < LENGTH:
+        line = START + tl.arange(0, triton.next_power_of_2((LENGTH - START + 127) // 128)) * 128
+        rows = ptr.to(tl.int64) + tl.minimum(n, N - 1).to(tl.int64) * LENGTH
+        tl.inline_asm_elementwise(
+            "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [rows[:, None] + tl.minimum(line, LENGTH - 1)[None, :]],
+            dtype=tl.int32, is_pure=False, pack=1,
+        )  # fmt: skip
+
+
+@triton.jit
+def _converted_products(word, ready):
+    """The sum of products of the four e4m3 codes of each word, which the device converts to float16 by pairs."""
+    first, second, third, fourth = tl.inline_asm_elementwise(
+        """{ .reg .b16 low, high, a, b, c, d; .reg .b32 p, q;
+        mov.b32 {low, high}, $4;
+        cvt.rn.f16x2.e4m3x2 p, low;
+        cvt.rn.f16x2.e4m3x2 q, high;
+        mov.b32 {a, b}, p;
+        mov.b32 {c, d}, q;
+        cvt.f32.f16 $0, a; cvt.f32.f16 $1, b; cvt.f32.f16 $2, c; cvt.f32.f16 $3, d; }""",
+        "=r,=r,=r,=r,r", [word], dtype=(tl.float32, tl.float32, tl.float32, tl.float32), is_pure=True, pack=1,
     )  # fmt: skip
+    products = ready[0][:, None, :] * first + ready[1][:, None, :] * second
+    return products + ready[2][:, None, :] * third + ready[3][:, None, :] * fourth
 
 
 @triton.jit
@@ -356,8 +393,8 @@ def _quantized_gemv_kernel(
     BITS: tl.constexpr, MANTISSA: tl.constexpr, FLIP: tl.constexpr, SCALE: tl.constexpr, GROUP: tl.constexpr,
     SCALE_ROWS: tl.constexpr, HAS_ZEROS: tl.constexpr, HAS_TENSOR_SCALE: tl.constexpr, HAS_BIAS: tl.constexpr,
     HAS_NORM: tl.constexpr, HAS_RESIDUAL: tl.constexpr, ACTIVATION: tl.constexpr, GATED: tl.constexpr,
-    WEIGHTS: tl.constexpr, MULTIPLY: tl.constexpr, EMULATED: tl.constexpr, EARLY: tl.constexpr, AHEAD: tl.constexpr,
-    LETS_IN: tl.constexpr,
+    WEIGHTS: tl.constexpr, MULTIPLY: tl.constexpr, IN_TWOS: tl.constexpr, CONVERTS: tl.constexpr,
+    EMULATED: tl.constexpr, EARLY: tl.constexpr, AHEAD: tl.constexpr, LETS_IN: tl.constexpr, ASKS: tl.constexpr,
 ):  # fmt: skip
     CODES: tl.constexpr = 4 if BITS == 8 else 8
     WORDS: tl.constexpr = K // CODES
@@ -385,11 +422,13 @@ def _quantized_gemv_kernel(
         # The launch overlaps with the end of the kernel before, which may write anything that is read here.
         tl.extra.cuda.gdc_wait()
         tl.extra.cuda.gdc_launch_dependents()
-    word, high, scale, zero = _load_words(codes, scales, zeros, n, w, group, N, K, BITS, SCALE_ROWS, GROUP, HAS_ZEROS)
+    word, high, scale, zero = _load_words(
+        codes, scales, zeros, n, w, group, N, K, BITS, SCALE_ROWS, GROUP, HAS_ZEROS, IN_TWOS
+    )
     up_word, up_high, up_scale, up_zero = word, high, scale, zero
     if GATED:
         up_word, up_high, up_scale, up_zero = _load_words(
-            codes1, scales1, zeros1, n, w, group, N, K, BITS, SCALE_ROWS, GROUP, HAS_ZEROS
+            codes1, scales1, zeros1, n, w, group, N, K, BITS, SCALE_ROWS, GROUP, HAS_ZEROS, IN_TWOS
         )
     scale_of_row, bias_of_row = _load_row(
         scales, tensor_scale, bias, n, N, factor, K, SCALE, GROUP, SCALE_ROWS, HAS_TENSOR_SCALE, HAS_BIAS
@@ -403,8 +442,10 @@ def _quantized_gemv_kernel(
         # Nothing that runs before writes the weights: they are on their way already.  The kernel after this one may ask
         # for its own as soon as all programs of this one are there: it waits for the end of this one, and this one ends
         # after the one before.
-        if HAS_NORM:
-            _ask_for(norm_ptr, K * (norm_ptr.dtype.element_ty.primitive_bitwidth // 8))
+        if ASKS:
+            _ask_for(codes, n, N, K * BITS // 8, BLOCK_W * CODES * BITS // 8)
+            if GATED:
+                _ask_for(codes1, n, N, K * BITS // 8, BLOCK_W * CODES * BITS // 8)
         if LETS_IN:
             tl.extra.cuda.gdc_launch_dependents()
             tl.extra.cuda.gdc_wait()
@@ -424,21 +465,21 @@ def _quantized_gemv_kernel(
         if STEPS > 1:
             next_word, next_high, next_scale, next_zero = _load_words(
                 codes, scales, zeros, n, w + at + BLOCK_W, group + at + BLOCK_W, N, K, BITS, SCALE_ROWS, GROUP,
-                HAS_ZEROS,
+                HAS_ZEROS, IN_TWOS,
             )  # fmt: skip
             if GATED:
                 next_up_word, next_up_high, next_up_scale, next_up_zero = _load_words(
                     codes1, scales1, zeros1, n, w + at + BLOCK_W, group + at + BLOCK_W, N, K, BITS, SCALE_ROWS, GROUP,
-                    HAS_ZEROS,
+                    HAS_ZEROS, IN_TWOS,
                 )  # fmt: skip
         total += _products(
             word, high, scale, zero, ready, table_ptr, offset, K, KIND, BITS, MANTISSA, FLIP, SCALE, GROUP, HAS_ZEROS,
-            MULTIPLY, EMULATED,
+            MULTIPLY, IN_TWOS, CONVERTS, EMULATED,
         )  # fmt: skip
         if GATED:
             up_total += _products(
                 up_word, up_high, up_scale, up_zero, ready, table_ptr, offset, K, KIND, BITS, MANTISSA, FLIP, SCALE,
-                GROUP, HAS_ZEROS, MULTIPLY, EMULATED,
+                GROUP, HAS_ZEROS, MULTIPLY, IN_TWOS, CONVERTS, EMULATED,
             )  # fmt: skip
         word, high, scale, zero = next_word, next_high, next_scale, next_zero
         up_word, up_high, up_scale, up_zero = next_up_word, next_up_high, next_up_scale, next_up_zero
@@ -464,6 +505,7 @@ class Plan:
     Attributes:
         early: begin while the kernel before is running (from Hopper on).
         lets_in: let the kernel after begin before this one waits for the one before.
+        asks: have the words of all steps brought into the second-level cache before waiting.
     """
 
     block_n: int
@@ -471,28 +513,32 @@ class Plan:
     warps: int
     early: bool = True
     lets_in: bool = True
+    asks: bool = False
 
 
 def choose_plan(n: int, k: int, bits: int, per: int, multiply: int) -> Plan:
-    """For N = `n` outputs in all and K = `k` inputs: the fastest of a sweep on an H100.
+    """For N = `n` outputs in all and K = `k` inputs: the fastest of a search within a decoding step on an H100.
 
-    Integers share the x that is made ready with many rows of the weight.  Programs of one warp (two, for 8 bits) that
-    walk along K let many of them be there at once, which pays where there are enough rows.
+    Many rows share the x that is made ready.  Programs of one warp that walk along K let all of them be there at once,
+    which pays where there are enough rows; by themselves, with nothing between them, kernels would do best otherwise.
     """
     words = k // (4 if bits == 8 else 8)
     wide = 2 if bits == 8 else 1
-    if multiply == FLOATS:
-        rows, block_w, warps = (2, 512, 4) if k > 4096 else (2, 128, 1)
-        if bits != 8:
-            rows, block_w, warps = 8 if n >= 8192 else 4, 512, 4
+    if multiply == FLOATS and bits != 8:
+        rows, block_w, warps = 8 if n >= 8192 else 4, 512, 4
     elif k > 4096:
-        rows, block_w, warps = 4, 256 * wide, 2 * wide
-    elif n >= 8192:
-        rows, block_w, warps = 8 if per == 4 else 4, 64 * wide, wide
+        rows, block_w, warps = (4, 512, 4) if multiply == FLOATS else (4 * wide, 1024, 8)
+    elif n >= 8192 or (bits == 4 and n > k):
+        rows, block_w, warps = 8, 64 * wide, 1
     else:
         rows, block_w, warps = 8, 256 * wide, 2
     block_w = max(per, min(triton.next_power_of_2(words), block_w))
     return Plan(rows, block_w, min(warps, max(1, block_w // (32 * per))))
+
+
+def converts_float8(device: torch.device) -> bool:
+    """Whether the device has instructions that convert e4m3."""
+    return capability(device) >= 89 and not is_interpreted()
 
 
 @dataclass(frozen=True)
@@ -513,12 +559,15 @@ def multiplied_as(format: Format, dtype: torch.dtype) -> int:
     return {"int4": NIBBLES, "uint4": NIBBLES, "int8": BYTES, "e2m1": FP4}.get(format.element, FLOATS)
 
 
-def words_at_once(described: Description) -> int:
-    """Words that share a scale, and that a thread reads side by side: at most 4."""
+def words_at_once(described: Description, k: int) -> tuple[int, bool]:
+    """Words that a thread reads side by side, at most 4; whether they share two scales of a byte, instead of one."""
+    words = described.group // (4 if described.bits == 8 else 8)
+    if words == 2 and described.scale and described.rows == 1 and k // described.group % 2 == 0:
+        return 4, True
     per = 4
-    while described.group // (4 if described.bits == 8 else 8) % per:
+    while words % per:
         per //= 2
-    return per
+    return per, False
 
 
 def launch(
@@ -551,7 +600,7 @@ def launch(
     n = sizes[0] if is_gated else sum(sizes)
     described, parsed = describe(format, k), Format.parse(format)
     multiply = multiplied_as(parsed, x.dtype)
-    per = words_at_once(described)
+    per, in_twos = words_at_once(described, k)
     plan = plan or choose_plan(n, k, described.bits, per, multiply)
     x = _aligned(x)
     norm_weight = None if norm_weight is None else _aligned(norm_weight)
@@ -572,7 +621,9 @@ def launch(
         if number < MOST_WEIGHTS - 1:
             arguments.append(blocks[number] if number < len(blocks) else 0)
     offset = float(described.offset + (128 if described.bits == 4 else 256)) if described.kind == 0 else 0.0
-    factor = _FACTORS.get(multiply, described.factor) * (256.0 if described.scale == 2 else 1.0)
+    converts = multiply == FLOATS and parsed.element == "e4m3" and converts_float8(x.device)
+    own_factor = 1.0 if converts else _FACTORS.get(multiply, described.factor)
+    factor = own_factor * (256.0 if described.scale == 2 else 1.0)
     early = plan.early and begins_early(x.device)
     if early and ahead and not is_own_capture():
         out.zero_()  # nobody knows what the kernel before writes: it has ended when this one has begun
@@ -582,8 +633,9 @@ def launch(
         K=k, BLOCK_N=plan.block_n, BLOCK_W=plan.block_w, PER=per, **described.constants(),
         HAS_ZEROS=weights[0].zeros is not None, HAS_TENSOR_SCALE=weights[0].tensor_scale is not None,
         HAS_BIAS=weights[0].bias is not None, HAS_NORM=norm_weight is not None, HAS_RESIDUAL=residual is not None,
-        ACTIVATION=activation, GATED=is_gated, WEIGHTS=len(weights), MULTIPLY=multiply, EMULATED=is_interpreted(),
-        EARLY=early, AHEAD=ahead, LETS_IN=plan.lets_in, num_warps=plan.warps, launch_pdl=early,
+        ACTIVATION=activation, GATED=is_gated, WEIGHTS=len(weights), MULTIPLY=multiply, IN_TWOS=in_twos,
+        CONVERTS=converts, EMULATED=is_interpreted(), EARLY=early, AHEAD=ahead, LETS_IN=plan.lets_in, ASKS=plan.asks,
+        num_warps=plan.warps, launch_pdl=early,
     )  # fmt: skip
     return out
 

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch.nn import functional as F
 
 from thunder.kernels.launch import as_rows, rows_of
 from thunder.precision.formats import Format
@@ -19,7 +18,8 @@ from thunder.precision.kernels import gemm, gemv, tiles
 from thunder.precision.kernels.gemv import Weight
 from thunder.precision.kernels.pair_decoding import pair_decoding
 
-MOST_ROWS = 64
+MOST_ROWS = 128
+"""On an H100, beside bf16: 8 rows 1.04 to 1.67 times as fast, 128 rows 0.6 to 0.9 times, as dequantising or faster."""
 
 
 def knows(format: str, columns: int) -> bool:
@@ -43,16 +43,15 @@ def linear(
     tensor_scale: torch.Tensor | None,
     bias: torch.Tensor | None,
     format: str,
-) -> torch.Tensor:
-    """x [..., K] times the weight, plus the bias: [..., N] of x's dtype."""
+) -> torch.Tensor | None:
+    """x [..., K] times the weight, plus the bias: [..., N] of x's dtype; None where dequantising first is the way."""
     weight = Weight(codes, scales, zeros, tensor_scale, bias)
     rows = rows_of(x)
     if rows == 1:
         return gemv.launch(as_rows(x).view(x.shape), [weight], format)
     if rows <= MOST_ROWS and pair_decoding(Format.parse(format), x.dtype, False) is not None:
         return gemm.launch(as_rows(x), weight, format).view(*x.shape[:-1], codes.shape[0])
-    matrix = tiles.launch(codes, scales, zeros, tensor_scale, format, x.shape[-1], x.dtype)
-    return F.linear(x, matrix, bias.to(x.dtype) if bias is not None else None)
+    return None
 
 
 def linear_merged(

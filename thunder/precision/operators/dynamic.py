@@ -19,8 +19,9 @@ from typing import Any, Optional
 import torch
 from torch.nn import functional as F
 
-from thunder.precision.formats import Format, dequantize, quantize
+from thunder.precision.formats import Format, Quantized, dequantize, quantize
 from thunder.precision.operators.dequantize import dequantize_weight
+from thunder.precision.operators.float8_rows import ROWWISE, quantize_rows
 from thunder.precision.operators.weight_only import differentiate, linear_weight_only, save_weight
 from thunder.precision.scaled_product import scaled_product, way_for
 
@@ -42,7 +43,12 @@ def linear_dynamic(
         return x.new_empty((*x.shape[:-1], codes.shape[0]))
     if x.is_cuda and rows.shape[0] == 1:
         return linear_weight_only(x, codes, scales, zeros, tensor_scale, bias, format)
-    quantized = quantize(rows, activation, nonfinite="keep")
+    if activation == ROWWISE:
+        own_codes, own_scales = quantize_rows(rows)
+        shape = (rows.shape[0], rows.shape[1])
+        quantized = Quantized(own_codes, own_scales, None, None, shape, Format.parse(activation))
+    else:
+        quantized = quantize(rows, activation, nonfinite="keep")
     way = way_for(x.device, Format.parse(format), quantized.format, (codes.shape[0], x.shape[-1]), x.dtype)
     if way != "emulated":
         out = scaled_product(way, quantized, codes, scales, x.dtype)

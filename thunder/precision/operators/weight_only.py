@@ -34,8 +34,9 @@ def linear_weight_only(
     """See the module's docstring."""
     kernels = kernels_for(x, format, x.shape[-1], x.dtype)
     if kernels is not None and kernels.serves(x, codes, format):
-        out: torch.Tensor = kernels.linear(x, codes, scales, zeros, tensor_scale, bias, format)
-        return out
+        out: torch.Tensor | None = kernels.linear(x, codes, scales, zeros, tensor_scale, bias, format)
+        if out is not None:
+            return out
     return linear_weight_only_reference(x, codes, scales, zeros, tensor_scale, bias, format)
 
 
