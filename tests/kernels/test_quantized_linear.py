@@ -198,6 +198,16 @@ def test_the_operator_uses_the_kernels(rows, dtype, format):
     assert serves(x, weight.codes, text(format))
 
 
+@pytest.mark.parametrize("format", ["int4/1x48/bfloat16", "int8/1x96/float32"])
+def test_groups_that_divide_no_step(format):
+    matrix, weight = made(format, 16, 192)
+    x = torch.randn(5, 192, dtype=torch.float16)
+    parts = (weight.codes, weight.scales, weight.zeros, weight.tensor_scale, weight.bias)
+    assert not gemm.serves(get_format(format), 192, x.dtype)
+    found = torch.ops.thunder.linear_weight_only(x, *parts, text(format))
+    assert relative_error(found, exact(x, matrix, weight)) < 2e-3
+
+
 def test_what_the_kernels_leave_to_pytorch():
     assert not knows("int4/1x2/bfloat16", 64) and not knows("int8/1x*/float32", 33)
     matrix, weight = made("int8", 4, 33)

@@ -86,7 +86,7 @@ class QuantizedLinear(nn.Linear):
             raise QuantizationError(f"an input of {x.dtype} for a linear layer", remedy="pass floating point")
         parts = (self.codes, self.scales, self.zeros, self.tensor_scale, bias)
         # One row on a GPU is left as it is: reading the weight is all that costs then.
-        if self.activation_text is not None and not (x.is_cuda and x.shape[:-1].numel() == 1):
+        if self.activation_text is not None and not (x.is_cuda and x.numel() == self.in_features):
             if self.activation_text == self.format_text == ROWWISE and not has_gradients(x, bias):
                 return linear_float8_rows(*quantize_rows(x), self.codes, self.scales, bias, x.dtype)
             return linear_dynamic(x, *parts, self.format_text, self.activation_text)

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from thunder.errors import QuantizationError
+from thunder.precision.layer import PARTS, QuantizedLinear
 
 
 def prepare_for_loading(model: nn.Module) -> None:
@@ -34,7 +35,7 @@ def _give_memory(module: nn.Module, state_dict: Any, prefix: str, *_arguments: A
             replace_parameter(module, name, parameter, memory)
     for name, buffer in module._buffers.items():
         value = state_dict.get(prefix + name)
-        is_part = name in ("codes", "scales", "zeros", "tensor_scale") and hasattr(module, "format_text")
+        is_part = name in PARTS and isinstance(module, QuantizedLinear)
         if buffer is not None and buffer.is_meta and value is not None and not value.is_meta and not is_part:
             module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype, device=value.device)
 

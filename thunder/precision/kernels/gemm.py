@@ -22,12 +22,11 @@ import torch
 import triton
 import triton.language as tl
 
-from thunder.kernels.compile_ahead import is_request
 from thunder.kernels.launch import begins_early, is_interpreted
 from thunder.kernels.machine_code import launch_kernel
 from thunder.precision.formats import Format
 from thunder.precision.kernels.decode import describe, number_table, scale_value, unit_value
-from thunder.precision.kernels.gemv import Weight
+from thunder.precision.kernels.gemv import Weight, aligned
 from thunder.precision.kernels.pair_decoding import pair_decoding
 
 
@@ -214,9 +213,20 @@ class Plan:
     splits: int = 1
 
 
+STEP_UNITS = {8: 128, 4: 64, 6: 32}
+"""Units of codes a step, by their bits."""
+
+
+def serves(format: Format, columns: int, dtype: torch.dtype) -> bool:
+    """Whether codes of the format are decoded in pairs, and its groups fill steps or divide them."""
+    units = (format.columns or columns) * format.bits // 8
+    fits = format.columns == 0 or units % STEP_UNITS[format.bits] == 0 or STEP_UNITS[format.bits] % units == 0
+    return fits and pair_decoding(format, dtype, False) is not None
+
+
 def choose_plan(m: int, n: int, k: int, bits: int) -> Plan:
     """For x [m, k] and N = `n`: the fastest of a sweep on an H100."""
-    units = {8: 128, 4: 64, 6: 32}[bits]
+    units = STEP_UNITS[bits]
     steps = triton.cdiv(k * bits // 8 if bits != 6 else k // 4, units)
     block_n, block_m, warps, stages = (64, max(16, triton.next_power_of_2(m)), 4, 4) if m <= 64 else (128, 128, 8, 3)
     tiles = triton.cdiv(n, block_n) * triton.cdiv(m, block_m)
@@ -232,8 +242,8 @@ def launch(x: torch.Tensor, weight: Weight, format: str, plan: Plan | None = Non
     group_units = described.group * described.bits // 8
     is_within = described.group < k and group_units % plan.block_u != 0
     decoding = pair_decoding(Format.parse(format), x.dtype, is_within) if not is_interpreted() else None
-    if decoding is not None and described.bits == 4 and (x.stride(0) % 2 or not _begins_with_pair(x)):
-        x = x.clone(memory_format=torch.contiguous_format)
+    if decoding is not None and described.bits == 4:
+        x = x.contiguous() if x.stride(0) % 2 else aligned(x)
     factor = 1.0 if decoding is not None else described.factor
     out = torch.empty((m, n), dtype=x.dtype, device=x.device)
     units = k * described.bits // (8 if described.bits != 6 else 24)
@@ -260,8 +270,3 @@ def launch(x: torch.Tensor, weight: Weight, format: str, plan: Plan | None = Non
             EARLY=early, num_warps=4, launch_pdl=early,
         )  # fmt: skip
     return out
-
-
-def _begins_with_pair(tensor: torch.Tensor) -> bool:
-    """Whether it begins at a multiple of 4 bytes."""
-    return is_request() or tensor.data_ptr() % 4 == 0

@@ -602,8 +602,8 @@ def launch(
     multiply = multiplied_as(parsed, x.dtype)
     per, in_twos = words_at_once(described, k)
     plan = plan or choose_plan(n, k, described.bits, per, multiply)
-    x = _aligned(x)
-    norm_weight = None if norm_weight is None else _aligned(norm_weight)
+    x = aligned(x)
+    norm_weight = None if norm_weight is None else aligned(norm_weight)
     out = torch.empty((*x.shape[:-1], n), dtype=x.dtype, device=x.device)
     blocks = [triton.cdiv(size, plan.block_n) for size in sizes]
     arguments: list[object] = []
@@ -640,7 +640,7 @@ def launch(
     return out
 
 
-def _aligned(tensor: torch.Tensor) -> torch.Tensor:
+def aligned(tensor: torch.Tensor) -> torch.Tensor:
     """The tensor, or a copy of one that does not begin at a multiple of 4 bytes: numbers are read two by two."""
     if is_request() or tensor.data_ptr() % 4 == 0:
         return tensor

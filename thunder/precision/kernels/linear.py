@@ -16,7 +16,6 @@ from thunder.kernels.launch import as_rows, rows_of
 from thunder.precision.formats import Format
 from thunder.precision.kernels import gemm, gemv, tiles
 from thunder.precision.kernels.gemv import Weight
-from thunder.precision.kernels.pair_decoding import pair_decoding
 
 MOST_ROWS = 128
 """On an H100, beside bf16: 8 rows 1.04 to 1.67 times as fast, 128 rows 0.6 to 0.9 times, as dequantising or faster."""
@@ -49,7 +48,7 @@ def linear(
     rows = rows_of(x)
     if rows == 1:
         return gemv.launch(as_rows(x).view(x.shape), [weight], format)
-    if rows <= MOST_ROWS and pair_decoding(Format.parse(format), x.dtype, False) is not None:
+    if rows <= MOST_ROWS and gemm.serves(Format.parse(format), x.shape[-1], x.dtype):
         return gemm.launch(as_rows(x), weight, format).view(*x.shape[:-1], codes.shape[0])
     return None
 
