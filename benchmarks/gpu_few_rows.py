@@ -24,7 +24,7 @@ from thunder.kernels import few_rows
 from thunder.kernels.capture import own_capture
 from thunder.kernels.compile_ahead import _requests_only
 from thunder.kernels.few_rows import Plan
-from thunder.kernels.skinny import SkinnyPlan, choose_plan
+from thunder.kernels.skinny import SkinnyPlan
 
 CACHES = 160 << 20  # bytes of weights that no cache holds
 REPLAYS = 10
@@ -35,13 +35,15 @@ SHAPES = {
     "gate, up": ((8960, 8960), 1536),
     "down": ((1536,), 8960),
 }
-OUTPUTS = [None, SkinnyPlan(32, 128, 4, 6), SkinnyPlan(64, 128, 4, 4), SkinnyPlan(16, 256, 2, 4)]
+OUTPUTS = [
+    None, SkinnyPlan(32, 128, 4, 6), SkinnyPlan(64, 128, 4, 4), SkinnyPlan(16, 256, 2, 4), SkinnyPlan(16, 1024, 4, 3),
+]  # fmt: skip
 INPUT_GRADIENTS = [
-    few_rows.INPUT_GRADIENT, Plan(128, 64, 4, 4, 4.0), Plan(128, 64, 4, 4, 1.0), Plan(64, 128, 4, 4, 2.0),
+    None, Plan(128, 64, 4, 4, 4.0), Plan(128, 64, 4, 4, 1.0), Plan(64, 128, 4, 4, 2.0),
     Plan(128, 128, 4, 3, 2.0), Plan(256, 64, 8, 3, 2.0), Plan(64, 64, 4, 6, 4.0), Plan(128, 64, 4, 6, 1.0),
 ]  # fmt: skip
 WEIGHT_GRADIENTS = [
-    few_rows.WEIGHT_GRADIENTS, Plan(128, 128, 4), Plan(128, 128, 8), Plan(64, 256, 4), Plan(32, 256, 4),
+    None, Plan(64, 128, 4), Plan(128, 128, 4), Plan(128, 128, 8), Plan(64, 256, 4), Plan(32, 256, 4),
     Plan(128, 64, 4), Plan(32, 128, 4),
 ]  # fmt: skip
 
@@ -60,10 +62,10 @@ class Layers:
     def outputs(self, plan: Any) -> Any:
         return few_rows._launch_outputs(self.x, self.weights, self.biases, plan)
 
-    def input_gradient(self, plan: Plan) -> Any:
+    def input_gradient(self, plan: Plan | None) -> Any:
         return few_rows._launch_input_gradient(self.grads, self.weights, plan)
 
-    def weight_gradients(self, plan: Plan) -> Any:
+    def weight_gradients(self, plan: Plan | None) -> Any:
         return few_rows._launch_weight_gradients(self.x, self.grads, plan)
 
     def plain(self, what: str) -> Any:
@@ -121,8 +123,12 @@ def error_of(found: Any, exact: Any) -> float:
     return max(float((a.double() - b).norm() / b.norm()) for a, b in zip(found, exact))
 
 
-def described(plan: Any, sizes: Sequence[int], k: int) -> str:
-    plan = plan or choose_plan(sum(sizes), k, torch.device("cuda"), gated=False)
+def described(plan: Any, what: str, sizes: Sequence[int], k: int) -> str:
+    if plan is None and what == "outputs":
+        plan = few_rows.outputs_plan(sum(sizes), k, torch.device("cuda"))
+    elif plan is None:
+        gradient_of_input = what == "input_gradient"
+        plan = few_rows.input_gradient_plan(sum(sizes), k) if gradient_of_input else few_rows.weight_gradients_plan(k)
     programs = f"p{plan.programs}" if isinstance(plan, Plan) else ""
     return f"{plan.block_n}x{plan.block_k}w{plan.warps}s{plan.stages}{programs}"
 
@@ -145,7 +151,7 @@ def main() -> None:
             times = {}
             for plan in plans:
                 calls = [functools.partial(kernel, plan) for kernel in kernels]
-                times[described(plan, sizes, k)] = round(time_of(calls), 2)
+                times[described(plan, what, sizes, k)] = round(time_of(calls), 2)
             few_rows.EARLY = False
             late = time_of([functools.partial(kernel, plans[0]) for kernel in kernels])
             few_rows.EARLY = True

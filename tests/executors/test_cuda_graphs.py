@@ -181,6 +181,40 @@ def test_graphs_that_run_ahead_of_the_guards():
     assert model._thunder.last.computation.runs_ahead is not None
 
 
+class Attending(Scaled):
+    """With attention, which only draws random numbers when it drops weights."""
+
+    def __init__(self, dropout=0.0):
+        super().__init__()
+        self.dropout = dropout
+
+    def forward(self, x):
+        x = super().forward(x).view(1, 1, -1, 4)
+        return F.scaled_dot_product_attention(x, x, x, dropout_p=self.dropout)
+
+
+def test_training_steps_that_run_ahead_of_the_guards():
+    network, backend = Attending(), RecordedGraphs()
+    policy = GraphPolicy(training=True, verbose=True, backend=backend)
+    model = thunder.jit(network, executors=["aten"], cuda_graphs=policy)
+
+    def step(module, x):
+        module.zero_grad()
+        loss = module(x).square().sum()
+        loss.backward()
+        return loss.detach(), *(parameter.grad.clone() for parameter in network.parameters())
+
+    for factor in (2.0, 2.0, 3.0, 2.0, 3.0, 3.0, 2.0):
+        network.factor = factor
+        for x in (torch.randn(2, 4), torch.randn(2, 4), torch.randn(2, 4)):
+            torch.testing.assert_close(step(model, x), step(network, x))
+    assert thunder.cache_misses(model) <= 4 and replays(backend) > 20
+    assert model._thunder.last.computation.runs_ahead is not None
+    dropping = thunder.jit(Attending(0.5), executors=["aten"], cuda_graphs=policy)
+    dropping(torch.randn(2, 4))
+    assert dropping._thunder.last.computation.runs_ahead is None
+
+
 def test_random_numbers_go_on():
     run, backend = compiled(lambda x: F.dropout(x, 0.5))
     x = torch.ones(64)

@@ -118,8 +118,8 @@ def launch_everything() -> None:
     for k, sizes in ((1536, (1536, 256, 256)), (1536, (8960, 8960)), (8960, (1536,))):
         x, weights, grads = randn(10, k), [randn(n, k) for n in sizes], [randn(10, n) for n in sizes]
         few_rows._launch_outputs(x, weights, [randn(n) for n in sizes])
-        few_rows._launch_input_gradient(grads, weights, few_rows.INPUT_GRADIENT)
-        few_rows._launch_weight_gradients(x, grads, few_rows.WEIGHT_GRADIENTS)
+        few_rows._launch_input_gradient(grads, weights)
+        few_rows._launch_weight_gradients(x, grads)
     for block_n, warps in ((1, 1), (2, 2), (4, 4)):
         for programs in (8, 1 << 16):
             plan = gemv.Plan(block_n, 0, warps, programs, early=True)

@@ -37,8 +37,8 @@ def present(*arguments):
     "sizes, k, bias", [((5,), 70, True), ((96, 32), 128, False), ((40, 8, 12), 192, True), ((256, 64, 64), 64, False)]
 )
 def test_values_and_gradients(dtype, sizes, k, bias, monkeypatch):
-    monkeypatch.setattr(few_rows, "INPUT_GRADIENT", few_rows.Plan(32, 64, 1, 2, programs=4.0))
-    monkeypatch.setattr(few_rows, "WEIGHT_GRADIENTS", few_rows.Plan(32, 64, 1))
+    monkeypatch.setattr(few_rows, "input_gradient_plan", lambda n, k: few_rows.Plan(32, 64, 1, 2, programs=4.0))
+    monkeypatch.setattr(few_rows, "weight_gradients_plan", lambda k: few_rows.Plan(32, 64, 1))
     arguments = layers(dtype, sizes, k, bias=bias)
     assert_as_exact(present, reference, *arguments, dtype=dtype)
     assert_gradients_as_exact(present, reference, *arguments, dtype=dtype)

@@ -52,6 +52,8 @@ def test_a_decoding_step_of_hugging_face(qwen2, padded):
     torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
     names = called(compiled)
     layer = ["merged_linear", "rope_into_cache", "decode_attention", "gemv", "gemv_gated", "gemv"]
+    if padded:  # norms become a part of the kernels for one row only
+        layer = ["rms_norm", *layer[:4], "rms_norm", *layer[4:]]
     assert names == [*layer, *layer, "rms_norm", "gemv"]
     attention = model.model.layers[0].self_attn
     weights = [attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight]

@@ -31,7 +31,7 @@ from thunder.executors.torch_program import run_torch_program
 from thunder.kernels.placement import merged_inputs
 from thunder.kernels.registry import use_kernels
 from thunder.lower import BlockRegions, NotLowerable, lower_program
-from thunder.lower.operators import is_random
+from thunder.lower.operators import draws_random_numbers
 from thunder.lower.state import ambient_state, current_state
 from thunder.trace import Trace, verify
 from thunder.transforms import (
@@ -98,7 +98,7 @@ class CompiledComputation:
         graphed = self.graphed
         if graphed is None or not self.is_lowered:
             return None
-        if any(is_random(op) for op in self.forward_traces[-1].ops):
+        if any(draws_random_numbers(op) for op in self.forward_traces[-1].ops):
             return None
         return lambda: graphed.last is not None
 

@@ -245,7 +245,7 @@ def make_training_run(
     return _make_run(
         lowered,
         [line] if grad_enabled else ["with _thunder_enable_grad():", f"    {line}"],
-        {"apply": _Differentiable.apply, "program": program, "enable_grad": torch.enable_grad},
+        {"apply": _torch_compat.function_apply(_Differentiable), "program": program, "enable_grad": torch.enable_grad},
     )
 
 

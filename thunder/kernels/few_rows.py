@@ -36,6 +36,7 @@ from thunder.kernels.machine_code import launch_kernel
 
 MOST_ROWS = 16
 MOST_LAYERS = 3
+LARGEST_SMALL = 1 << 22  # elements of weights that are read in no more time than a kernel takes to begin
 
 
 @triton.jit
@@ -193,9 +194,22 @@ class Plan:
     programs: float = 2.0
 
 
-INPUT_GRADIENT = Plan(128, 64, 4, 4)
-WEIGHT_GRADIENTS = Plan(64, 128, 4)
 EARLY = True
+
+
+def outputs_plan(n: int, k: int, device: torch.device) -> skinny.SkinnyPlan:
+    """What was fastest on an H100 for the layers of a model of 1.5 billion parameters, as are the plans below."""
+    if k > 2048 or not skinny.has_room(device):
+        return skinny.choose_plan(n, k, device, gated=False)
+    return skinny.SkinnyPlan(16, 256, 2, 4) if n <= 4096 else skinny.SkinnyPlan(32, 128, 4, 6)
+
+
+def input_gradient_plan(n: int, k: int) -> Plan:
+    return Plan(64, 64, 4, 6, programs=4.0) if n * k <= LARGEST_SMALL else Plan(128, 64, 4, 4, programs=1.0)
+
+
+def weight_gradients_plan(k: int) -> Plan:
+    return Plan(128, 64, 4) if k <= 2048 else Plan(64, 128, 4)
 
 
 def _three(tensors: Sequence[torch.Tensor], other: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -218,7 +232,7 @@ def _launch_outputs(
     plan: skinny.SkinnyPlan | None = None,
 ) -> list[torch.Tensor]:
     sizes, k = [weight.shape[0] for weight in weights], x.shape[1]
-    plan = plan or skinny.choose_plan(sum(sizes), k, x.device, gated=False)
+    plan = plan or outputs_plan(sum(sizes), k, x.device)
     outs = [empty_contiguous(x, (x.shape[0], n)) for n in sizes]
     early = _begins_early(x.device)
     launch_kernel(_outputs_kernel, (sum(triton.cdiv(n, plan.block_n) for n in sizes),),
@@ -239,8 +253,11 @@ def _share(sizes: Sequence[int], k: int, device: torch.device, plan: Plan) -> in
     return plan.block_n * max(1, triton.cdiv(blocks, wanted))
 
 
-def _launch_input_gradient(grads: Sequence[torch.Tensor], weights: Sequence[torch.Tensor], plan: Plan) -> torch.Tensor:
+def _launch_input_gradient(
+    grads: Sequence[torch.Tensor], weights: Sequence[torch.Tensor], plan: Plan | None = None
+) -> torch.Tensor:
     sizes, k, rows = [weight.shape[0] for weight in weights], weights[0].shape[1], grads[0].shape[0]
+    plan = plan or input_gradient_plan(sum(sizes), k)
     share = _share(sizes, k, grads[0].device, plan)
     shares = sum(triton.cdiv(n, share) for n in sizes)
     out = empty_contiguous(grads[0], (rows, k))
@@ -262,8 +279,11 @@ def _launch_input_gradient(grads: Sequence[torch.Tensor], weights: Sequence[torc
     return out
 
 
-def _launch_weight_gradients(x: torch.Tensor, grads: Sequence[torch.Tensor], plan: Plan) -> list[torch.Tensor]:
+def _launch_weight_gradients(
+    x: torch.Tensor, grads: Sequence[torch.Tensor], plan: Plan | None = None
+) -> list[torch.Tensor]:
     sizes, k = [grad.shape[1] for grad in grads], x.shape[1]
+    plan = plan or weight_gradients_plan(k)
     outs = [empty_contiguous(x, (n, k)) for n in sizes]
     early = _begins_early(x.device)
     strides = [grad.stride(0) for grad in grads]
@@ -328,7 +348,7 @@ def few_rows_input_gradient(
     grads, weights = _present(grad, grad_1, grad_2), _present(weight, weight_1, weight_2)
     shape = (*grad.shape[:-1], weight.shape[1])
     if runs_triton(grad):
-        return _launch_input_gradient([as_rows(g) for g in grads], weights, INPUT_GRADIENT).view(shape)
+        return _launch_input_gradient([as_rows(g) for g in grads], weights).view(shape)
     return input_gradient_reference(grads, weights).to(grad.dtype)
 
 
@@ -348,7 +368,7 @@ def few_rows_weight_gradients(
     grads = [as_rows(g) for g in _present(grad, grad_1, grad_2)]
     rows = as_rows(x)
     if runs_triton(x):
-        return _filled(_launch_weight_gradients(rows, grads, WEIGHT_GRADIENTS), x)  # type: ignore[return-value]
+        return _filled(_launch_weight_gradients(rows, grads), x)  # type: ignore[return-value]
     return _filled([torch.mm(g.t(), rows) for g in grads], x)  # type: ignore[return-value]
 
 

@@ -45,7 +45,8 @@ def _skinny_kernel(
     columns = weight_ptr + n.to(tl.int64)[None, :] * weight_stride
     up_columns = up_ptr + n.to(tl.int64)[None, :] * up_stride
     x_rows = x_ptr + m[:, None] * x_stride
-    norm_rows = norm_ptr + m[:, None] * 0  # laid out like x, so that it comes the same way as early
+    if HAS_NORM:
+        norm = tl.load(norm_ptr + k_block, mask=k_block < K, other=0.0)
     squares = tl.zeros([16, BLOCK_K], tl.float32)
     total = tl.zeros([16, BLOCK_N], tl.float32)
     up_total = tl.zeros([16, BLOCK_N], tl.float32)
@@ -59,13 +60,12 @@ def _skinny_kernel(
         else:
             x = tl.load(x_rows + k[None, :], mask=(m < rows)[:, None] & (k < K)[None, :], other=0.0)
         if HAS_NORM:
-            if EVEN_K:
-                norm = tl.load(norm_rows + k[None, :])
-            else:
-                norm = tl.load(norm_rows + k[None, :], mask=(k < K)[None, :], other=0.0)
+            # The next block is on its way while this one is used.
+            next_norm = tl.load(norm_ptr + k + BLOCK_K, mask=k + BLOCK_K < K, other=0.0)
             wide = x.to(tl.float32)
             squares += wide * wide
-            x = (wide * norm.to(tl.float32)).to(x.dtype)
+            x = (wide * norm.to(tl.float32)[None, :]).to(x.dtype)
+            norm = next_norm
         if EVEN_N and EVEN_K:
             weight = tl.load(columns + k[:, None], eviction_policy="evict_first")
         else:

@@ -23,8 +23,9 @@ from thunder.kernels.rms_norm import RMS_NORM
 from thunder.kernels.substitute import Surroundings, gives_the_same, substitute_kernel
 from thunder.trace import Op, Trace, Var, iterate_vars, trace_pass
 
-# Norms before products of up to so many rows are computed by the products themselves.
-MOST_ROWS_WITH_NORM = gemv.MOST_ROWS
+# Norms before products of up to so many rows are computed by the products themselves; on an H100 a kernel for the norm
+# of several rows and one for the product take less time together.
+MOST_ROWS_WITH_NORM = 1
 
 register_norm_folding(GEMV, NormPlaces(0, 4, 5, (1, 2), (None,) * 5 + (1e-6, "none")))
 register_norm_folding(GEMV_GATED, NormPlaces(0, 3, 4, (1, 2), (None,) * 4 + (1e-6, "silu")))

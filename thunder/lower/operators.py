@@ -48,6 +48,19 @@ def is_random_operator(target: Any) -> bool:
     return is_aten(target) and torch.Tag.nondeterministic_seeded in target.tags
 
 
+def draws_random_numbers(op: Op) -> bool:
+    """Whether the operation changes the state of a generator: attention without dropout, which may, does not."""
+    if isinstance(op.target, Region):
+        return any(draws_random_numbers(inner) for inner in op.target.trace.ops)
+    if not is_random_operator(op.target):
+        return False
+    for position, argument in enumerate(op.target._schema.arguments):
+        if argument.name == "dropout_p":
+            given = op.args[position] if position < len(op.args) else op.kwargs.get("dropout_p", argument.default_value)
+            return not (isinstance(given, float) and given == 0.0)
+    return True
+
+
 def is_pure(op: Op) -> bool:
     """Whether the operation may be dropped when unused, merged with an equal one, or computed again."""
     if isinstance(op.target, Region):

@@ -112,6 +112,7 @@ def programs() -> dict[str, Program]:
             lambda i, w, p: F.embedding(i, w) + p,
             [torch.randint(0, 50, (4, 8)), tensor(50, 72), tensor(8, 72)],
         ),
+        "few rows": (lambda i, w: F.embedding(i, w), [torch.randint(0, 50, (1, 8)), tensor(50, 72, grad=False)]),
         "indexed": (lambda x, i: x[i] * 2 + 1, [tensor(10, 7), torch.tensor([-10, -1, 0, 3, 9])]),
         "gathered": (lambda x, i: x.gather(1, i) * 2 + 1, [tensor(5, 7), torch.randint(0, 7, (5, 3))]),
         "concatenated": (lambda x, y: torch.cat([x * 2, y + 1, x - y], 1) * 3, [tensor(6, 5), tensor(6, 5)]),
