@@ -121,7 +121,7 @@ def is_any_autocast_enabled() -> bool:
 def function_apply(function: type[torch.autograd.Function]) -> Callable[..., Any]:
     """`function.apply` without its look at every argument outside of `torch.func`, where none needs one: of several
     hundred tensors that takes as long as the rest.  Tested: 2.11, 2.13."""
-    bare = super(torch.autograd.Function, function).apply
+    bare: Any = super(torch.autograd.Function, function).apply  # type: ignore[misc]
     in_transform = torch._C._are_functorch_transforms_active
 
     def apply(*arguments: Any) -> Any:

@@ -17,8 +17,13 @@ MERGED_LINEAR = "thunder.merged_linear.default"
 
 
 def merged(tensors: Sequence[torch.Tensor]) -> torch.Tensor | None:
-    """One tensor over the memory of all, which differ in their first size only; None when they lie apart."""
+    """One tensor over the memory of all, which differ in their first size only; None when they lie apart.
+
+    Tensors without data, of a program that is being compiled, are taken to lie as they will when it runs.
+    """
     first = tensors[0]
+    if _torch_compat.is_fake(first):
+        return first.new_empty((sum(tensor.shape[0] for tensor in tensors), *first.shape[1:]))
     storage = first.untyped_storage().data_ptr()
     place = first.data_ptr()
     for tensor in tensors:
