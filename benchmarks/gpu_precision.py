@@ -4,23 +4,27 @@
     python benchmarks/gpu_precision.py --parts generate --formats bf16,int4,nvfp4 --output precision_generate.json
 
 Parts: values (errors of each path against float64), gemv (one row, against a copy's bandwidth and our bf16 kernel),
-skinny (2 to 64 rows), prefill (many rows, and `torch._scaled_mm`), activation (cost of quantising rows), training
-(forward and backward of one layer in 8 bits beside bf16), generate (tokens of the 1.5B configuration).  A part that
-fails gives its error in place of figures; no part is begun when `--seconds` are over.  `gpu_quantized_rows.py` compares
-ways to divide the kernel for one row.
+skinny (2 to 64 rows), prefill (many rows, and `torch._scaled_mm`), activation (cost of quantising rows), dynamic
+(a layer whose inputs are quantised at each call), training (forward and backward of one layer in 8 bits beside bf16),
+generate (tokens of the 1.5B configuration).  A part that fails gives its error in place of figures; no part is begun
+when `--seconds` are over.  `gpu_quantized_layers.py`, `gpu_quantized_rows.py` and `gpu_quantized_tiles.py` compare
+ways to divide the kernels.
 """
 
 # ruff: noqa: B023  (what is timed is called within the loop that makes it)
 from __future__ import annotations
 
 import argparse
+import contextlib
+import dataclasses
+import functools
 import importlib
 import json
 import os
 import statistics
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -30,6 +34,7 @@ import torch.nn.functional as F
 from gpu_timing import copies_beyond_caches, copy_bandwidth, median_of, timed
 
 import thunder
+from thunder.kernels import decode_attention, rope
 from thunder.kernels import gemv as bf16_gemv
 from thunder.plugins import FP6, FP8, MXFP4, NVFP4, QuantizeInt4, QuantizeInt8
 from thunder.precision import memory_of
@@ -317,37 +322,63 @@ def kernels_of_a_token(compiled: Any, ids: torch.Tensor) -> list[tuple[str, floa
     return sorted(rows, key=lambda row: -row[2])[:14]
 
 
+@contextlib.contextmanager
+def variant(name: str) -> Iterator[None]:
+    """Within the block, kernels of a decoding step are launched otherwise than the library chooses.
+
+    "asks": kernels have all their weights brought into the second-level cache before they wait; "attention": rotation
+    and attention let the next kernel in before they wait; "both"; "plain": as the library chooses.
+    """
+    known = gemv.choose_plan, rope._launch_into_cache, decode_attention.launch
+    if name in ("asks", "both"):
+        gemv.choose_plan = lambda *sizes: dataclasses.replace(known[0](*sizes), asks=True)
+    if name in ("attention", "both"):
+        rope._launch_into_cache = functools.partial(known[1], lets_in=True)
+        decode_attention.launch = functools.partial(known[2], lets_in=True)
+    try:
+        yield
+    finally:
+        gemv.choose_plan, rope._launch_into_cache, decode_attention.launch = known
+
+
 def generate(found: dict[str, Any], arguments: argparse.Namespace) -> None:
-    ids = torch.randint(0, 151936, (1, 10), device=DEVICE)
     for name in arguments.formats.split(","):
-        row = found[name] = {}
-        try:
-            model = large_model()
-            plugin = PLUGINS[name]
-            start = time.perf_counter()
-            compiled = thunder.compile(model, plugins=plugin() if plugin is not None else None)
+        for way in arguments.variants.split(",") if name != "bf16" else ["plain"]:
+            with variant(way):
+                generate_in(name, name if way == "plain" else f"{name}, {way}", found)
+
+
+def generate_in(format: str, name: str, found: dict[str, Any]) -> None:
+    """Generation in one format; the row is called `name`."""
+    ids = torch.randint(0, 151936, (1, 10), device=DEVICE)
+    row = found[name] = {}
+    try:
+        model = large_model()
+        plugin = PLUGINS[format]
+        start = time.perf_counter()
+        compiled = thunder.compile(model, plugins=plugin() if plugin is not None else None)
+        torch.cuda.synchronize()
+        row["quantise_s"] = time.perf_counter() - start
+        row["gigabytes"] = memory_of(model) / 1e9
+        row["peak_gigabytes"] = torch.cuda.max_memory_allocated() / 1e9
+        times = []
+        for _ in range(7):
             torch.cuda.synchronize()
-            row["quantise_s"] = time.perf_counter() - start
-            row["gigabytes"] = memory_of(model) / 1e9
-            row["peak_gigabytes"] = torch.cuda.max_memory_allocated() / 1e9
-            times = []
-            for _ in range(7):
-                torch.cuda.synchronize()
-                start = time.perf_counter()
-                compiled.generate(ids, max_new_tokens=100, do_sample=False)
-                torch.cuda.synchronize()
-                times.append(1e3 * (time.perf_counter() - start))
-            row["warm_up_ms"], row["ms"] = times[:4], statistics.median(times[4:])
-            if "bf16" in found and name != "bf16":
-                row["times_bf16"] = found["bf16"]["ms"] / row["ms"]
-            row["kernels"] = kernels_of_a_token(compiled, ids)
-            row["notes"] = thunder.compile_stats(compiled).notes[:6]
-            del model, compiled
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
-        except Exception:  # a format that fails must not hide the others
-            row["error"] = traceback.format_exc()[-2000:]
-        print(f"  {name}: {json.dumps(row, default=str)[:1500]}", flush=True)
+            start = time.perf_counter()
+            compiled.generate(ids, max_new_tokens=100, do_sample=False)
+            torch.cuda.synchronize()
+            times.append(1e3 * (time.perf_counter() - start))
+        row["warm_up_ms"], row["ms"] = times[:4], statistics.median(times[4:])
+        if "bf16" in found and name != "bf16":
+            row["times_bf16"] = found["bf16"]["ms"] / row["ms"]
+        row["kernels"] = kernels_of_a_token(compiled, ids)
+        row["notes"] = thunder.compile_stats(compiled).notes[:6]
+        del model, compiled
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    except Exception:  # a format that fails must not hide the others
+        row["error"] = traceback.format_exc()[-2000:]
+    print(f"  {name}: {json.dumps(row, default=str)[:1500]}", flush=True)
 
 
 PARTS: dict[str, Callable[[dict[str, Any], argparse.Namespace], None]] = {
@@ -361,6 +392,7 @@ def main() -> None:
     parser.add_argument("--output", default="gpu_precision.json")
     parser.add_argument("--parts", default="values,gemv,skinny,prefill,activation,training")
     parser.add_argument("--formats", default="bf16,int4,nvfp4,int8,fp8", help="for the part generate")
+    parser.add_argument("--variants", default="plain", help="for the part generate: plain, asks, attention, both")
     parser.add_argument("--seconds", type=float, default=95)
     arguments = parser.parse_args()
     arguments.deadline = time.perf_counter() + arguments.seconds
