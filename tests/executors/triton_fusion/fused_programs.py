@@ -57,6 +57,17 @@ def token_loss(logits, labels):
     return F.cross_entropy(logits.float().view(-1, 100), labels.view(-1), ignore_index=-100)
 
 
+def overwritten(x, y):
+    """Of what is copied over, as of what a fill is like, only the layout matters: no kernel need compute it."""
+    plain = x.detach()
+    state = torch.zeros(6, 4, dtype=x.dtype)
+    state.copy_(torch.cat((plain[:, :2], plain), 1)[:, -4:])
+    frequencies = (plain * 2).view(2, 3, 8).transpose(1, 2)
+    first = frequencies[0]
+    first[1:7:3] = frequencies[1, 1:7:3]
+    return torch.mm(state, y), torch.mm(torch.full_like((x[:, :4] * 3).t(), 3.0), x) * y.sum(), first
+
+
 def programs() -> dict[str, Program]:
     """The typical regions."""
     torch.manual_seed(0)
@@ -125,6 +136,7 @@ def programs() -> dict[str, Program]:
             lambda x: (x.amax(-1), (x * 2).amax(-1)),
             [torch.where(torch.eye(4, 9) > 0, float("nan"), 1.0)],
         ),
+        "overwritten": (overwritten, [tensor(6, 8, dtype=F32), tensor(4, 6, dtype=F32)]),
         "scalar tensors": (lambda x, s: x * s + s, [tensor(5, 6), tensor(1, dtype=F32).squeeze().detach()]),
     }
 

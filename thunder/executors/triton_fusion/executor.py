@@ -92,7 +92,7 @@ class TritonExecutor(Executor):
         namer, regions, ops = Namer(), [], []
         for item in items:
             if isinstance(item, Op):
-                ops.append(item)
+                ops += _self_contained(item) if takes(item) else [item]
                 continue
             op = self._call(item, name, namer)
             regions.append(op.target)
@@ -144,17 +144,20 @@ class TritonExecutor(Executor):
 
 
 def _self_contained(op: Op) -> list[Op]:
-    """The operation without inputs of which only the type matters."""
+    """The operation without inputs of which only the layout matters: these need not be there."""
+    if op.target is not aten.copy.default and not (op.target in FILLS and list(op.inputs())):
+        return [op]
     result = next(op.outputs()).value
     layout = {"dtype": result.dtype, "device": result.device}
     if op.target in FILLS:
         number = FILLS[op.target](*op.args, **op.kwargs)
-        return [replace(op, target=aten.full.default, args=(list(result.shape), number), kwargs=layout)]
-    if op.target is aten.copy.default:
-        made = Var(f"{op.result.name}_memory", result)
-        args = (list(result.shape), list(result.stride()))
-        return [Op(aten.empty_strided.default, args, layout, made), replace(op, args=(made, op.args[1]))]
-    return [op]
+        if result.is_contiguous():
+            return [replace(op, target=aten.full.default, args=(list(result.shape), number), kwargs=layout)]
+    made = Var(f"{op.result.name}_memory", result)
+    memory = Op(aten.empty_strided.default, (list(result.shape), list(result.stride())), layout, made)
+    if op.target in FILLS:
+        return [memory, replace(op, target=aten.fill.Scalar, args=(made, number), kwargs={})]
+    return [memory, replace(op, args=(made, op.args[1]))]
 
 
 def _is_plain(var: Var, device_type: str) -> bool:

@@ -158,7 +158,7 @@ class _Partition:
                 continue
             if is_free(op):
                 self.kept.add(id(op))
-                pending += op.inputs()
+                pending += values_read(op)
             else:
                 self.roots.add(id(var))
 
@@ -252,6 +252,10 @@ class _Partition:
         """The group's operations run by themselves."""
         self.kept.update(id(op) for op in group.ops)
 
+    def waits_for(self, op: Op) -> Iterator[Var]:
+        """What has to be there before the operation runs by itself; see `self_contained`."""
+        return values_read(op) if id(op) in self.mine else op.inputs()
+
     def _worthwhile(self, groups: list[Group]) -> list[Group]:
         """The groups that save something, with their outputs."""
         kept_groups = []
@@ -274,7 +278,7 @@ class _Partition:
 
     def _find_outputs(self, group: Group, groups: list[Group]) -> None:
         outside = {id(var) for var in self.trace.output_vars()}
-        outside |= {id(var) for op in self.ops if id(op) in self.kept for var in op.inputs()}
+        outside |= {id(var) for op in self.ops if id(op) in self.kept for var in self.waits_for(op)}
         for other in groups:
             if other is not group:
                 outside |= set(other.inputs)
@@ -292,7 +296,8 @@ class _Partition:
         followers: dict[int, list[Item]] = {}
         previous_effect: Item | None = None
         for item in sorted(items, key=self._time):
-            needs = {id(provider[id(var)]): provider[id(var)] for var in _reads(item) if id(var) in provider}
+            reads = self.waits_for(item) if isinstance(item, Op) else item.inputs.values()
+            needs = {id(provider[id(var)]): provider[id(var)] for var in reads if id(var) in provider}
             needs.pop(id(item), None)
             if isinstance(item, Op) and not is_pure(item):
                 if previous_effect is not None:
@@ -322,10 +327,6 @@ class _Partition:
         if isinstance(item, Op):
             return self.position[id(item)]
         return max(self.position[id(self.maker[id(var)])] for var in item.outputs)
-
-
-def _reads(item: Item) -> Iterable[Var]:
-    return item.inputs() if isinstance(item, Op) else item.inputs.values()
 
 
 class _Merging:
@@ -410,7 +411,7 @@ class _Merging:
                     continue
                 op = owner.maker.get(id(var))
                 if op is not None:
-                    pending += values_read(op)
+                    pending += owner.waits_for(op)
         return False
 
 
