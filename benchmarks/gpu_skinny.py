@@ -241,17 +241,27 @@ SHAPES = {
     "1.5B down": (1536, 8960, False), "1.5B head": (151936, 1536, False),
     "8B qkv": (6144, 4096, False), "8B gate/up": (14336, 4096, True), "8B down": (4096, 14336, False),
 }  # fmt: skip
-SMALL = [(16, 256, 2, 4), (16, 512, 2, 3), (16, 512, 2, 4), (16, 256, 2, 6), (32, 256, 4, 4), (32, 128, 4, 6),
-         (16, 512, 4, 4), (32, 512, 4, 3), (8, 512, 1, 4), (8, 512, 2, 4)]  # fmt: skip
-LARGE = [(32, 256, 4, 3), (32, 128, 4, 4), (32, 128, 4, 6), (64, 128, 4, 3), (64, 128, 4, 4), (64, 64, 4, 6),
+SMALL: list[tuple[int, ...]] = [
+         (16, 256, 2, 4), (16, 512, 2, 3), (16, 512, 2, 4), (16, 256, 2, 6), (32, 256, 4, 4), (32, 128, 4, 6),
+         (16, 512, 4, 4), (32, 512, 4, 3), (8, 512, 1, 4), (8, 512, 2, 4), (32, 128, 4, 4, 2), (32, 256, 4, 3, 3),
+         (64, 128, 4, 3, 4)]  # fmt: skip
+LARGE: list[tuple[int, ...]] = [
+         (32, 256, 4, 3), (32, 128, 4, 4), (32, 128, 4, 6), (64, 128, 4, 3), (64, 128, 4, 4), (64, 64, 4, 6),
          (16, 256, 2, 4), (16, 512, 2, 3), (128, 64, 4, 4), (128, 64, 8, 4)]  # fmt: skip
-LONG = [(16, 512, 2, 4), (16, 1024, 4, 3), (16, 512, 4, 6), (16, 256, 2, 8), (16, 1024, 2, 4), (32, 512, 4, 3),
-        (8, 1024, 2, 4), (8, 512, 1, 6), (32, 256, 4, 6), (16, 512, 1, 5)]  # fmt: skip
+LONG: list[tuple[int, ...]] = [
+        (16, 512, 2, 4), (16, 1024, 4, 3), (16, 512, 4, 6), (16, 256, 2, 8), (16, 1024, 2, 4), (32, 512, 4, 3),
+        (8, 1024, 2, 4), (8, 512, 1, 6), (32, 256, 4, 6), (16, 512, 1, 5), (32, 256, 4, 4, 5), (32, 128, 4, 6, 5),
+        (64, 128, 4, 4, 10), (64, 128, 4, 4, 5), (16, 512, 4, 3, 3), (32, 512, 4, 3, 6)]  # fmt: skip
 
 
 def plans_for(n: int, k: int, gated: bool) -> list[SkinnyPlan]:
     table = LONG if k >= 8192 else LARGE if gated or n > 4096 else SMALL
-    return [SkinnyPlan(*sizes) for sizes in table]
+    return [SkinnyPlan(*sizes[:4], splits=sizes[4] if len(sizes) > 4 else 1) for sizes in table]
+
+
+def described(plan: SkinnyPlan) -> str:
+    divided = f"d{plan.splits}" if plan.splits > 1 else ""
+    return f"{plan.block_n}x{plan.block_k}w{plan.warps}s{plan.stages}{divided}"
 
 
 def skinny_inputs(name: str, rows: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor]:
@@ -260,9 +270,11 @@ def skinny_inputs(name: str, rows: int) -> tuple[torch.Tensor, torch.Tensor, tor
     return x, weight, randn(n, k, scale=k**-0.5) if gated else None, torch.empty(rows, n, dtype=BF16, device="cuda")
 
 
-def search_skinny(deadline: float) -> list[dict[str, Any]]:
+def search_skinny(deadline: float, only: str) -> list[dict[str, Any]]:
     found = []
     for name, (n, k, gated) in SHAPES.items():
+        if only not in name:
+            continue
         size = 2 * n * k * (2 if gated else 1)
         count = max(2, min(32, CACHES // size + 1))
         weights = [randn(n * (2 if gated else 1), k, scale=k**-0.5) for _ in range(count)]
@@ -277,7 +289,7 @@ def search_skinny(deadline: float) -> list[dict[str, Any]]:
             tried = plans_for(n, k, gated) if rows == 10 else leading(found, name)
             for plan in tried:
                 run = functools.partial(run_skinny, x, weights, n if gated else None, residual, out, plan)
-                key = f"{plan.block_n}x{plan.block_k}w{plan.warps}s{plan.stages}"
+                key = described(plan)
                 try:
                     row["us"][key] = replay_times(run, 8) / count
                 except Exception as error:  # some plans need more memory than a multiprocessor has
@@ -317,7 +329,7 @@ def leading(found: list[dict[str, Any]], name: str) -> list[SkinnyPlan]:
     """The three plans that were fastest for the shape on 10 rows."""
     times = next(row["us"] for row in found if row["shape"] == name and row["rows"] == 10)
     n, k, gated = SHAPES[name]
-    plans = {f"{p.block_n}x{p.block_k}w{p.warps}s{p.stages}": p for p in plans_for(n, k, gated)}
+    plans = {described(plan): plan for plan in plans_for(n, k, gated)}
     return [plans[key] for key, _ in sorted(times.items(), key=lambda item: item[1])[:3]]
 
 
@@ -367,7 +379,7 @@ def check_values() -> dict[str, float]:
 # ---- compiling beforehand
 
 
-def jobs(parts: list[str]) -> list[Any]:
+def jobs(parts: list[str], only: str) -> list[Any]:
     work: list[Any] = []
     if "decode" in parts:
         work += [Step(), *(replace(Step(), **change) for change in CHANGES)]
@@ -376,7 +388,10 @@ def jobs(parts: list[str]) -> list[Any]:
         work += [replace(start, **change) for start in (ahead, folded) for change in CHANGES]
     if "skinny" in parts:
         work += [
-            (name, plan) for name, (n, k, gated) in SHAPES.items() for plan in plans_for(n, k, gated)
+            (name, plan)
+            for name, (n, k, gated) in SHAPES.items()
+            if only in name
+            for plan in plans_for(n, k, gated)
         ]  # fmt: skip
     return work
 
@@ -408,10 +423,11 @@ def main() -> None:
     parser.add_argument("--parts", default="values,decode,skinny")
     parser.add_argument("--seconds", type=float, default=80.0, help="stop beginning new timings after this long")
     parser.add_argument("--processes", type=int, default=12)
+    parser.add_argument("--only", default="", help="of the part skinny, shapes whose name contains this")
     options = parser.parse_args()
     parts = options.parts.split(",")
     begin = time.perf_counter()
-    work = jobs(parts)
+    work = jobs(parts, options.only)
     with multiprocessing.get_context("spawn").Pool(min(options.processes, len(work) or 1)) as pool:
         pool.map(compile_job, work, chunksize=4)
     print(f"compiled {len(work)} in {time.perf_counter() - begin:.1f} s", flush=True)
@@ -420,7 +436,7 @@ def main() -> None:
     for name, function in (
         ("values", check_values),
         ("decode", lambda: search_step(begin + 0.75 * options.seconds)),
-        ("skinny", lambda: search_skinny(deadline)),
+        ("skinny", lambda: search_skinny(deadline, options.only)),
     ):
         if name in parts:
             report[name] = function()

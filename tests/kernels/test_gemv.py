@@ -94,6 +94,17 @@ def test_the_kernel_for_several_rows(dtype, rows, gated, has_norm, k):
     assert relative_error(out, exact) <= TOLERANCE[dtype]
 
 
+@pytest.mark.parametrize("rows, k, splits", [(10, 150, 2), (3, 256, 3), (16, 64, 9), (20, 200, 4)])
+def test_the_walk_of_several_rows_is_divided(rows, k, splits):
+    torch.manual_seed(0)
+    x, weight = torch.randn(rows, k), torch.randn(37, k) / k**0.5
+    bias, residual, out = torch.randn(37), torch.randn(rows, 40)[:, :37], torch.empty(rows, 37)
+    plan = skinny.SkinnyPlan(16, 32, 1, 2, splits=splits)
+    skinny.launch(x, weight, None, bias, residual, "gelu", out, plan)
+    exact = gemv.gemv_reference(*wide((x, weight, bias, residual)), activation="gelu")
+    assert relative_error(out, exact) <= TOLERANCE[torch.float32]
+
+
 @pytest.mark.parametrize("block_k, ahead", [(64, False), (64, True), (256, True)])
 @pytest.mark.parametrize("gated", [False, True])
 def test_the_walking_kernel(block_k, ahead, gated, monkeypatch):

@@ -8,7 +8,8 @@
 
 A program computes BLOCK_N columns for 16 rows, fewer are padded, and walks along K with as many blocks of the weight on
 their way from memory as there are stages.  Products are added up in float32, in a fixed order.  What a norm divides by
-is one number for a row, known at the end of the walk: x * norm is what is rounded to the type of x.
+is one number for a row, known at the end of the walk: x * norm is what is rounded to the type of x.  A walk may be
+divided among programs (`SkinnyPlan.splits`), whose sums a second kernel adds up.
 """
 
 from __future__ import annotations
@@ -22,11 +23,12 @@ import triton
 import triton.language as tl
 
 from thunder.kernels.activation import activate
-from thunder.kernels.launch import begins_early, is_interpreted
+from thunder.kernels.launch import begins_early, empty_contiguous, is_interpreted
 from thunder.kernels.machine_code import launch_kernel
 
 SMALLEST_MEASURED = 1 << 21  # elements of a weight
 LARGEST_PLAN = 200 << 10  # bytes of shared memory
+DIVIDES_LONG_WALKS = False  # has not been timed
 
 
 @triton.jit
@@ -36,7 +38,7 @@ def _skinny_kernel(
     K: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr,
     EVEN_N: tl.constexpr, EVEN_K: tl.constexpr,
     GATED: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, HAS_NORM: tl.constexpr,
-    ACTIVATION: tl.constexpr, EARLY: tl.constexpr, WIDE: tl.constexpr,
+    ACTIVATION: tl.constexpr, SHARE: tl.constexpr, EARLY: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     m = tl.program_id(1) * 16 + tl.arange(0, 16)
@@ -53,8 +55,9 @@ def _skinny_kernel(
     if EARLY:
         tl.extra.cuda.gdc_wait()
         tl.extra.cuda.gdc_launch_dependents()
-    for start in tl.range(0, K, BLOCK_K, num_stages=STAGES):
-        k = start + k_block
+    share = tl.program_id(2)
+    for step in tl.range(0, SHARE, BLOCK_K, num_stages=STAGES):
+        k = share * SHARE + step + k_block
         if EVEN_K:
             x = tl.load(x_rows + k[None, :], mask=(m < rows)[:, None], other=0.0)
         else:
@@ -87,6 +90,8 @@ def _skinny_kernel(
     if HAS_NORM:
         scale = tl.rsqrt(tl.sum(squares, axis=1) / K + eps)[:, None]
         total *= scale
+    if SHARE < K:  # sums of a part of the walk, without what comes after it
+        out_ptr += share.to(tl.int64) * rows * out_stride
     if HAS_BIAS:
         total += tl.load(bias_ptr + n, mask=n < N, other=0.0).to(tl.float32)[None, :]
     total = activate(total, ACTIVATION)
@@ -101,6 +106,28 @@ def _skinny_kernel(
     tl.store(out_ptr + m[:, None] * out_stride + n[None, :], total.to(out_ptr.dtype.element_ty), mask=mask)
 
 
+@triton.jit
+def _finish_kernel(
+    parts_ptr, bias_ptr, residual_ptr, out_ptr, rows, N, residual_stride, out_stride,
+    SPLITS: tl.constexpr, BLOCK: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr,
+    ACTIVATION: tl.constexpr, EARLY: tl.constexpr,
+):  # fmt: skip
+    n = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    m = tl.program_id(1)
+    total = tl.zeros([BLOCK], tl.float32)
+    if EARLY:
+        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
+    for split in tl.static_range(SPLITS):
+        total += tl.load(parts_ptr + (split * rows + m) * N + n, mask=n < N, other=0.0)
+    if HAS_BIAS:
+        total += tl.load(bias_ptr + n, mask=n < N, other=0.0).to(tl.float32)
+    total = activate(total, ACTIVATION)
+    if HAS_RESIDUAL:
+        total += tl.load(residual_ptr + m * residual_stride + n, mask=n < N, other=0.0).to(tl.float32)
+    tl.store(out_ptr + m * out_stride + n, total.to(out_ptr.dtype.element_ty), mask=n < N)
+
+
 @dataclass(frozen=True)
 class SkinnyPlan:
     """How a launch is divided into programs.
@@ -108,6 +135,7 @@ class SkinnyPlan:
     Attributes:
         block_n, block_k, warps, stages: of a program; as many blocks less one are on their way while one is used.
         early: launch while the kernel before is still running, and wait for its end in the kernel.
+        splits: programs among which a walk along K is divided; 1 where there is a norm, or gate and up.
     """
 
     block_n: int
@@ -115,6 +143,7 @@ class SkinnyPlan:
     warps: int
     stages: int
     early: bool = True
+    splits: int = 1
 
 
 @functools.cache
@@ -132,6 +161,8 @@ def choose_plan(n: int, k: int, device: torch.device, *, gated: bool) -> SkinnyP
         return SkinnyPlan(32, 128, 4, 3)
     if gated:
         return SkinnyPlan(64, 128, 4, 3) if k <= 2048 else SkinnyPlan(32, 256, 4, 3)
+    if k >= 8192 and n <= 2048 and DIVIDES_LONG_WALKS:
+        return SkinnyPlan(32, 256, 4, 4, splits=5)
     if k >= 8192:
         return SkinnyPlan(16, 1024, 4, 3) if n <= 2048 else SkinnyPlan(32, 512, 4, 3)
     if n >= 65536:
@@ -160,15 +191,28 @@ def launch(
     """Runs the kernel on matrices; `plan` in place of the one that `choose_plan` makes."""
     n, k = weight.shape
     plan = plan or choose_plan(n, k, x.device, gated=up is not None)
+    rows, splits = x.shape[0], plan.splits if up is None and norm is None else 1
     early = plan.early and begins_early(x.device)
-    launch_kernel(_skinny_kernel, (triton.cdiv(n, plan.block_n), triton.cdiv(x.shape[0], 16)),
+    share = triton.cdiv(triton.cdiv(k, splits), plan.block_k) * plan.block_k
+    splits = triton.cdiv(k, share)
+    target = out if splits == 1 else empty_contiguous(x, (splits * rows, n), torch.float32)
+    finishes = splits == 1
+    launch_kernel(_skinny_kernel, (triton.cdiv(n, plan.block_n), triton.cdiv(rows, 16), splits),
         x, weight, up if up is not None else weight, bias if bias is not None else x,
-        residual if residual is not None else x, norm if norm is not None else x, out,
-        x.shape[0], n, x.stride(0), weight.stride(0), up.stride(0) if up is not None else 0,
-        residual.stride(0) if residual is not None else 0, out.stride(0), eps,
+        residual if residual is not None else x, norm if norm is not None else x, target,
+        rows, n, x.stride(0), weight.stride(0), up.stride(0) if up is not None else 0,
+        residual.stride(0) if residual is not None else 0, target.stride(0), eps,
         K=k, BLOCK_N=plan.block_n, BLOCK_K=plan.block_k, STAGES=plan.stages,
-        EVEN_N=n % plan.block_n == 0, EVEN_K=k % plan.block_k == 0,
-        GATED=up is not None, HAS_BIAS=bias is not None, HAS_RESIDUAL=residual is not None, HAS_NORM=norm is not None,
-        ACTIVATION=activation, EARLY=early, WIDE=is_interpreted(), num_warps=plan.warps, launch_pdl=early,
+        EVEN_N=n % plan.block_n == 0, EVEN_K=splits * share == k,
+        GATED=up is not None, HAS_BIAS=bias is not None and finishes, HAS_RESIDUAL=residual is not None and finishes,
+        HAS_NORM=norm is not None, ACTIVATION=activation if finishes else "none", SHARE=share,
+        EARLY=early, WIDE=is_interpreted(), num_warps=plan.warps, launch_pdl=early,
     )  # fmt: skip
+    if not finishes:
+        launch_kernel(_finish_kernel, (triton.cdiv(n, 128), rows),
+            target, bias if bias is not None else x, residual if residual is not None else x, out,
+            rows, n, residual.stride(0) if residual is not None else 0, out.stride(0),
+            SPLITS=splits, BLOCK=128, HAS_BIAS=bias is not None, HAS_RESIDUAL=residual is not None,
+            ACTIVATION=activation, EARLY=early, num_warps=2, launch_pdl=early,
+        )  # fmt: skip
     return out
