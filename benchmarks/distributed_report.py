@@ -35,9 +35,9 @@ def report(written: dict[str, Any]) -> str:
         reference = next((found["losses"] for name, found in of_strategy.items() if name == "torch"), None)
         lines += [line_of(strategy, name, found, reference) for name, found in of_strategy.items()]
         verdicts += compared(strategy, of_strategy, results[f"{strategy} planned"])
-    for name in ("pp", "fp8"):
+    for name in ("pp", "fp8", "offload"):
         if name in results:
-            lines.append(line_of("fsdp-zero3" if name == "fp8" else name, f"thunder, {name}", results[name], None))
+            lines.append(line_of("pp" if name == "pp" else "fsdp-zero3", f"thunder, {name}", results[name], None))
     decode = results.get("decode", {})
     if "tp_ms_per_token" in decode and "alone_ms_per_token" in decode:
         for way in ("tp", "tp_graphs"):

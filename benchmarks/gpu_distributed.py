@@ -9,9 +9,10 @@ thunder's plugin, PyTorch's own (DDP, `fully_shard`, `parallelize_module`), and 
 for each: losses of ten steps, milliseconds a step, tokens a second and GPU, peak memory of each rank, and from one
 profiled step the milliseconds in which only communication ran, with the collectives that showed most; and for each
 strategy what `thunder plan` predicts.  Of several `--batch` the largest is taken that all contenders can hold.
+
 `--decode` times generation under tensor parallelism beside one GPU's; `--fp8` trains with "fp8" and "fsdp" together;
-`--pp` trains a pipeline.  A part that fails has its error in the JSON.  `benchmarks/distributed_report.py` sets the
-figures beside one another; the script prints that at its end.
+`--pp` trains a pipeline, `--offload` keeps FSDP's state on the CPU.  A part that fails has its error in the JSON.
+`benchmarks/distributed_report.py` sets the figures beside one another; the script prints that at its end.
 """
 
 from __future__ import annotations
@@ -209,7 +210,11 @@ def union_length(spans: Sequence[tuple[float, float]]) -> float:
 
 # Contenders -------------------------------------------------------------------------------------------------------
 def trainer(run: Run, model: Any, parameters: Any) -> Callable[[torch.Tensor], torch.Tensor]:
-    optimizer = optimizer_of(run, parameters)
+    return stepping(model, optimizer_of(run, parameters))
+
+
+def stepping(model: Any, optimizer: torch.optim.Optimizer) -> Callable[[torch.Tensor], torch.Tensor]:
+    """A training step of a model that computes its own loss."""
 
     def step(tokens: torch.Tensor) -> torch.Tensor:
         optimizer.zero_grad()
@@ -237,7 +242,7 @@ def by_thunder(run: Run, strategy: str) -> dict[str, Any]:
         "fsdp-zero3": lambda: FSDP(),
         "tp": lambda: TP(),
     }
-    model = thunder.compile(run.model(), plugins=plugins[strategy]())
+    model = thunder.compile(run.model(), recipe=run.arguments.recipe, plugins=plugins[strategy]())
     found = run.train(trainer(run, model, model.parameters()), same_everywhere=strategy == "tp")
     statistics_of = thunder.compile_stats(model)
     return {**found, "programs": statistics_of.cache_misses, "notes": list(statistics_of.notes)[:5]}
@@ -277,7 +282,7 @@ def tensor_plan(model: Any) -> dict[str, Any]:
 def pipelined(run: Run) -> dict[str, Any]:
     """Two stages with 1F1B."""
     count = max(run.world, min(run.batch, 2 * run.world))
-    model = thunder.compile(run.model(), plugins=PP(microbatches=count))
+    model = thunder.compile(run.model(), recipe=run.arguments.recipe, plugins=PP(microbatches=count))
     optimizer = optimizer_of(run, model.parameters())
 
     def step(tokens: torch.Tensor) -> torch.Tensor:
@@ -290,8 +295,15 @@ def pipelined(run: Run) -> dict[str, Any]:
 
 
 def with_fp8(run: Run) -> dict[str, Any]:
-    model = thunder.compile(run.model().train(), plugins=["fp8", FSDP()])
+    model = thunder.compile(run.model().train(), recipe=run.arguments.recipe, plugins=["fp8", FSDP()])
     return run.train(trainer(run, model, model.parameters()), same_everywhere=False)
+
+
+def with_offload(run: Run) -> dict[str, Any]:
+    """Parts, gradients and the optimiser's states on the CPU; the losses are to be those of "fsdp-zero3"."""
+    model = thunder.compile(run.model(), recipe=run.arguments.recipe, plugins=FSDP(offload=True))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, foreach=False)
+    return run.train(stepping(model, optimizer), same_everywhere=False)
 
 
 def decoding(run: Run) -> dict[str, Any]:
@@ -304,7 +316,7 @@ def decoding(run: Run) -> dict[str, Any]:
         if name == "tp_graphs" and not run.is_cuda:
             continue
         try:
-            model = thunder.compile(run.model().eval(), plugins=plugins)
+            model = thunder.compile(run.model().eval(), recipe=run.arguments.recipe, plugins=plugins)
             options: dict[str, Any] = {"max_new_tokens": count, "min_new_tokens": count, "do_sample": False}
             for _ in range(3):  # run in Python, compiled, captured
                 answer = model.generate(tokens, **options)
@@ -366,8 +378,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--strategies", nargs="*", choices=STRATEGIES, default=list(STRATEGIES))
     parser.add_argument("--contenders", nargs="*", choices=CONTENDERS, default=list(CONTENDERS))
+    parser.add_argument("--recipe", default="auto", help="of thunder; eager spares the CPU its compiler")
     parser.add_argument("--pp", action="store_true")
     parser.add_argument("--fp8", action="store_true")
+    parser.add_argument("--offload", action="store_true")
     parser.add_argument("--decode", action="store_true")
     parser.add_argument("--output", default="gpu_distributed.json")
     arguments = parser.parse_args()
@@ -377,7 +391,7 @@ def main() -> None:
     run = Run(arguments)
     for strategy in arguments.strategies:
         run_strategy(run, strategy)
-    for name, function in (("pp", pipelined), ("fp8", with_fp8), ("decode", decoding)):
+    for name, function in (("pp", pipelined), ("fp8", with_fp8), ("offload", with_offload), ("decode", decoding)):
         if getattr(arguments, name):
             run.part(name, functools.partial(function, run))
     if run.rank == 0:

@@ -274,7 +274,19 @@ def bad_input(rank: int) -> None:
         compiled(torch.ones(4, 5, dtype=torch.long))
 
 
+def in_few_bits(rank: int) -> None:
+    """Quantised layers are stages as others are."""
+    answers = []
+    for plugins in ("quantize-int8", ["quantize-int8", PP(microbatches=2)]):
+        torch.manual_seed(0)
+        compiled = thunder.compile(layers().eval(), recipe="eager", plugins=plugins)
+        with torch.no_grad():
+            answers.append(compiled(batch_of(0)[0]))
+    torch.testing.assert_close(answers[1], answers[0])
+
+
 def calls_and_errors(rank: int) -> None:
+    in_few_bits(rank)
     calls(rank)
     last_reductions(rank)
     bad_input(rank)
