@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ import torch.distributed as dist
 import thunder
 from tests.distributed.processes import Processes
 from thunder.errors import CollectiveError, DivergenceError
-from thunder.plugins import DDP, FSDP
+from thunder.plugins import DDP, FSDP, PP, TP
 
 SECONDS = 20
 
@@ -29,21 +30,43 @@ def model_of(layers: int) -> torch.nn.Module:
     return torch.nn.Sequential(*(torch.nn.Linear(8, 8) for _ in range(layers)))
 
 
-def dies(rank: int) -> str:
+PLUGINS: dict[str, Any] = {
+    "fsdp": lambda: FSDP(),
+    "tp": lambda: TP(plan={"0": "colwise", "1": "rowwise"}),
+    "pp": lambda: PP(microbatches=2, loss=torch.nn.functional.mse_loss),
+}
+
+
+def dies(rank: int, plugin: str, collective: str) -> None:
     with_short_timeout()
-    compiled = thunder.compile(model_of(3), recipe="eager", plugins=FSDP())
+    compiled = thunder.compile(model_of(3), recipe="eager", plugins=PLUGINS[plugin]())
     x = torch.ones(2, 8)
-    compiled(x).sum().backward()
+
+    def step() -> None:
+        if plugin == "pp":
+            compiled.train_step(x, target=x)
+        else:
+            compiled(x).sum().backward()
+
+    step()
     if rank == 1:
         os._exit(3)
-    with pytest.raises(CollectiveError, match=r"gather_\w+ of computation failed on rank 0: rank 1 did not take part"):
-        compiled(x)
+    with pytest.raises(CollectiveError, match=f"{collective} failed on rank 0: rank 1 did not take part"):
+        step()
     raise RuntimeError("rank 0 has its error")
 
 
-def test_a_rank_dies() -> None:
+@pytest.mark.parametrize(
+    "plugin, collective",
+    [
+        ("fsdp", r"gather_\w+ of computation"),
+        ("tp", r"block_forward of computation"),
+        ("pp", "exchange of the pipeline"),
+    ],
+)
+def test_a_rank_dies(plugin: str, collective: str) -> None:
     with pytest.raises(AssertionError) as raised:
-        Processes(2).run(dies)
+        Processes(2).run(dies, plugin, collective)
     assert "rank 0 has its error" in str(raised.value)
     assert "exit code 3" in str(raised.value)
 

@@ -260,17 +260,17 @@ def last_reductions(rank: int) -> None:
 
 
 def bad_input(rank: int) -> None:
-    model = make("litgpt")[0]
+    model = make("llama")[0]
     with pytest.raises(OptionError, match="2 stages"):
-        thunder.compile(model, plugins=PP(stages=["transformer.h.0", "transformer.h.1"]))
+        thunder.compile(model, plugins=PP(stages=["model.layers.0", "model.layers.1"]))
     with pytest.raises(OptionError, match="too few"):
         thunder.compile(model, plugins=PP(microbatches=1))
     with pytest.raises(OptionError, match="schedule"):
         PP(schedule="2f2b")
     with pytest.raises(OptionError, match="cannot follow"):
         thunder.compile(model, plugins=[PP(), DDP()])
-    compiled = thunder.compile(model, recipe="eager", plugins=PP(stages=["transformer.h.7"], microbatches=2))
-    with torch.no_grad(), pytest.raises(PipelineError, match="'transformer.h.7'.*no operation"):
+    compiled = thunder.compile(model, recipe="eager", plugins=PP(stages=["model.layers.7"], microbatches=2))
+    with torch.no_grad(), pytest.raises(PipelineError, match="'model.layers.7'.*no operation"):
         compiled(torch.ones(4, 5, dtype=torch.long))
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 import thunder
 from tests.distributed.models import Trained, make, whole
 from tests.distributed.processes import Processes
-from thunder.distributed import automatic_plan
+from thunder.distributed import automatic_plan, describe_collectives
 from thunder.errors import MeshError, ShardingPlanError
 from thunder.plugins import TP, QuantizeInt4
 
@@ -30,7 +30,10 @@ def ten_steps(rank: int, name: str, sequence_parallel: bool = False, columns: in
     torch.testing.assert_close(trained.parameters, expected.parameters, **TOLERANCE)
     statistics = thunder.compile_stats(compiled)
     assert statistics.cache_misses == 1 and not any("operation by" in note for note in statistics.notes), statistics
-    backward = str(thunder.last_backward_traces(compiled)[-1])
+    trace = thunder.last_backward_traces(compiled)[-1]
+    found = [collective for collective in describe_collectives(trace) if collective.begins != "reduce_block_backward"]
+    assert found and all("mm" in one.beside or "mul" in one.beside for one in found), found  # gradients of weights
+    backward = str(trace)
     assert ("_c10d_functional.reduce_scatter" if sequence_parallel else "_c10d_functional.all_reduce") in backward
 
 

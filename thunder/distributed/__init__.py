@@ -15,7 +15,8 @@ from thunder.distributed.mesh import (
 )
 from thunder.distributed.methods import DataParallelMethods, DistributedMethods, PipelineMethods
 from thunder.distributed.overlap import Collective, begin_collectives_early, describe_collectives
-from thunder.distributed.pipeline import SCHEDULES, Pipeline, PipelineOptions
+from thunder.distributed.pipeline import Pipeline
+from thunder.distributed.pipeline_options import SCHEDULES, PipelineOptions
 from thunder.distributed.tensor_parallel import automatic_plan, divide_cross_entropy, merge_entries, parallelise
 
 __all__ = [

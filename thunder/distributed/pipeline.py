@@ -14,7 +14,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,7 +21,6 @@ import torch.distributed as dist
 from torch.distributed import pipelining
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
-from torch.utils import _pytree as pytree
 
 from thunder import _torch_compat
 from thunder.acquire import Program, Seen
@@ -30,6 +28,8 @@ from thunder.distributed.data_parallel import DataParallel, DataParallelOptions,
 from thunder.distributed.delayed_start import DelayedStart
 from thunder.distributed.failures import Agreement, exchange_failure
 from thunder.distributed.initialise import Initialise
+from thunder.distributed.microbatches import microbatches, put_together
+from thunder.distributed.pipeline_options import SCHEDULES, SPLITS_BACKWARD, PipelineOptions
 from thunder.distributed.pipeline_stage import LocalStage
 from thunder.distributed.stages import Stage, cut_into_stages
 from thunder.distributed.training_step import Forward, TrainingStep
@@ -38,36 +38,7 @@ from thunder.executors import default_executors
 from thunder.executors.distribution import Distribution, ProgramDistribution
 from thunder.frontend.compiled import CompiledFunction, Entry, Statistics
 
-SCHEDULES: dict[str, Any] = {
-    "gpipe": pipelining.ScheduleGPipe,
-    "1f1b": pipelining.Schedule1F1B,
-    "interleaved": pipelining.ScheduleInterleaved1F1B,
-    "zero-bubble": pipelining.ScheduleInterleavedZeroBubble,
-    "zbv": pipelining.ScheduleZBVZeroBubble,
-}
-SPLITS_BACKWARD = ("zero-bubble", "zbv")
 _ROOT = "model."  # the modules of training_step.py call it so
-
-
-@dataclass(frozen=True)
-class PipelineOptions:
-    """What the plugin "pp" leaves to the user.
-
-    Attributes:
-        schedule: a key of `SCHEDULES`.
-        microbatches: parts that a batch is divided into.
-        stages_per_rank: stages of each process.
-        begins: modules at which the second and later stages begin; None for stages of about equal cost.
-        loss: `loss(output, *targets)`; None: the model's output is the loss, or has it as `.loss`.
-        timeout: seconds that other processes may take to come to a program that is new.
-    """
-
-    schedule: str
-    microbatches: int
-    stages_per_rank: int
-    begins: tuple[str, ...] | None
-    loss: Callable[..., torch.Tensor] | None
-    timeout: float
 
 
 class Pipeline(Distribution):
@@ -133,7 +104,7 @@ class Pipeline(Distribution):
             )
         function = self._function(compiled, "forward")
         results = function.run(microbatches((args, kwargs), self.options.microbatches))
-        return _put_together(results)
+        return put_together(results)
 
     def train_step(
         self, compiled: CompiledFunction, args: tuple[Any, ...], kwargs: dict[str, Any], targets: tuple[Any, ...]
@@ -251,50 +222,6 @@ class Pipeline(Distribution):
 
 def _part(parameter: torch.Tensor) -> torch.Tensor:
     return _torch_compat.local_part(parameter) if isinstance(parameter, DTensor) else parameter
-
-
-def microbatches(batch: Any, count: int) -> list[Any]:
-    """A batch, a structure of tensors and others, as parts: tensors are divided along their first dimension.
-
-    Raises:
-        PipelineError: the batch cannot be divided.
-    """
-    leaves, structure = pytree.tree_flatten(batch)
-    sizes = [leaf.shape[0] for leaf in leaves if isinstance(leaf, torch.Tensor) and leaf.dim()]
-    if not sizes or sizes[0] % count:
-        raise PipelineError(
-            f"a batch of {sizes[0] if sizes else 'no tensors'} cannot be divided into {count} microbatches",
-            remedy="pass batches that the number divides, or PP(microbatches=...)",
-        )
-    parts = []
-    for number in range(count):
-        mine = [
-            leaf.chunk(count)[number] if isinstance(leaf, torch.Tensor) and leaf.dim() and leaf.shape[0] == sizes[0]
-            else leaf
-            for leaf in leaves
-        ]  # fmt: skip
-        parts.append(pytree.tree_unflatten(mine, structure))
-    return parts
-
-
-def _put_together(results: Sequence[Any]) -> Any:
-    """The results of microbatches as that of the batch."""
-    leaves = [pytree.tree_flatten(result)[0] for result in results]
-    _, structure = pytree.tree_flatten(results[0])
-    joined: list[Any] = []
-    for parts in zip(*leaves):
-        tensors = all(isinstance(part, torch.Tensor) for part in parts)
-        if not tensors:
-            if not isinstance(parts[0], (type(None), bool, int, float, str)):
-                raise PipelineError(
-                    f"the model returns a {type(parts[0]).__qualname__}, which cannot be put together from those of "
-                    "the microbatches",
-                    remedy="let the model return tensors; for transformers' models pass use_cache=False",
-                )
-            joined.append(parts[0])
-        else:
-            joined.append(torch.cat(parts) if parts[0].dim() else torch.stack(parts).mean())
-    return pytree.tree_unflatten(joined, structure)
 
 
 class _Collected(Exception):
