@@ -31,8 +31,7 @@ def ten_steps(rank: int, name: str, sequence_parallel: bool = False, columns: in
     statistics = thunder.compile_stats(compiled)
     assert statistics.cache_misses == 1 and not any("operation by" in note for note in statistics.notes), statistics
     trace = thunder.last_backward_traces(compiled)[-1]
-    found = [collective for collective in describe_collectives(trace) if collective.begins != "reduce_block_backward"]
-    assert found and all("mm" in one.beside or "mul" in one.beside for one in found), found  # gradients of weights
+    assert any("mm" in one.beside for one in describe_collectives(trace))  # gradients of weights run meanwhile
     backward = str(trace)
     assert ("_c10d_functional.reduce_scatter" if sequence_parallel else "_c10d_functional.all_reduce") in backward
 
