@@ -1,5 +1,6 @@
 """Sizes that vary become symbols: how many programs are made, what they rely on, and that the answers stay right."""
 
+import math
 import re
 
 import pytest
@@ -135,3 +136,45 @@ def test_code_that_takes_no_symbols_gets_numbers():
         x = torch.randn(length)
         torch.testing.assert_close(compiled(x), x * length)
     assert sorted(tables) == [3, 4, 5] and thunder.compile_stats(compiled).plain_calls == 0
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x[: math.ceil(x.shape[0] / 3)],
+        lambda x: x[: int(x.shape[0] / 3)],
+        lambda x: x / math.sqrt(x.shape[0]),
+        lambda x: x.mean() + float(x.shape[0]) + int(x.shape[0]) * 0.5,
+        lambda x: (x * torch.tensor(x.shape[0]), x * torch.tensor(1.0 / x.shape[0])),
+        lambda x: x[slice(0, divmod(x.shape[0], 4)[0])],
+    ],
+)
+def test_numbers_made_from_a_size_are_symbols(function):
+    compiled = thunder.jit(function, cache="symbolic values", executors=["eager"])
+    for length in (12, 7, 31, 20):
+        x = torch.randn(length, 4)
+        torch.testing.assert_close(compiled(x), function(x))
+    assert thunder.cache_misses(compiled) == 2
+
+
+def test_texts_of_sizes_tell_the_number():
+    def describe(x):
+        n = x.shape[0]
+        older = "%d of %s" % (n, x.shape), "{}".format(n)  # noqa: UP031, UP032 (forms that programs use)
+        return x + 1, f"{n}", f"{n:>5}|{n / 2:.2f}", older, str((n, 2)), repr([n])
+
+    compiled = thunder.jit(describe, cache="symbolic values", executors=["eager"])
+    for length in (12, 7, 31):
+        x = torch.randn(length, 4)
+        assert compiled(x)[1:] == describe(x)[1:]
+
+
+def test_a_message_about_a_size_that_depends_on_values_is_no_decision():
+    def checked(x):
+        found = x[x > 0]
+        message = f"{found.shape[0]:d} of {x.shape}, {found.shape}"
+        torch._check(found.shape[0] >= 0, lambda: message)
+        return found * 2
+
+    x = torch.randn(9)
+    torch.testing.assert_close(thunder.jit(checked, executors=["eager"])(x), checked(x))

@@ -61,6 +61,8 @@ class ContainerTracker(ObjectTracker):
         """What `__index__`, `__float__` or their like in Python make of an object that C code asks for a number."""
         if type(obj) in VALUE_TYPES or isinstance(obj, torch.Tensor):
             return obj
+        if isinstance(obj, (torch.SymInt, torch.SymFloat)) and "__index__" not in names[:1]:
+            return obj  # int, float and their like know symbols; what counts or finds with a number needs to know it
         for name in names:
             method = self._python_method(type(obj), name)
             if method is not None:
@@ -68,7 +70,9 @@ class ContainerTracker(ObjectTracker):
         return obj
 
     def load_item(self, obj: Any, key: Any) -> Any:
-        if isinstance(obj, (list, tuple, str, torch.Tensor)) and type(key) not in VALUE_TYPES:
+        if isinstance(obj, torch.Tensor) and isinstance(key, torch.SymInt):
+            pass  # which element it is may vary
+        elif isinstance(obj, (list, tuple, str, torch.Tensor)) and type(key) not in VALUE_TYPES:
             key = self.as_number(key)
         if isinstance(obj, dict) and type(key) not in VALUE_TYPES:
             key = self.key_for(obj, key)

@@ -177,6 +177,8 @@ class Prologue:
             "_item": list.__getitem__,
             "_type_lookup": type_lookup,
             "_absent": _absent,
+            "math": math,  # conditions on sizes name these two
+            "torch": torch,
         }
         self.checks: list[tuple[str, str | Callable[[], str]]] = []
         self.tensors: dict[int, tuple[str, torch.Tensor]] = {}

@@ -363,7 +363,11 @@ class Lookasides:
         names = _METHODS_OF_CONVERSIONS.get(function, ("__index__", "__float__", "__int__", "__complex__"))
         own_method = _OWN_METHODS.get(function)
 
+        of_symbols = _OF_SYMBOLS.get(function)
+
         def replacement(interp: Any, *args: Any, **kwargs: Any) -> Any:
+            if of_symbols is not None and any(isinstance(value, (torch.SymInt, torch.SymFloat)) for value in args):
+                return of_symbols(*args, **kwargs)
             own = type_lookup(type(args[0]), own_method) if own_method is not None and args else None
             in_python = isinstance(own, types.FunctionType) and not isinstance(args[0], torch.Tensor)
             if own_method is not None and in_python:
@@ -384,6 +388,8 @@ class Lookasides:
             number = args[0]
             if self._is_integer_tensor(number) and _may_hold_one_number(number):
                 number = self._one_operation(torch.Tensor.item, (number,), {})
+            if isinstance(number, torch.SymFloat):
+                return torch.sym_int(number)
             return number if isinstance(number, torch.SymInt) else int(number)
         return int(*args, **kwargs)
 
@@ -624,6 +630,11 @@ _METHODS_OF_CONVERSIONS: dict[Callable[..., Any], tuple[str, ...]] = {
     **dict.fromkeys((math.isnan, math.isinf, math.isfinite, math.floor, math.ceil), ("__float__", "__index__")),
 }
 """The methods that a conversion asks for, in order."""
+_OF_SYMBOLS: dict[Callable[..., Any], Callable[..., Any]] = {
+    float: torch.sym_float, math.sqrt: torch.sym_sqrt, slice: slice,
+    divmod: lambda number, divisor: (number // divisor, number % divisor),
+}  # fmt: skip
+"""What gives a symbol where a number is one; the other conversions make a constant of it."""
 _OWN_METHODS: dict[Callable[..., Any], str] = {
     round: "__round__", math.floor: "__floor__", math.ceil: "__ceil__", math.trunc: "__trunc__",
     divmod: "__divmod__", pow: "__pow__",

@@ -52,7 +52,7 @@ class ResultInference(ValueResults):
         key: list[Any],
     ) -> Any:
         """The result of a call: remembered, made on the shadows, or worked out on fake tensors."""
-        if func is torch.tensor and args and type(args[0]) in (list, tuple) and holds_unknown(args[0]):
+        if func is torch.tensor and args and not isinstance(args[0], torch.Tensor) and holds_unknown(args[0]):
             return self._tensor_of_numbers(args[0], kwargs)
         if self.symbols is not None:
             return self._infer_symbolic(func, args, kwargs, shadows)

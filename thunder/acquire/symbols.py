@@ -51,6 +51,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "TruncToInt": math.trunc,
     "FloorToInt": math.floor,
     "CeilToInt": math.ceil,
+    "OpaqueUnaryFn_sqrt": torch.sym_sqrt,
     "Equality": operator.eq,
     "Unequality": operator.ne,
     "LessThan": operator.le,

@@ -33,7 +33,10 @@ class TensorText(str):
         return self
 
     def __format__(self, specification: str) -> str:
-        return as_tensor_text(str.__format__(self, specification), self.location) if specification else self
+        try:
+            return as_tensor_text(str.__format__(self, specification), self.location)
+        except ValueError:  # a specification for numbers, one of which this stands for
+            return self
 
     def __add__(self, other: Any) -> Any:
         return _or_not_implemented(str.__add__(self, other) if isinstance(other, str) else NotImplemented, self)

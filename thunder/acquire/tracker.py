@@ -29,7 +29,7 @@ from thunder.acquire.heap import Heap, instance_dict, is_container, slot_names
 from thunder.acquire.objects import ARRAYS, CONTAINER_BASES, FOLLOWED_THROUGH
 from thunder.acquire.process_state import asks_for_setting, changes_setting, reaches_outside
 from thunder.acquire.sources import ATTRIBUTE, CALL, ITEM, constant
-from thunder.acquire.texts import TensorText, as_tensor_text, is_tensor_text, text_decides
+from thunder.acquire.texts import TensorText, as_tensor_text, is_tensor_text, tensor_text, text_decides
 from thunder.errors import ImpureCallError, UnsupportedError
 
 
@@ -185,6 +185,19 @@ class AcquisitionTracker(AttributeTracker):
             keeps = keeps or name in ("__init__", "__new__", "__setattr__")
         if not keeps:
             raise text_decides(self.recorder.location())
+
+    def for_text(self, obj: Any) -> Any:
+        """A size that varies is written as the number that it is, which makes it a constant of the program."""
+        if isinstance(obj, (torch.SymInt, torch.SymFloat, torch.SymBool)):
+            if self.recorder.symbols is None or not self.recorder.symbols.is_known(obj):
+                return tensor_text(self.recorder.location())
+            if isinstance(obj, torch.SymFloat):
+                return float(obj)
+            return int(obj) if isinstance(obj, torch.SymInt) else bool(obj)
+        if type(obj) is torch.Size and any(isinstance(size, torch.SymInt) for size in obj):
+            read = [self.for_text(size) for size in obj]
+            return read if any(map(is_tensor_text, read)) else torch.Size(read)
+        return obj
 
     def text(self, text: str) -> str:
         return as_tensor_text(text, self.recorder.location()) if is_tensor_text(text) else text

@@ -110,6 +110,9 @@ class ValueResults(UnknownNumbers):
             value = self._value(shadow) if deciding else None
             if value is None and ((deciding and not any_values_do) or not self._may_be_replayed(shadow)):
                 raise self.data_dependent(func) from error
+            if value is not None and not value.is_cpu:
+                with torch._C.DisableTorchFunction():
+                    value = value.cpu()  # all take part in one call
             if value is None:
                 with torch._C.DisableTorchFunction():
                     value = torch.empty_strided(shadow.shape, shadow.stride(), dtype=shadow.dtype)

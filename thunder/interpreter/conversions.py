@@ -27,20 +27,28 @@ class _Shown:
         return self.text
 
 
+def _readable(interp: Any, value: Any) -> Any:
+    """What the text of a value is made of: a tracker may have another value stand for it."""
+    return value if type(value) in PLAIN_TYPES or interp.tracker is None else interp.tracker.for_text(value)
+
+
 def repr_of(interp: Any, value: Any) -> str:
     """`repr(value)`."""
+    value = _readable(interp, value)
     method = python_method(type(value), "__repr__")
     return _shown(interp, value, repr) if method is None else repr(_Shown(interp.call(method, value)))
 
 
 def ascii_of(interp: Any, value: Any) -> str:
     """`ascii(value)`."""
+    value = _readable(interp, value)
     method = python_method(type(value), "__repr__")
     return ascii(value) if method is None else ascii(_Shown(interp.call(method, value)))
 
 
 def str_of(interp: Any, value: Any) -> str:
     """`str(value)`."""
+    value = _readable(interp, value)
     method = python_method(type(value), "__str__")
     if method is not None:
         return str(_Shown(interp.call(method, value)))
@@ -75,6 +83,7 @@ class _Lent:
 
 def lent(interp: Any, value: Any, within: tuple[int, ...] = ()) -> Any:
     """The value, or something that reads like it where its class has methods for that in Python."""
+    value = _readable(interp, value)
     cls = type(value)
     if cls in (tuple, list, dict):
         if id(value) in within:
@@ -100,6 +109,7 @@ def _copied(interp: Any, value: Any, within: tuple[int, ...] = ()) -> Any:
 
 def format_of(interp: Any, value: Any, specification: str) -> str:
     """`format(value, specification)`."""
+    value = _readable(interp, value)
     method = python_method(type(value), "__format__")
     if method is not None:
         return format(_Shown(interp.call(method, value, specification)), "")

@@ -75,6 +75,10 @@ class Tracker:
     def enter_partial(self, function: Any) -> None:
         """A `functools.partial` is about to be called: its function and arguments are read."""
 
+    def for_text(self, obj: Any) -> Any:
+        """What a text is made of where the program puts `obj` into one."""
+        return obj
+
     def load_attr(self, obj: Any, name: str) -> Any:
         """An attribute is read."""
         return self.interp.getattr(obj, name)
