@@ -15,16 +15,13 @@ ways to divide the kernels.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import dataclasses
-import functools
 import importlib
 import json
 import os
 import statistics
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -34,8 +31,8 @@ import torch.nn.functional as F
 from gpu_timing import copies_beyond_caches, copy_bandwidth, median_of, timed
 
 import thunder
-from thunder.kernels import decode_attention, rope
 from thunder.kernels import gemv as bf16_gemv
+from thunder.kernels import rms_norm, swiglu  # noqa: F401  (registers the operators)
 from thunder.plugins import FP6, FP8, MXFP4, NVFP4, QuantizeInt4, QuantizeInt8
 from thunder.precision import memory_of
 from thunder.precision.formats import Quantized, dequantize, get_format, quantize
@@ -322,39 +319,18 @@ def kernels_of_a_token(compiled: Any, ids: torch.Tensor) -> list[tuple[str, floa
     return sorted(rows, key=lambda row: -row[2])[:14]
 
 
-@contextlib.contextmanager
-def variant(name: str) -> Iterator[None]:
-    """Within the block, kernels of a decoding step are launched otherwise than the library chooses.
-
-    "asks": kernels have all their weights brought into the second-level cache before they wait; "attention": rotation
-    and attention let the next kernel in before they wait; "both"; "plain": as the library chooses.
-    """
-    known = gemv.choose_plan, rope._launch_into_cache, decode_attention.launch
-    if name in ("asks", "both"):
-        gemv.choose_plan = lambda *sizes: dataclasses.replace(known[0](*sizes), asks=True)
-    if name in ("attention", "both"):
-        rope._launch_into_cache = functools.partial(known[1], lets_in=True)
-        decode_attention.launch = functools.partial(known[2], lets_in=True)
-    try:
-        yield
-    finally:
-        gemv.choose_plan, rope._launch_into_cache, decode_attention.launch = known
-
-
 def generate(found: dict[str, Any], arguments: argparse.Namespace) -> None:
     for name in arguments.formats.split(","):
-        for way in arguments.variants.split(",") if name != "bf16" else ["plain"]:
-            with variant(way):
-                generate_in(name, name if way == "plain" else f"{name}, {way}", found)
+        generate_in(name, found)
 
 
-def generate_in(format: str, name: str, found: dict[str, Any]) -> None:
-    """Generation in one format; the row is called `name`."""
+def generate_in(name: str, found: dict[str, Any]) -> None:
+    """Generation in one format."""
     ids = torch.randint(0, 151936, (1, 10), device=DEVICE)
     row = found[name] = {}
     try:
         model = large_model()
-        plugin = PLUGINS[format]
+        plugin = PLUGINS[name]
         start = time.perf_counter()
         compiled = thunder.compile(model, plugins=plugin() if plugin is not None else None)
         torch.cuda.synchronize()
@@ -392,7 +368,6 @@ def main() -> None:
     parser.add_argument("--output", default="gpu_precision.json")
     parser.add_argument("--parts", default="values,gemv,skinny,prefill,activation,training")
     parser.add_argument("--formats", default="bf16,int4,nvfp4,int8,fp8", help="for the part generate")
-    parser.add_argument("--variants", default="plain", help="for the part generate: plain, asks, attention, both")
     parser.add_argument("--seconds", type=float, default=95)
     arguments = parser.parse_args()
     arguments.deadline = time.perf_counter() + arguments.seconds

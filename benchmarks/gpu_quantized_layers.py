@@ -37,7 +37,7 @@ CANDIDATES = {
     "down": ((8, 512, 4), (4, 1024, 8), (8, 1024, 8)),
 }
 """Rows, words (of 8 codes) a step, warps."""
-CHANGES: tuple[dict[str, bool], ...] = ({"asks": True}, {"lets_in": False}, {"lets_in": False, "asks": True})
+CHANGES: tuple[dict[str, bool], ...] = ({"lets_in": False},)
 """Of all plans together."""
 
 
@@ -69,7 +69,6 @@ class Layers:
         self.tables = [torch.randn(1, 1, 1, SIZE, device="cuda", dtype=BF16) for _ in range(2)]
         self.caches = [[torch.randn(1, KV_HEADS, LENGTH, SIZE, device="cuda", dtype=BF16) for _ in range(2)]
                        for _ in range(LAYERS)]  # fmt: skip
-        self.lets_in = False  # rotation and attention
         self.place = torch.full((1,), 60, dtype=torch.int64, device="cuda")
 
     def multiply(self, name: str, layer: int, x: Any, residual: Any, plan: Plan | None) -> torch.Tensor:
@@ -87,8 +86,8 @@ class Layers:
             joined = self.multiply("qkv", layer, hidden, None, plans.get("qkv"))
             q, k, v = (part.view(1, -1, 1, SIZE) for part in joined.split(PRODUCTS[0].sizes, 1))
             keys, values = self.caches[layer]
-            q = rope._launch_into_cache(q, k, v, *self.tables, keys, values, self.place, lets_in=self.lets_in)
-            mixed = decode_attention.launch(q, keys, values, self.place, None, SIZE**-0.5, lets_in=self.lets_in)
+            q = rope._launch_into_cache(q, k, v, *self.tables, keys, values, self.place)
+            mixed = decode_attention.launch(q, keys, values, self.place, None, SIZE**-0.5)
             mixed = mixed.view(1, HIDDEN)
             hidden = self.multiply("output", layer, mixed, hidden, plans.get("output"))
             inner = self.multiply("gate and up", layer, hidden, None, plans.get("gate and up"))
@@ -114,7 +113,7 @@ def start_of(format: str) -> dict[str, Plan]:
         parsed = get_format(format)
         described = describe(str(parsed), product.k)
         n = product.sizes[0] if product.activation != "none" else sum(product.sizes)
-        (per, _), multiply = gemv.words_at_once(described, product.k), gemv.multiplied_as(parsed, BF16)
+        per, multiply = gemv.words_at_once(described), gemv.multiplied_as(parsed, BF16)
         found[product.name] = gemv.choose_plan(n, product.k, described.bits, per, multiply)
     return found
 
@@ -157,10 +156,6 @@ def search(format: str, layers: Layers, deadline: float) -> dict[str, Any]:
         if us < best:
             best, best_change = us, change
     plans = {name: replace(plan, **best_change) for name, plan in plans.items() if plan is not None}
-    layers.lets_in = True
-    us = tried["the best of these, attention lets in"] = layers.time(plans)
-    layers.lets_in = us < best
-    best = min(best, us)
     print(f"  {format}: {tried}", flush=True)
     for name in ("gate and up", "down", "qkv", "output"):
         for plan in candidates(name, get_format(format).bits):
@@ -186,12 +181,8 @@ def main() -> None:
     with torch.no_grad():
         layers = {format: Layers(format) for format in arguments.formats.split(",")}
         compile_kernels(layers, deadline)
-        plain = Layers(None)
-        report["bf16_us"] = plain.time({})
-        plain.lets_in = True
-        report["bf16_lets_in_us"] = plain.time({})
-        print(f"bf16: {report['bf16_us']:.0f} us, attention lets in {report['bf16_lets_in_us']:.0f} us; "
-              f"{deadline - time.perf_counter():.0f} s left", flush=True)  # fmt: skip
+        report["bf16_us"] = Layers(None).time({})
+        print(f"bf16: {report['bf16_us']:.0f} us; {deadline - time.perf_counter():.0f} s left", flush=True)
         for format, made in layers.items():
             found = report["formats"][format] = search(format, made, deadline)
             found["times_bf16"] = report["bf16_us"] / found["us"]

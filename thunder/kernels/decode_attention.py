@@ -38,14 +38,11 @@ def _decode_kernel(
     query_b, query_h, keys_b, keys_h, keys_l, values_b, values_h, values_l, mask_b, mask_h, mask_l,
     GROUP: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_L: tl.constexpr,
     SPLITS: tl.constexpr, HAS_POSITION: tl.constexpr, HAS_MASK: tl.constexpr, WIDE: tl.constexpr,
-    EARLY: tl.constexpr, LETS_IN: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
-    if LETS_IN:
-        tl.extra.cuda.gdc_launch_dependents()  # the next kernel asks for its weights while this one waits
     if EARLY:
         tl.extra.cuda.gdc_wait()
-        if not LETS_IN:
-            tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_launch_dependents()
     b = (tl.program_id(0) // KV_HEADS).to(tl.int64)
     kv_head = tl.program_id(0) % KV_HEADS
     split = tl.program_id(1)
@@ -110,14 +107,10 @@ def _decode_kernel(
 def _join_kernel(
     partial_ptr, statistics_ptr, out_ptr,
     D: tl.constexpr, BLOCK_D: tl.constexpr, SPLITS: tl.constexpr, BLOCK_S: tl.constexpr, EARLY: tl.constexpr,
-    LETS_IN: tl.constexpr,
 ):  # fmt: skip
-    if LETS_IN:
-        tl.extra.cuda.gdc_launch_dependents()  # the next kernel asks for its weights while this one waits
     if EARLY:
         tl.extra.cuda.gdc_wait()
-        if not LETS_IN:
-            tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_launch_dependents()
     place = tl.program_id(0).to(tl.int64) * SPLITS
     split = tl.arange(0, BLOCK_S)
     d = tl.arange(0, BLOCK_D)
@@ -149,7 +142,6 @@ def launch(
     splits: int | None = None,
     *,
     early: bool = True,
-    lets_in: bool = False,
     block: int = BLOCK_L,
     warps: int = 4,
 ) -> torch.Tensor:
@@ -159,7 +151,6 @@ def launch(
         query, keys, values, position, mask, scale: see the module's docstring.
         splits: programs that share a head; `choose_splits` knows without it.
         early: begin while the kernel before is running, and let the next begin (from Hopper on).
-        lets_in: let the next begin before waiting for the one before.
         block, warps: of a program.
     """
     batch, heads, _, size = query.shape
@@ -176,7 +167,7 @@ def launch(
     mask_b, mask_h, _, mask_l = mask_strides or (0, 0, 0, 0)
     block_d = triton.next_power_of_2(size)
     early = early and begins_early(query.device)
-    options: dict[str, Any] = {"EARLY": early, "LETS_IN": early and lets_in, "num_warps": warps, "launch_pdl": early}
+    options: dict[str, Any] = {"EARLY": early, "num_warps": warps, "launch_pdl": early}
     launch_kernel(_decode_kernel, (batch * kv_heads, splits),
         query, keys, values, position if position is not None else query,
         mask.view(torch.int8) if mask is not None else query, out, partial, statistics,

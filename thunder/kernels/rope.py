@@ -77,14 +77,11 @@ def _rope_into_cache_kernel(
     q_ptr, k_ptr, v_ptr, cos_ptr, sin_ptr, keys_ptr, values_ptr, index_ptr, out_ptr, S, H, G,
     q_b, q_h, q_s, k_b, k_h, k_s, v_b, v_h, v_s, cos_b, cos_s, sin_b, sin_s,
     keys_b, keys_h, keys_l, values_b, values_h, values_l, out_b, out_h, out_s,
-    HALF: tl.constexpr, BLOCK: tl.constexpr, EARLY: tl.constexpr, LETS_IN: tl.constexpr,
+    HALF: tl.constexpr, BLOCK: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    if LETS_IN:
-        tl.extra.cuda.gdc_launch_dependents()  # the next kernel asks for its weights while this one waits
     if EARLY:
         tl.extra.cuda.gdc_wait()
-        if not LETS_IN:
-            tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_launch_dependents()
     b = (tl.program_id(0) // S).to(tl.int64)
     s = (tl.program_id(0) % S).to(tl.int64)
     head = tl.program_id(1)
@@ -152,12 +149,8 @@ def _launch_into_cache(
     index: torch.Tensor,
     *,
     early: bool = True,
-    lets_in: bool = False,
 ) -> torch.Tensor:
-    """`early`: begin while the kernel before is running, and let the next begin (from Hopper on; 16-bit types).
-
-    `lets_in`: let the next begin before waiting for the one before.
-    """
+    """`early`: begin while the kernel before is running, and let the next begin (from Hopper on; 16-bit types)."""
     early = early and q.element_size() == 2 and begins_early(q.device)
     q, k, v, cos, sin = map(_side_by_side, (q, k, v, cos, sin))
     batch, heads, length, size = q.shape
@@ -166,8 +159,8 @@ def _launch_into_cache(
         q, k, v, cos, sin, keys, values, index, out, length, heads, k.shape[1],
         *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *_table_strides(cos), *_table_strides(sin),
         *keys.stride()[:3], *values.stride()[:3], *out.stride()[:3],
-        HALF=size // 2, BLOCK=triton.next_power_of_2(size // 2), EARLY=early,
-        LETS_IN=early and lets_in, num_warps=1, launch_pdl=early,
+        HALF=size // 2, BLOCK=triton.next_power_of_2(size // 2), EARLY=early, num_warps=1,
+        launch_pdl=early,
     )  # fmt: skip
     return out
 

@@ -10,7 +10,7 @@ with h = x, or, when `norm_weight` is given, h = x * norm_weight / sqrt(mean(x^2
 
 A program computes BLOCK_N rows and walks along K in steps of BLOCK_W words; the words of the next step are on their way
 while one is used.  Tiles are [words / PER, rows, PER]: a thread reads PER words that lie side by side and share a
-scale (or, IN_TWOS, have one for each half), makes x ready for them, and uses that for all of its rows.
+scale, makes x ready for them, and uses that for all of its rows.
 
 Integers, and e2m1, whose doubled numbers are integers, are multiplied as integers: the h of one word are written as
 16-bit integers times a power of 2 (exact for 16-bit numbers within a factor of 128 of the largest of the word; the rest
@@ -238,12 +238,9 @@ def _ready(
 @triton.jit
 def _load_words(
     codes_ptr, scales_ptr, zeros_ptr, n, w, group_at, N, K: tl.constexpr, BITS: tl.constexpr, SCALE_ROWS: tl.constexpr,
-    GROUP: tl.constexpr, HAS_ZEROS: tl.constexpr, IN_TWOS: tl.constexpr,
+    GROUP: tl.constexpr, HAS_ZEROS: tl.constexpr,
 ):  # fmt: skip
-    """(words, high bits, scales, zeros) of a step; what a format lacks stands for itself.
-
-    IN_TWOS: scales are bytes, each number is two of them.
-    """
+    """(words, high bits, scales, zeros) of a step; what a format lacks stands for itself."""
     CODES: tl.constexpr = 4 if BITS == 8 else 8
     WORDS: tl.constexpr = K // CODES
     ROW_BYTES: tl.constexpr = K * BITS // 8
@@ -260,13 +257,9 @@ def _load_words(
     zero = n
     if GROUP < K:
         scale_row = n // SCALE_ROWS if SCALE_ROWS > 0 else n * 0
-        SPAN: tl.constexpr = 2 * GROUP if IN_TWOS else GROUP
-        places = scale_row[None, :] * (K // SPAN) + (group_at * CODES // SPAN)[:, None]
+        places = scale_row[None, :] * (K // GROUP) + (group_at * CODES // GROUP)[:, None]
         group_mask = (n < N)[None, :] & (group_at < WORDS)[:, None]
-        if IN_TWOS:
-            scale = tl.load(scales_ptr.to(tl.pointer_type(tl.uint16)) + places, mask=group_mask, other=0)
-        else:
-            scale = tl.load(scales_ptr + places, mask=group_mask, other=0)
+        scale = tl.load(scales_ptr + places, mask=group_mask, other=0)
         if HAS_ZEROS:
             zero = tl.load(zeros_ptr + places, mask=group_mask, other=0)
     return word, high, scale, zero
@@ -276,7 +269,7 @@ def _load_words(
 def _products(
     word, high, scale, zero, ready, table_ptr, offset, K: tl.constexpr, KIND: tl.constexpr, BITS: tl.constexpr,
     MANTISSA: tl.constexpr, FLIP: tl.constexpr, SCALE: tl.constexpr, GROUP: tl.constexpr, HAS_ZEROS: tl.constexpr,
-    MULTIPLY: tl.constexpr, IN_TWOS: tl.constexpr, CONVERTS: tl.constexpr, EMULATED: tl.constexpr,
+    MULTIPLY: tl.constexpr, CONVERTS: tl.constexpr, EMULATED: tl.constexpr,
 ):  # fmt: skip
     """The sums [words / PER, BLOCK_N] of the products of PER words each, times their scales."""
     sums, unit = ready[8][:, None, :], ready[9][:, None, :]
@@ -321,13 +314,6 @@ def _products(
             total += _dot(second, upper2, top, SIGNED, True, EMULATED) << 8
         products = total.to(tl.float32) * unit
         weights_of_zero = sums.to(tl.float32) * unit
-    if IN_TWOS:
-        G: tl.constexpr = products.shape[0]
-        N: tl.constexpr = products.shape[1]
-        first, second = tl.split(tl.sum(tl.reshape(products, [G, N, 2, products.shape[2] // 2]), axis=3))
-        both = scale.to(tl.int32)
-        grouped = first * scale_value(both & 255, SCALE) + second * scale_value(both >> 8, SCALE)
-        return grouped
     grouped = tl.sum(products, axis=2)
     if GROUP < K:
         if HAS_ZEROS:
@@ -338,32 +324,41 @@ def _products(
 
 @triton.jit
 def _load_row(
-    scales_ptr, tensor_scale_ptr, bias_ptr, n, N, factor, K: tl.constexpr, SCALE: tl.constexpr, GROUP: tl.constexpr,
-    SCALE_ROWS: tl.constexpr, HAS_TENSOR_SCALE: tl.constexpr, HAS_BIAS: tl.constexpr,
+    scales_ptr, tensor_scale_ptr, bias_ptr, n, N, K: tl.constexpr, GROUP: tl.constexpr, SCALE_ROWS: tl.constexpr,
+    HAS_TENSOR_SCALE: tl.constexpr, HAS_BIAS: tl.constexpr,
 ):  # fmt: skip
-    """(what the sums of rows [BLOCK_N] are multiplied by, the bias): asked for before they are needed."""
-    scale = tl.zeros(n.shape, tl.float32) + factor
-    bias = tl.zeros(n.shape, tl.float32)
+    """(scales, tensor scale, biases) of rows [BLOCK_N] as they are stored; what a format lacks stands for itself.
+
+    They are asked for before anything waits, and touched when the sums are there: using them earlier would hold up the
+    loads that come after.
+    """
+    scale, whole, bias = n, n, n
     if GROUP == K:
         scale_row = n // SCALE_ROWS if SCALE_ROWS > 0 else n * 0
-        scale *= scale_value(tl.load(scales_ptr + scale_row, mask=n < N, other=0), SCALE)
+        scale = tl.load(scales_ptr + scale_row, mask=n < N, other=0)
     if HAS_TENSOR_SCALE:
-        scale *= tl.load(tensor_scale_ptr)
+        whole = tl.load(tensor_scale_ptr)
     if HAS_BIAS:
-        bias = tl.load(bias_ptr + n, mask=n < N, other=0.0).to(tl.float32)
-    return scale, bias
+        bias = tl.load(bias_ptr + n, mask=n < N, other=0.0)
+    return scale, whole, bias
 
 
 @triton.jit
-def _ask_for(ptr, n, N, LENGTH: tl.constexpr, START: tl.constexpr):
-    """Has bytes from START on of rows of LENGTH bytes brought into the second-level cache."""
-    if START < LENGTH:
-        line = START + tl.arange(0, triton.next_power_of_2((LENGTH - START + 127) // 128)) * 128
-        rows = ptr.to(tl.int64) + tl.minimum(n, N - 1).to(tl.int64) * LENGTH
-        tl.inline_asm_elementwise(
-            "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [rows[:, None] + tl.minimum(line, LENGTH - 1)[None, :]],
-            dtype=tl.int32, is_pure=False, pack=1,
-        )  # fmt: skip
+def _row_result(
+    total, row, factor, norm_factor, K: tl.constexpr, SCALE: tl.constexpr, GROUP: tl.constexpr,
+    HAS_TENSOR_SCALE: tl.constexpr, HAS_BIAS: tl.constexpr,
+):  # fmt: skip
+    """The sums of rows [BLOCK_N], with what `_load_row` gave."""
+    scale, whole, bias = row
+    result = tl.sum(total, axis=0) * factor
+    if GROUP == K:
+        result *= scale_value(scale, SCALE)
+    if HAS_TENSOR_SCALE:
+        result *= whole
+    result *= norm_factor
+    if HAS_BIAS:
+        result += bias.to(tl.float32)
+    return result
 
 
 @triton.jit
@@ -393,8 +388,8 @@ def _quantized_gemv_kernel(
     BITS: tl.constexpr, MANTISSA: tl.constexpr, FLIP: tl.constexpr, SCALE: tl.constexpr, GROUP: tl.constexpr,
     SCALE_ROWS: tl.constexpr, HAS_ZEROS: tl.constexpr, HAS_TENSOR_SCALE: tl.constexpr, HAS_BIAS: tl.constexpr,
     HAS_NORM: tl.constexpr, HAS_RESIDUAL: tl.constexpr, ACTIVATION: tl.constexpr, GATED: tl.constexpr,
-    WEIGHTS: tl.constexpr, MULTIPLY: tl.constexpr, IN_TWOS: tl.constexpr, CONVERTS: tl.constexpr,
-    EMULATED: tl.constexpr, EARLY: tl.constexpr, AHEAD: tl.constexpr, LETS_IN: tl.constexpr, ASKS: tl.constexpr,
+    WEIGHTS: tl.constexpr, MULTIPLY: tl.constexpr, CONVERTS: tl.constexpr,
+    EMULATED: tl.constexpr, EARLY: tl.constexpr, AHEAD: tl.constexpr, LETS_IN: tl.constexpr,
 ):  # fmt: skip
     CODES: tl.constexpr = 4 if BITS == 8 else 8
     WORDS: tl.constexpr = K // CODES
@@ -422,39 +417,29 @@ def _quantized_gemv_kernel(
         # The launch overlaps with the end of the kernel before, which may write anything that is read here.
         tl.extra.cuda.gdc_wait()
         tl.extra.cuda.gdc_launch_dependents()
-    word, high, scale, zero = _load_words(
-        codes, scales, zeros, n, w, group, N, K, BITS, SCALE_ROWS, GROUP, HAS_ZEROS, IN_TWOS
-    )
+    word, high, scale, zero = _load_words(codes, scales, zeros, n, w, group, N, K, BITS, SCALE_ROWS, GROUP, HAS_ZEROS)
     up_word, up_high, up_scale, up_zero = word, high, scale, zero
     if GATED:
         up_word, up_high, up_scale, up_zero = _load_words(
-            codes1, scales1, zeros1, n, w, group, N, K, BITS, SCALE_ROWS, GROUP, HAS_ZEROS, IN_TWOS
+            codes1, scales1, zeros1, n, w, group, N, K, BITS, SCALE_ROWS, GROUP, HAS_ZEROS
         )
-    scale_of_row, bias_of_row = _load_row(
-        scales, tensor_scale, bias, n, N, factor, K, SCALE, GROUP, SCALE_ROWS, HAS_TENSOR_SCALE, HAS_BIAS
-    )
-    up_scale_of_row, up_bias_of_row = scale_of_row, bias_of_row
+    row = _load_row(scales, tensor_scale, bias, n, N, K, GROUP, SCALE_ROWS, HAS_TENSOR_SCALE, HAS_BIAS)
+    up_row = row
     if GATED:
-        up_scale_of_row, up_bias_of_row = _load_row(
-            scales1, tensor_scale1, bias1, n, N, factor, K, SCALE, GROUP, SCALE_ROWS, HAS_TENSOR_SCALE, HAS_BIAS
-        )
+        up_row = _load_row(scales1, tensor_scale1, bias1, n, N, K, GROUP, SCALE_ROWS, HAS_TENSOR_SCALE, HAS_BIAS)
     if EARLY and AHEAD:
         # Nothing that runs before writes the weights: they are on their way already.  The kernel after this one may ask
         # for its own as soon as all programs of this one are there: it waits for the end of this one, and this one ends
         # after the one before.
-        if ASKS:
-            _ask_for(codes, n, N, K * BITS // 8, BLOCK_W * CODES * BITS // 8)
-            if GATED:
-                _ask_for(codes1, n, N, K * BITS // 8, BLOCK_W * CODES * BITS // 8)
         if LETS_IN:
             tl.extra.cuda.gdc_launch_dependents()
             tl.extra.cuda.gdc_wait()
         else:
             tl.extra.cuda.gdc_wait()
             tl.extra.cuda.gdc_launch_dependents()
-    residual = tl.zeros([BLOCK_N], tl.float32)
+    residual = n
     if HAS_RESIDUAL:
-        residual = tl.load(residual_ptr + n, mask=n < N, other=0.0).to(tl.float32)
+        residual = tl.load(residual_ptr + n, mask=n < N, other=0.0)
     for step in range(STEPS):
         at = step * BLOCK_W
         ready = _ready(x_ptr, norm_ptr, w + at, WORDS, CODES, HAS_NORM, MULTIPLY, EMULATED)
@@ -465,36 +450,33 @@ def _quantized_gemv_kernel(
         if STEPS > 1:
             next_word, next_high, next_scale, next_zero = _load_words(
                 codes, scales, zeros, n, w + at + BLOCK_W, group + at + BLOCK_W, N, K, BITS, SCALE_ROWS, GROUP,
-                HAS_ZEROS, IN_TWOS,
+                HAS_ZEROS,
             )  # fmt: skip
             if GATED:
                 next_up_word, next_up_high, next_up_scale, next_up_zero = _load_words(
                     codes1, scales1, zeros1, n, w + at + BLOCK_W, group + at + BLOCK_W, N, K, BITS, SCALE_ROWS, GROUP,
-                    HAS_ZEROS, IN_TWOS,
+                    HAS_ZEROS,
                 )  # fmt: skip
         total += _products(
             word, high, scale, zero, ready, table_ptr, offset, K, KIND, BITS, MANTISSA, FLIP, SCALE, GROUP, HAS_ZEROS,
-            MULTIPLY, IN_TWOS, CONVERTS, EMULATED,
+            MULTIPLY, CONVERTS, EMULATED,
         )  # fmt: skip
         if GATED:
             up_total += _products(
                 up_word, up_high, up_scale, up_zero, ready, table_ptr, offset, K, KIND, BITS, MANTISSA, FLIP, SCALE,
-                GROUP, HAS_ZEROS, MULTIPLY, IN_TWOS, CONVERTS, EMULATED,
+                GROUP, HAS_ZEROS, MULTIPLY, CONVERTS, EMULATED,
             )  # fmt: skip
         word, high, scale, zero = next_word, next_high, next_scale, next_zero
         up_word, up_high, up_scale, up_zero = next_up_word, next_up_high, next_up_scale, next_up_zero
-    result = tl.sum(total, axis=0) * scale_of_row
-    up_result = result
-    if GATED:
-        up_result = tl.sum(up_total, axis=0) * up_scale_of_row
+    norm_factor = 1.0
     if HAS_NORM:
         norm_factor = tl.rsqrt(tl.sum(tl.sum(squares, axis=1), axis=0) / K + eps)
-        result *= norm_factor
-        up_result *= norm_factor
-    result = activate(result + bias_of_row, ACTIVATION)
+    result = _row_result(total, row, factor, norm_factor, K, SCALE, GROUP, HAS_TENSOR_SCALE, HAS_BIAS)
+    result = activate(result, ACTIVATION)
     if GATED:
-        result *= up_result + up_bias_of_row
-    result += residual
+        result *= _row_result(up_total, up_row, factor, norm_factor, K, SCALE, GROUP, HAS_TENSOR_SCALE, HAS_BIAS)
+    if HAS_RESIDUAL:
+        result += residual.to(tl.float32)
     tl.store(out_ptr + start_of_out + n, result.to(out_ptr.dtype.element_ty), mask=n < N)
 
 
@@ -505,7 +487,6 @@ class Plan:
     Attributes:
         early: begin while the kernel before is running (from Hopper on).
         lets_in: let the kernel after begin before this one waits for the one before.
-        asks: have the words of all steps brought into the second-level cache before waiting.
     """
 
     block_n: int
@@ -513,7 +494,6 @@ class Plan:
     warps: int
     early: bool = True
     lets_in: bool = True
-    asks: bool = False
 
 
 def choose_plan(n: int, k: int, bits: int, per: int, multiply: int) -> Plan:
@@ -559,15 +539,12 @@ def multiplied_as(format: Format, dtype: torch.dtype) -> int:
     return {"int4": NIBBLES, "uint4": NIBBLES, "int8": BYTES, "e2m1": FP4}.get(format.element, FLOATS)
 
 
-def words_at_once(described: Description, k: int) -> tuple[int, bool]:
-    """Words that a thread reads side by side, at most 4; whether they share two scales of a byte, instead of one."""
-    words = described.group // (4 if described.bits == 8 else 8)
-    if words == 2 and described.scale and described.rows == 1 and k // described.group % 2 == 0:
-        return 4, True
+def words_at_once(described: Description) -> int:
+    """Words that share a scale, and that a thread reads side by side: at most 4."""
     per = 4
-    while words % per:
+    while described.group // (4 if described.bits == 8 else 8) % per:
         per //= 2
-    return per, False
+    return per
 
 
 def launch(
@@ -600,7 +577,7 @@ def launch(
     n = sizes[0] if is_gated else sum(sizes)
     described, parsed = describe(format, k), Format.parse(format)
     multiply = multiplied_as(parsed, x.dtype)
-    per, in_twos = words_at_once(described, k)
+    per = words_at_once(described)
     plan = plan or choose_plan(n, k, described.bits, per, multiply)
     x = aligned(x)
     norm_weight = None if norm_weight is None else aligned(norm_weight)
@@ -633,8 +610,8 @@ def launch(
         K=k, BLOCK_N=plan.block_n, BLOCK_W=plan.block_w, PER=per, **described.constants(),
         HAS_ZEROS=weights[0].zeros is not None, HAS_TENSOR_SCALE=weights[0].tensor_scale is not None,
         HAS_BIAS=weights[0].bias is not None, HAS_NORM=norm_weight is not None, HAS_RESIDUAL=residual is not None,
-        ACTIVATION=activation, GATED=is_gated, WEIGHTS=len(weights), MULTIPLY=multiply, IN_TWOS=in_twos,
-        CONVERTS=converts, EMULATED=is_interpreted(), EARLY=early, AHEAD=ahead, LETS_IN=plan.lets_in, ASKS=plan.asks,
+        ACTIVATION=activation, GATED=is_gated, WEIGHTS=len(weights), MULTIPLY=multiply,
+        CONVERTS=converts, EMULATED=is_interpreted(), EARLY=early, AHEAD=ahead, LETS_IN=plan.lets_in,
         num_warps=plan.warps, launch_pdl=early,
     )  # fmt: skip
     return out
