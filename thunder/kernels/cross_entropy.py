@@ -21,23 +21,20 @@ import triton
 import triton.language as tl
 from torch.nn import functional as F
 
-from thunder.kernels.launch import as_rows, multiprocessor_count, runs_triton
+from thunder.kernels.launch import as_rows, runs_triton
 from thunder.kernels.machine_code import launch_kernel
 from thunder.kernels.registry import register_library_kernel
 
 LARGEST_BLOCK = 8192
-# Logits of so many bytes a row are read twice by programs that have a multiprocessor to themselves: what all of them
-# work on then fits into the cache, where the second reading finds it.
-LONG_ROW = 1 << 17
 
 
 @triton.jit
-def _log_sum_exp(row_ptr, V, BLOCK: tl.constexpr, STAGES: tl.constexpr):
+def _log_sum_exp(row_ptr, V, BLOCK: tl.constexpr):
     """(m, log of the sum of exp(x - m)) of a row, with m its maximum."""
     v = tl.arange(0, BLOCK)
     maximum = tl.full([BLOCK], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK], tl.float32)
-    for start in tl.range(0, V, BLOCK, num_stages=STAGES):
+    for start in range(0, V, BLOCK):
         x = tl.load(row_ptr + start + v, mask=start + v < V, other=float("-inf")).to(tl.float32)
         highest = tl.maximum(maximum, x)
         base = tl.where(highest == float("-inf"), 0.0, highest)
@@ -54,7 +51,7 @@ def _loss_kernel(logits_ptr, target_ptr, loss_ptr, lse_ptr, stride, V, ignore_in
     row = tl.program_id(0).to(tl.int64)
     row_ptr = logits_ptr + row * stride
     target = tl.load(target_ptr + row)
-    highest, log_total = _log_sum_exp(row_ptr, V, BLOCK, 1)
+    highest, log_total = _log_sum_exp(row_ptr, V, BLOCK)
     counts = (target != ignore_index) & (target >= 0) & (target < V)
     chosen = tl.load(row_ptr + target, mask=counts, other=0.0).to(tl.float32)
     tl.store(lse_ptr + row, highest + log_total)
@@ -63,30 +60,29 @@ def _loss_kernel(logits_ptr, target_ptr, loss_ptr, lse_ptr, stride, V, ignore_in
 
 @triton.jit
 def _gradient_kernel(
-    logits_ptr, target_ptr, lse_ptr, scale_ptr, grad_ptr, loss_ptr, stride, grad_stride, rows, V, ignore_index,
-    BLOCK: tl.constexpr, STAGES: tl.constexpr, COMPUTES_LOSS: tl.constexpr,
+    logits_ptr, target_ptr, lse_ptr, scale_ptr, grad_ptr, loss_ptr, stride, grad_stride, V, ignore_index,
+    BLOCK: tl.constexpr, COMPUTES_LOSS: tl.constexpr,
 ):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    row_ptr = logits_ptr + row * stride
+    target = tl.load(target_ptr + row)
+    counts = (target != ignore_index) & (target >= 0) & (target < V)
+    if COMPUTES_LOSS:
+        highest, log_total = _log_sum_exp(row_ptr, V, BLOCK)
+        lse = highest + log_total
+        chosen = tl.load(row_ptr + target, mask=counts, other=0.0).to(tl.float32)
+        tl.store(loss_ptr + row, tl.where(counts, highest - chosen + log_total, 0.0))
+    else:
+        lse = tl.load(lse_ptr + row)
+    scale = tl.where(counts, tl.load(scale_ptr), 0.0)
     v = tl.arange(0, BLOCK)
-    for index in range(tl.program_id(0), rows, tl.num_programs(0)):
-        row = tl.cast(index, tl.int64)
-        row_ptr = logits_ptr + row * stride
-        target = tl.load(target_ptr + row)
-        counts = (target != ignore_index) & (target >= 0) & (target < V)
-        if COMPUTES_LOSS:
-            highest, log_total = _log_sum_exp(row_ptr, V, BLOCK, STAGES)
-            lse = highest + log_total
-            chosen = tl.load(row_ptr + target, mask=counts, other=0.0).to(tl.float32)
-            tl.store(loss_ptr + row, tl.where(counts, highest - chosen + log_total, 0.0))
-        else:
-            lse = tl.load(lse_ptr + row)
-        scale = tl.where(counts, tl.load(scale_ptr), 0.0)
-        for start in tl.range(0, V, BLOCK, num_stages=STAGES):
-            place = start + v
-            x = tl.load(row_ptr + place, mask=place < V, other=0.0).to(tl.float32)
-            probability = tl.exp2((x - lse) * 1.4426950408889634)
-            grad = scale * (probability - tl.where(place == target, 1.0, 0.0))
-            grad = tl.where(counts, grad, 0.0)
-            tl.store(grad_ptr + row * grad_stride + place, grad.to(grad_ptr.dtype.element_ty), mask=place < V)
+    for start in range(0, V, BLOCK):
+        place = start + v
+        x = tl.load(row_ptr + place, mask=place < V, other=0.0).to(tl.float32)
+        probability = tl.exp2((x - lse) * 1.4426950408889634)
+        grad = scale * (probability - tl.where(place == target, 1.0, 0.0))
+        grad = tl.where(counts, grad, 0.0)
+        tl.store(grad_ptr + row * grad_stride + place, grad.to(grad_ptr.dtype.element_ty), mask=place < V)
 
 
 def _block(size: int) -> tuple[int, int]:
@@ -138,8 +134,8 @@ def row_gradients(
     block, warps = _block(logits.shape[1])
     if logits.shape[0]:
         launch_kernel(_gradient_kernel, (logits.shape[0],),
-            logits, target, lse, scale, out, lse, logits.stride(0), out.stride(0), *logits.shape, ignore_index,
-            BLOCK=block, STAGES=1, COMPUTES_LOSS=False, num_warps=warps,
+            logits, target, lse, scale, out, lse, logits.stride(0), out.stride(0), logits.shape[1], ignore_index,
+            BLOCK=block, COMPUTES_LOSS=False, num_warps=warps,
         )  # fmt: skip
     return out
 
@@ -152,15 +148,12 @@ def losses_and_gradients_in_place(
         losses, lse = row_losses(logits, target, ignore_index)
         row_gradients(logits, target, lse, scale, ignore_index, logits)
         return losses
-    rows, size = logits.shape
-    losses = torch.empty(rows, dtype=torch.float32, device=logits.device)
-    (block, warps), stages, programs = _block(size), 1, rows
-    if size * logits.element_size() >= LONG_ROW:
-        block, warps, stages, programs = LARGEST_BLOCK, 32, 4, min(rows, multiprocessor_count(logits.device))
-    if rows:
-        launch_kernel(_gradient_kernel, (programs,),
-            logits, target, losses, scale, logits, losses, logits.stride(0), logits.stride(0), rows, size,
-            ignore_index, BLOCK=block, STAGES=stages, COMPUTES_LOSS=True, num_warps=warps,
+    losses = torch.empty(logits.shape[0], dtype=torch.float32, device=logits.device)
+    block, warps = _block(logits.shape[1])
+    if logits.shape[0]:
+        launch_kernel(_gradient_kernel, (logits.shape[0],),
+            logits, target, losses, scale, logits, losses, logits.stride(0), logits.stride(0), logits.shape[1],
+            ignore_index, BLOCK=block, COMPUTES_LOSS=True, num_warps=warps,
         )  # fmt: skip
     return losses
 

@@ -28,7 +28,7 @@ from thunder.kernels.machine_code import launch_kernel
 
 SMALLEST_MEASURED = 1 << 21  # elements of a weight
 LARGEST_PLAN = 200 << 10  # bytes of shared memory
-DIVIDES_LONG_WALKS = False  # has not been timed
+DIVIDES_LONG_WALKS = False  # not timed yet
 
 
 @triton.jit
