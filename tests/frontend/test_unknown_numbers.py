@@ -150,3 +150,13 @@ def test_a_check_that_fails_when_the_program_runs():
     same(compiled(torch.ones(3)), torch.full((3,), 2.0))
     with pytest.raises(RuntimeError, match="nothing is positive"):
         compiled(-torch.ones(3))
+
+
+def test_a_mask_of_one_element_is_no_number():
+    def seen(images, masks):
+        return torch.cat([image[mask] for image, mask in zip(images, masks)], 0)
+
+    images = torch.randn(2, 1, 3)
+    compiled = thunder.jit(seen, executors=["eager"])
+    for masks in (torch.tensor([[True], [True]]), torch.tensor([[True], [False]])):
+        same(compiled(images, masks), seen(images, masks))

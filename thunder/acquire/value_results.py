@@ -66,8 +66,11 @@ class ValueResults(UnknownNumbers):
     ) -> Any:
         """The result of a call that needs values: of tensors that are given for numbers (`x.split([n, m])`), or all."""
         found: list[torch.Tensor] = []
+        indexes = call_name(func) in ("__getitem__", "__setitem__")
 
         def exchange(value: Any) -> Any:
+            if indexes and isinstance(value, torch.Tensor) and value.dtype is torch.bool:
+                return value  # a mask, also of one element
             if isinstance(value, torch.Tensor):
                 number = self.number_in(value)
                 if number is not value:
