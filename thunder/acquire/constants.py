@@ -30,7 +30,7 @@ class _Gone:
 
 gone = _Gone()
 _READ_ERRORS = (LookupError, AttributeError, TypeError, ValueError)
-_SUBSCRIPTS: tuple[Any, ...] = (dict, list, tuple)
+_SUBSCRIPTS: tuple[Any, ...] = (list, tuple)
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,12 @@ def _read(owner: Any, kind: str, key: Any) -> Any:
         return owner.__closure__[key]
     if kind == ATTRIBUTE:
         return object.__getattribute__(owner, key)
+    if isinstance(owner, dict):  # subscripting one of a derived class may make what is missing
+        return dict.get(owner, key, gone)
     for base in _SUBSCRIPTS:
         if isinstance(owner, base):
             return base.__getitem__(owner, key)
-    return owner[key]
+    return gone
 
 
 class Constants:
