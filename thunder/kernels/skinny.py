@@ -28,7 +28,6 @@ from thunder.kernels.machine_code import launch_kernel
 
 SMALLEST_MEASURED = 1 << 21  # elements of a weight
 LARGEST_PLAN = 200 << 10  # bytes of shared memory
-DIVIDES_LONG_WALKS = False  # not timed yet
 
 
 @triton.jit
@@ -161,10 +160,8 @@ def choose_plan(n: int, k: int, device: torch.device, *, gated: bool) -> SkinnyP
         return SkinnyPlan(32, 128, 4, 3)
     if gated:
         return SkinnyPlan(64, 128, 4, 3) if k <= 2048 else SkinnyPlan(32, 256, 4, 3)
-    if k >= 8192 and n <= 2048 and DIVIDES_LONG_WALKS:
-        return SkinnyPlan(32, 256, 4, 4, splits=5)
     if k >= 8192:
-        return SkinnyPlan(16, 1024, 4, 3) if n <= 2048 else SkinnyPlan(32, 512, 4, 3)
+        return SkinnyPlan(32, 128, 4, 6, splits=5) if n <= 2048 else SkinnyPlan(32, 512, 4, 3)
     if n >= 65536:
         return SkinnyPlan(16, 256, 2, 4)
     return SkinnyPlan(32, 128, 4, 6) if n <= 4096 else SkinnyPlan(64, 128, 4, 4)
