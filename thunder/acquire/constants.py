@@ -96,6 +96,8 @@ class Constants:
         for name, obj in prologue.namespace.items():
             if is_plain(obj):
                 self._held[name] = obj
+            elif isinstance(obj, torch.Tensor) and _is_found_nowhere(sources.get(id(obj))):
+                self._held[name] = obj
             elif id(obj) in sources or id(obj) in prologue.places_of_held:
                 reference = _reference(obj)
                 if reference is None:
@@ -146,6 +148,11 @@ class Constants:
     def is_complete(self, names: dict[str, Any]) -> bool:
         """Whether all that `names` answered is still there."""
         return not any(names[name] is gone for name in self._references)
+
+
+def _is_found_nowhere(source: Source | None) -> bool:
+    """Whether C code gave the object to the program, which alone has it (`torch.IntTensor([3])`)."""
+    return source is not None and source.kind == CONSTANT and source.origin is None
 
 
 def _reference(obj: Any) -> Callable[[], Any] | None:
