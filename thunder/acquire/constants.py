@@ -96,7 +96,7 @@ class Constants:
         for name, obj in prologue.namespace.items():
             if is_plain(obj):
                 self._held[name] = obj
-            elif isinstance(obj, torch.Tensor) and _is_found_nowhere(sources.get(id(obj))):
+            elif id(obj) not in prologue.places_of_held and _is_found_nowhere(sources.get(id(obj))):
                 self._held[name] = obj
             elif id(obj) in sources or id(obj) in prologue.places_of_held:
                 reference = _reference(obj)
@@ -151,7 +151,7 @@ class Constants:
 
 
 def _is_found_nowhere(source: Source | None) -> bool:
-    """Whether C code gave the object to the program, which alone has it (`torch.IntTensor([3])`)."""
+    """Whether C code gave the object to the program, which may alone have it (`torch.IntTensor([3])`)."""
     return source is not None and source.kind == CONSTANT and source.origin is None
 
 
