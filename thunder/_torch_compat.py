@@ -107,11 +107,6 @@ def tensor_guards(tensors: list[torch.Tensor]) -> Callable[..., bool] | None:
     return check
 
 
-def tensor_reference(tensor: torch.Tensor) -> Callable[[], torch.Tensor | None]:
-    """A weak reference to a tensor, which C++ may keep while no Python object does.  Tested: 2.11, 2.13."""
-    return torch.utils.weak.TensorWeakRef(tensor)
-
-
 def autocast_device_types() -> tuple[str, ...]:
     """Device types whose autocast state a program may depend on, on this machine.  Tested: 2.13."""
     accelerator = torch.accelerator.current_accelerator() if hasattr(torch, "accelerator") else None

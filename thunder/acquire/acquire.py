@@ -168,18 +168,6 @@ class _Acquisition:
 
     def run(self) -> Program:
         try:
-            program = self._guarded_run()
-            program.follows_weak_references = self.tracker.follows_weak_references
-        finally:
-            constants = self.tracker.let_go()
-            self.heap.let_go()
-            self.args, self.kwargs = (), {}
-        program.sources = constants
-        return program
-
-    def _guarded_run(self) -> Program:
-        """The program, or no more than the guards of one whose calls run in plain Python."""
-        try:
             return self._run()
         except ImpureCallError as error:
             return Program(

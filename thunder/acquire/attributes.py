@@ -18,7 +18,7 @@ from thunder.acquire.class_guards import is_mutable_class
 from thunder.acquire.guards import Prologue, absent, is_plain, is_unset, type_lookup
 from thunder.acquire.heap import Heap, instance_dict, is_container
 from thunder.acquire.objects import IMMUTABLE_TYPE
-from thunder.acquire.sources import ATTRIBUTE, GRAD, INSTANCE_DICT, ITEM, Source, kept
+from thunder.acquire.sources import ATTRIBUTE, GRAD, INSTANCE_DICT, ITEM, Source, constant
 from thunder.acquire.variables import VariableTracker
 from thunder.errors import ImpureCallError, UnsupportedError
 
@@ -167,7 +167,7 @@ class AttributeTracker(VariableTracker):
             if known is None and id(value) in self._stored_on_classes:
                 return value  # the program has made it, and put it there
             if known is None:
-                self.make_known(value, kept(value))
+                self.make_known(value, constant(value))
             elif not known.stable:  # it was met at a place that may hold another object at the next call
                 self.prologue.identical(known, value)
         return value

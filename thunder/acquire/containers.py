@@ -17,7 +17,7 @@ import torch
 from thunder.acquire.guards import VALUE_TYPES, Prologue, is_plain, items_of, type_lookup
 from thunder.acquire.heap import Heap, is_container
 from thunder.acquire.objects import ARRAYS, CONTAINER_BASES, CONTAINERS, DICT_VIEWS, FOLLOWED_THROUGH, ObjectTracker
-from thunder.acquire.sources import ITEM, KEY, Source, kept
+from thunder.acquire.sources import ITEM, KEY, Source, constant
 from thunder.errors import ImpureCallError
 
 _DICT_GETITEM = frozenset({dict.__getitem__, collections.OrderedDict.__getitem__, collections.defaultdict.__getitem__})
@@ -208,7 +208,7 @@ class ContainerTracker(ObjectTracker):
             self.prologue.plain_items(source, list(content))
             for item in content:
                 if not is_plain(item) and id(item) not in self.known and not isinstance(item, torch.Tensor):
-                    self.make_known(item, kept(item))
+                    self.make_known(item, constant(item))
         elif isinstance(obj, (list, tuple, collections.deque, bytearray)):
             content = items_of(obj) if isinstance(obj, tuple) else self.heap.content_before(obj)
             if all(is_plain(item) for item in content):
@@ -379,8 +379,7 @@ class ContainerTracker(ObjectTracker):
                     f"item {index} of {source.describe()} is unchanged",
                 )
                 if not isinstance(value, torch.Tensor):
-                    if id(value) not in self.known:
-                        self.make_known(value, kept(value))
+                    self.source_of(value)
                 else:
                     self.shadow_of(value)
             else:

@@ -162,7 +162,6 @@ class Prologue:
         namespace: constants that they name.
         places: of checks on a tensor's sizes or on a number, by number: (source, the sizes or the number).
         tensors: lines that check a tensor, by index: (expression, the tensor); torch can check them all at once.
-        places_of_held: of objects that were bound without being known: where each was found, by id.
         users_calls: lines that call a function of the user's under `functools.lru_cache`, by index.
         descriptions: for every check (by index), what it means to the user.
     """
@@ -186,7 +185,6 @@ class Prologue:
         self.tensors_by_check: dict[int, str] = {}
         self.places: dict[int, tuple[Source, Any]] = {}
         self.users_calls: set[int] = set()
-        self.places_of_held: dict[int, Source] = {}
         self._names: dict[int, str] = {}
         self._held: set[int] = set()
         self._constants: dict[int, str] = {}
@@ -210,23 +208,6 @@ class Prologue:
             self.namespace[name] = obj
             self._keep.append(obj)
         return name
-
-    def bind_found(self, obj: Any, place: Source, stem: str = "c") -> str:
-        """The same for an object of the user's that is found again at `place`."""
-        self.places_of_held[id(obj)] = place
-        return self.bind(obj, stem)
-
-    def name_of(self, obj: Any) -> str | None:
-        """The name of a constant, if it has been bound."""
-        return self._constants.get(id(obj))
-
-    def let_go(self) -> None:
-        """Holds nothing of the user's any more; nothing can be bound from here on."""
-        self.namespace, self.tensors = {}, {}
-        self.places_of_held.clear()
-        self._keep.clear()
-        self._constants.clear()
-        self._type_attributes.clear()
 
     def literal(self, value: Any) -> str:
         """A value as an expression: a literal where that is exact, else a bound constant."""
@@ -288,7 +269,7 @@ class Prologue:
     def held_dict(self, owner: Source) -> str:
         """The dict of an object that is the same at every call: it could be another dict by then."""
         attributes = owner.value.__dict__
-        name = self.bind_found(attributes, owner.child(INSTANCE_DICT), "d")
+        name = self.bind(attributes, "d")
         if id(owner.value) not in self._held:
             self._held.add(id(owner.value))
             if not isinstance(owner.value, types.ModuleType):
@@ -338,9 +319,9 @@ class Prologue:
 
     def has_type(self, source: Source, kind: type) -> None:
         """The class of the value at `source` is exactly `kind`."""
-        name = kind.__qualname__
         self.check(
-            f"type({self.expression(source)}) is {self.bind(kind)}", lambda: f"type of {source.describe()} is {name}"
+            f"type({self.expression(source)}) is {self.bind(kind)}",
+            lambda: f"type of {source.describe()} is {kind.__qualname__}",
         )
 
     def length(self, source: Source, length: int) -> None:

@@ -199,12 +199,6 @@ class Heap:
         for _, _, undo, _ in self._slots.values():
             undo()
 
-    def let_go(self) -> None:
-        """Holds nothing of the user's any more."""
-        for table in (self._before, self._assigned, self._deleted, self._slots):
-            table.clear()
-        self.deferred = []
-
 
 def _refuse_equal_keys(container: Any) -> None:
     """A dict or set whose keys have become equal since they were put there could not be filled again."""

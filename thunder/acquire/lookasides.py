@@ -445,13 +445,7 @@ class Lookasides:
             # The usual case, one guard: the same dicts, all of them empty.
             if not source.child(INSTANCE_DICT).child(ITEM, "hooks").seen:
                 source.child(INSTANCE_DICT).child(ITEM, "hooks").seen = True
-                owner, names = (
-                    prologue.held_dict(source),
-                    [
-                        prologue.bind_found(hooks, source.child(INSTANCE_DICT).child(ITEM, name))
-                        for name, hooks in dicts.items()
-                    ],
-                )
+                owner, names = prologue.held_dict(source), [prologue.bind(hooks) for hooks in dicts.values()]
                 same = " and ".join(f"{owner}[{key!r}] is {name}" for key, name in zip(dicts, names))
                 prologue.check(f"{same} and not ({' or '.join(names)})", lambda: f"{source.describe()} has no hooks")
         elif source is not None:

@@ -18,7 +18,6 @@ import collections
 import decimal
 import enum
 import types
-import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -29,7 +28,7 @@ from thunder.acquire.guards import Prologue, absent, is_plain
 from thunder.acquire.heap import Heap
 from thunder.acquire.process_state import decimal_rules
 from thunder.acquire.recorder import Recorder
-from thunder.acquire.sources import ATTRIBUTE, CONSTANT, INSTANCE_DICT, ITEM, Source, constant, kept
+from thunder.acquire.sources import ATTRIBUTE, INSTANCE_DICT, ITEM, Source, constant
 from thunder.acquire.symbols import Seen, Symbols
 from thunder.errors import UnsupportedError
 from thunder.interpreter import Tracker
@@ -55,11 +54,6 @@ _BOUND = frozenset({types.MethodType, types.BuiltinMethodType, types.MethodWrapp
 _IDENTITY_TYPES = (type, types.ModuleType, types.BuiltinFunctionType, types.MethodDescriptorType, torch.nn.Module,
                    types.WrapperDescriptorType, types.CodeType, property, staticmethod, classmethod,
                    enum.Enum)  # fmt: skip
-
-_WEAK: tuple[Any, ...] = (
-    weakref.ReferenceType, weakref.ProxyType, weakref.CallableProxyType, weakref.WeakSet, weakref.WeakKeyDictionary,
-    weakref.WeakValueDictionary,
-)  # fmt: skip
 
 
 class ObjectTracker(Tracker):
@@ -90,7 +84,6 @@ class ObjectTracker(Tracker):
         # followed by path is asked for.
         self.container_types = set(CONTAINERS)  # type: ignore[assignment]
         self.wrapped_types = {torch.Tensor, torch.nn.Parameter}  # type: ignore[assignment]
-        self.follows_weak_references = False
         self._kinds: set[type] = set()
         self._class_guarded: set[int] = set()
         self._new: set[int] = set()
@@ -107,8 +100,6 @@ class ObjectTracker(Tracker):
             self._kinds.add(kind)
             if issubclass(kind, CONTAINER_BASES) or kind in FOLLOWED_THROUGH:
                 self.container_types.add(kind)  # type: ignore[attr-defined]
-            if issubclass(kind, _WEAK):
-                self.follows_weak_references = True
             if kind is decimal.Decimal:
                 self.prologue.call(decimal_rules, [], decimal_rules(), "the context of decimal numbers is unchanged")
         if not source.stable:
@@ -124,9 +115,9 @@ class ObjectTracker(Tracker):
         if id(obj) in self._class_guarded or kind.__flags__ & IMMUTABLE_TYPE or isinstance(obj, (type, torch.Tensor)):
             return
         self._class_guarded.add(id(obj))
-        bind, source = self.prologue.bind, self.known[id(obj)]
+        bind = self.prologue.bind
         self.prologue.check(
-            f"type({bind(obj)}) is {bind(kind)}", lambda: f"the class of {source.describe()} is unchanged"
+            f"type({bind(obj)}) is {bind(kind)}", lambda: f"the class of {self.source_of(obj).describe()} is unchanged"
         )
 
     def _hold_receiver(self, method: Any) -> None:
@@ -136,7 +127,7 @@ class ObjectTracker(Tracker):
             return
         known = self.known.get(id(receiver))
         if known is None:
-            self.make_known(receiver, kept(receiver))
+            self.make_known(receiver, constant(receiver))
         elif not known.stable:
             self.prologue.identical(known, receiver)
 
@@ -144,22 +135,6 @@ class ObjectTracker(Tracker):
         """Objects that existed before the call and where each comes from."""
         objects = {id(obj): obj for obj in self._keep}
         return [(objects[key], source) for key, source in self.known.items() if key in objects]
-
-    def let_go(self) -> dict[int, Source]:
-        """Holds nothing of the user's any more, but for the constants of the answer: the sources of all, by id."""
-        constants = {key: source for key, source in self.known.items() if source.kind == CONSTANT}
-        waiting, seen = list(self.known.values()), set()
-        while waiting:
-            source = waiting.pop()
-            if id(source) in seen:
-                continue
-            seen.add(id(source))
-            source.value = None
-            waiting += source.children.values()
-            waiting += [other for other in (source.parent, source.origin) if other is not None]
-        for table in (self.known, self.shadows, self.inputs, self._input_of_shadow, self._keep, self.made_classes):
-            table.clear()
-        return constants
 
     def source_of(self, obj: Any) -> Source:
         """The source of an object; one without is taken as a constant."""
@@ -204,8 +179,8 @@ class ObjectTracker(Tracker):
         parent_stable = source.parent is not None and is_stable_owner(source.parent)
         by_path = isinstance(value, types.FunctionType) and not parent_stable
         if isinstance(value, _IDENTITY_TYPES) or (parent_stable and not self._is_unstable(source)):
+            self.identity_checks[len(self.prologue.checks)] = source
             self.prologue.identical(source, value)
-            self.identity_checks[len(self.prologue.checks) - 1] = source
             self.make_known(value, constant(value, source))
             return
         if by_path or type(value) in CONTAINERS or hasattr(value, "__dict__") or type(value).__flags__ & (1 << 9):
@@ -219,7 +194,7 @@ class ObjectTracker(Tracker):
                 self.read(source.child(ATTRIBUTE, "__self__"), value.__self__)
             return
         self.prologue.identical(source, value)
-        self.make_known(value, constant(value, source))
+        self.make_known(value, constant(value))
 
     # Tensors ----------------------------------------------------------------------------------------------------
     def _new_input(self, source: Source, real: torch.Tensor) -> torch.Tensor:
@@ -227,8 +202,8 @@ class ObjectTracker(Tracker):
         if id(real) in self._new or self.recorder.var_of(real) is not None:
             return real
         if source.parent is not None and is_stable_owner(source.parent) and not self._is_unstable(source):
+            self.identity_checks[len(self.prologue.checks)] = source
             self.prologue.identical(source, real)
-            self.identity_checks[len(self.prologue.checks) - 1] = source
             stem = self.input_names.get(id(real)) or source.describe()
             source = constant(real, source)
         else:

@@ -8,7 +8,6 @@ or a `PlainCall`.
 from __future__ import annotations
 
 import functools
-import types
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +15,6 @@ from typing import Any
 import torch
 
 from thunder._torch_compat import tensor_guards
-from thunder.acquire.constants import Constants
 from thunder.acquire.guards import Check, Prologue
 from thunder.acquire.sources import Source
 from thunder.errors import ImpureCallError
@@ -31,21 +29,6 @@ class PlainCall:
     """What a program without a computation answers: the call has to be made in plain Python."""
 
     error: ImpureCallError
-
-
-@dataclass(frozen=True)
-class _Joined:
-    """The prologue with its checks joined.
-
-    Attributes:
-        lines: statements.
-        checks: PyTorch's checks of many tensors, by the name that the lines use.
-        groups: names of constant tensors that are handed over together, by theirs.
-    """
-
-    lines: list[str]
-    checks: dict[str, Any]
-    groups: dict[str, list[str]]
 
 
 @dataclass
@@ -63,8 +46,6 @@ class Program:
         symbolic: sizes or numbers are symbols.
         identity_checks: for guards on identity, by number, the place that they are about.
         value_checks: the same for guards on the values of tensors.
-        follows_weak_references: it asks whether other objects still live.
-        sources: of the user's objects that are the same at every call, by id, until `let_go`.
         plain_error: for a program that is no more than guards: why calls that pass them run in plain Python.
     """
 
@@ -80,38 +61,6 @@ class Program:
     value_checks: dict[int, Source] = field(default_factory=dict)
     symbolic: bool = False
     plain_error: ImpureCallError | None = None
-    follows_weak_references: bool = False
-    sources: dict[int, Source] = field(default_factory=dict)
-    _constants: Constants | None = None
-
-    def let_go(self) -> None:
-        """From here on only linked functions hold the user's objects; `relinking` makes one anew."""
-        _ = self._joined  # PyTorch's check needs the tensors
-        self._constants = Constants(self.prologue, self.sources)
-        for source in self.sources.values():
-            source.let_go()
-        self.sources = {}
-        self.prologue.let_go()
-
-    def names(self) -> dict[str, Any]:
-        """What the names of the prologue mean, in a dict of its own."""
-        return dict(self.prologue.namespace) if self._constants is None else self._constants.names()
-
-    def relinking(self, linked: types.FunctionType) -> Callable[[], types.FunctionType | None]:
-        """What makes a function of `link` anew once it has been dropped, or answers None when an object is gone."""
-        code, constants, groups = linked.__code__, self._constants, self._joined.groups
-        assert constants is not None
-        names = constants.names()
-        own = {name: value for name, value in linked.__globals__.items() if name not in names and name not in groups}
-
-        def link_again() -> types.FunctionType | None:
-            names = constants.names()
-            if not constants.is_complete(names):
-                return None
-            named = {group: tuple([names[name] for name in members]) for group, members in groups.items()}
-            return types.FunctionType(code, {**names, **named, **own}, "call")
-
-        return link_again
 
     def prologue_source(self) -> str:
         """The prologue as readable Python."""
@@ -134,7 +83,7 @@ class Program:
         *,
         check: bool = True,
         runs_ahead: Callable[[], bool] | None = None,
-    ) -> types.FunctionType:
+    ) -> Callable[..., Any]:
         """One function for a call: guards, computation, effects.
 
         Args:
@@ -144,7 +93,7 @@ class Program:
                 says at a call whether to start it once the tensors fit, and to look at the other guards while the
                 device works; when one fails, the results are dropped.
         """
-        namespace = {**self.names(), "_run": run, "_guard_errors": _GUARD_ERRORS}
+        namespace = {**self.prologue.namespace, "_run": run, "_guard_errors": _GUARD_ERRORS}
         checked = self._prologue_lines(namespace, check)
         call = f"_run({', '.join(self.arguments)})"
         lines = ["def call(args, kwargs):"]
@@ -161,7 +110,7 @@ class Program:
         lines += ["        pass", "    except _guard_errors:", "        return -1"]
         if self.plain_error is not None:
             namespace["_plain_call"] = PlainCall(self.plain_error)
-            return _defined("\n".join([*lines, "    return _plain_call"]) + "\n", "call", namespace)
+            return compile_source("\n".join([*lines, "    return _plain_call"]) + "\n", "call", namespace)
         outputs = "".join(f"o{index}, " for index in range(self.output_count))
         if ahead:
             call = f"{call} if _outputs is None else _outputs"
@@ -170,32 +119,24 @@ class Program:
         lines += ["    except Exception as error:", "        return error"]
         lines += [f"    {line}" for line in self.epilogue]
         lines.append(f"    return ({self.returned},)")
-        return _defined("\n".join(lines) + "\n", "call", namespace)
+        return compile_source("\n".join(lines) + "\n", "call", namespace)
 
     def inputs(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
         """The computation's inputs for a call; nothing is checked."""
         lines = ["def inputs(args, kwargs):"]
         lines += [f"    {line}" for line in self.prologue.lines if not isinstance(line, Check)]
         lines.append(f"    return ({', '.join(self.arguments)}{',' if len(self.arguments) == 1 else ''})")
-        found: tuple[Any, ...] = _defined("\n".join(lines) + "\n", "inputs", self.names())(args, kwargs)
+        found: tuple[Any, ...] = compile_source("\n".join(lines) + "\n", "inputs", dict(self.prologue.namespace))(
+            args, kwargs
+        )
         return found
 
     def _prologue_lines(self, namespace: dict[str, Any], check: bool) -> list[str]:
         """The prologue's statements, checks joined; which one fails is found out by `failed_guard`."""
-        if not check:
-            return [line for line in self.prologue.lines if isinstance(line, str)]
-        joined = self._joined
-        namespace.update(joined.checks)
-        for group, members in joined.groups.items():
-            namespace[group] = tuple(namespace[name] for name in members)
-        return joined.lines
-
-    @functools.cached_property
-    def _joined(self) -> _Joined:
         prologue = self.prologue
         lines: list[str] = []
-        checks: dict[str, Any] = {}
-        groups: dict[str, list[str]] = {}
+        if not check:
+            return [line for line in prologue.lines if isinstance(line, str)]
         # PyTorch checks tensors together, and last; but a call of the user's is made only when all before it holds.
         together = tensor_guards([tensor for _, tensor in prologue.tensors.values()]) is not None
         conditions: list[str] = []
@@ -211,8 +152,8 @@ class Program:
             ordered = [(name, tensor) for name, tensor in waiting if name not in prologue.namespace]
             constants = [(name, tensor) for name, tensor in waiting if name in prologue.namespace]
             suffix = len(lines) if prologue.users_calls else ""
-            checks[f"_tensors_fit{suffix}"] = tensor_guards([tensor for _, tensor in [*ordered, *constants]])
-            groups[f"_constant_tensors{suffix}"] = [name for name, _ in constants]
+            namespace[f"_tensors_fit{suffix}"] = tensor_guards([tensor for _, tensor in [*ordered, *constants]])
+            namespace[f"_constant_tensors{suffix}"] = tuple(prologue.namespace[name] for name, _ in constants)
             listed = ", ".join([name for name, _ in ordered] + [f"*_constant_tensors{suffix}"])
             lines.append(f"if not _tensors_fit{suffix}({listed}): return -1")
             waiting.clear()
@@ -234,19 +175,19 @@ class Program:
         flush()
         if waiting:
             flush_tensors()
-        return _Joined(lines, checks, groups)
+        return lines
 
     def failed_guard(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
         """The number of the guard that fails for a call, found by checking one after the other; -1 for none."""
-        namespace = {**self.names(), "_guard_errors": _GUARD_ERRORS}
-        found: int = types.FunctionType(self._explain, namespace)(args, kwargs)
+        found: int = self._explain(args, kwargs)
         return found
 
     @functools.cached_property
-    def _explain(self) -> types.CodeType:
+    def _explain(self) -> Callable[..., int]:
         lines = ["def explain(args, kwargs):", "    try:", *(f"        {line}" for line in self.prologue.lines)]
         lines += ["        pass", "    except _guard_errors:", "        return -1", "    return -1"]
-        return _defined("\n".join(lines) + "\n", "explain", {}).__code__
+        namespace = {**self.prologue.namespace, "_guard_errors": _GUARD_ERRORS}
+        return compile_source("\n".join(lines) + "\n", "explain", namespace)
 
     def varied(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> set[tuple[str, int | None]]:
         """Places that differ at this call only by a size or a number: (tensor, dimension) or (number, None)."""
@@ -271,8 +212,8 @@ class Program:
             elif type(value) is int and type(expected) is int:
                 found.add((source.describe(), None))
 
-        namespace = {**self.names(), "_guard_errors": _GUARD_ERRORS}
-        _defined("\n".join(lines) + "\n", "compare", namespace)(args, kwargs, report)
+        namespace = {**prologue.namespace, "_guard_errors": _GUARD_ERRORS}
+        compile_source("\n".join(lines) + "\n", "compare", namespace)(args, kwargs, report)
         return found
 
     def describe_guard(self, number: int) -> str:
@@ -280,14 +221,3 @@ class Program:
         if number < 0:
             return "something that the program reads is missing"
         return self.prologue.describe(number)
-
-
-def _defined(source: str, name: str, namespace: dict[str, Any]) -> types.FunctionType:
-    """The function that `source` defines.
-
-    The namespace does not name it: it would live in a cycle with all that it holds.
-    """
-    function = compile_source(source, name, namespace)
-    del namespace[name]
-    assert isinstance(function, types.FunctionType)
-    return function

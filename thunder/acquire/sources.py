@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from typing import Any
 
-ROOT, CONSTANT, ITEM, INSTANCE_DICT, ATTRIBUTE, CELL, CLOSURE, KEY, GRAD, CALL, ELSEWHERE = (
-    "root", "constant", "item", "__dict__", "attribute", "cell", "closure", "key", "grad", "call", "elsewhere",
+ROOT, CONSTANT, ITEM, INSTANCE_DICT, ATTRIBUTE, CELL, CLOSURE, KEY, GRAD, CALL = (
+    "root", "constant", "item", "__dict__", "attribute", "cell", "closure", "key", "grad", "call",
 )  # fmt: skip
 
 
@@ -65,12 +65,6 @@ class Source:
             found = self.children[kind, key] = Source(kind, self, key)
         return found
 
-    def let_go(self) -> None:
-        """Holds nothing of the user's any more; the place is described as before."""
-        if self.kind == CONSTANT and self.origin is None and self.label is None:
-            self.label = self.describe()
-        self.constant = self.value = None
-
     def describe(self) -> str:
         """The place as a user would write it: `args[0].layers[2].weight`, `model.eps`."""
         if self.label is not None:
@@ -107,13 +101,6 @@ def constant(obj: Any, origin: Source | None = None) -> Source:
     source.origin = origin
     source.value, source.seen = obj, True
     return source
-
-
-def kept(obj: Any) -> Source:
-    """The root for an object that something else of the user's keeps, at a place that is not read again."""
-    place = Source(ELSEWHERE)
-    place.label = describe_object(obj)
-    return constant(obj, place)
 
 
 def describe_object(obj: Any) -> str:

@@ -125,7 +125,6 @@ class Values:
         number = recipe.number(*(real for _, real in recipe.inputs))
         names = ", ".join(self.prologue.expression(source) for source, _ in recipe.inputs)
         places = ", ".join(source.describe() for source, _ in recipe.inputs)
-        recipe.inputs = []  # the prologue holds the recipe
         return number, f"{self.prologue.bind(recipe.number, 'number')}({names})", f"a number made from {places}"
 
     def _recipe(

@@ -32,11 +32,10 @@ from thunder.errors import (
     add_location_note,
     unknown_name,
 )
-from thunder.executors import Executor, compile_computation, default_executors, resolve_executors
+from thunder.executors import CompiledComputation, Executor, compile_computation, default_executors, resolve_executors
 from thunder.executors.collection import collection_paused
 from thunder.executors.cuda_graphs import GraphPolicy, graph_policy
 from thunder.executors.distribution import Distribution
-from thunder.frontend.entries import Entry
 from thunder.frontend.undoing import InputsChangedError, UndoingRun, may_draw_random_numbers
 from thunder.kernels.placement import place_together
 from thunder.trace import Trace
@@ -99,6 +98,15 @@ def make_options(
     """Options from what users write: names of executors, None for defaults."""
     resolved = () if executors is None else resolve_executors(executors)
     return Options(transforms=tuple(transforms or ()), executors=tuple(resolved), **others)
+
+
+@dataclass
+class Entry:
+    """One specialisation: `call(args, kwargs)` answers as `Program.link` says."""
+
+    call: Callable[..., Any]
+    program: Program
+    computation: CompiledComputation
 
 
 @dataclass
@@ -203,9 +211,6 @@ class CompiledFunction:
                 if self.options.cache == "symbolic values":
                     self._dynamic |= entry.program.varied(args, kwargs)
             self.statistics.cache_misses += 1
-            for entry in self.entries:
-                entry.sleep()
-            self.entries = [entry for entry in self.entries if not entry.is_dead()]
             if len(self.entries) >= self.options.recompile_limit:
                 return self._call_plain(self._give_up(), args, kwargs)
             raised: Exception | None = None
@@ -224,11 +229,7 @@ class CompiledFunction:
                 return self._raise_in_plain_python(raised, args, kwargs)
             if self.options.cache != "no caching":
                 self.entries = [entry, *self.entries]
-            if any(other.program.follows_weak_references for other in self.entries):
-                for other in self.entries:
-                    other.sleeps_between_calls = True
         answer = entry.call(args, kwargs)
-        entry.sleep()
         if type(answer) is tuple:
             return answer[0]
         if answer != -1:
@@ -339,7 +340,7 @@ class CompiledFunction:
         self.statistics.acquire_seconds.append(acquired - start)
         self.statistics.compile_seconds.append(finished - acquired)
         self.statistics.notes.append(computation.notes)
-        self.last = Entry(call, program, computation, stays_awake=options.cache == "same input")
+        self.last = Entry(call, program, computation)
         return self.last
 
     def _acquire(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Program:
