@@ -3,6 +3,10 @@
     torchrun --nproc-per-node 2 benchmarks/gpu_distributed.py --model 1b --sequence 2048 --batch 4 --output 1b.json
     torchrun --nproc-per-node 2 benchmarks/gpu_distributed.py --device cpu --model tiny --sequence 16 --batch 2 \
         --contenders thunder torch --output tiny.json
+    torchrun --nproc-per-node 2 benchmarks/gpu_distributed.py --backend gloo --model tiny --sequence 64 --batch 4 \
+        --contenders thunder torch --output shared.json
+
+The last one has several processes share one GPU, with gloo, since NCCL wants one for each: losses, not times.
 
 For each strategy (`--strategies`) every contender trains the same model, from the same values, on the same batches:
 thunder's plugin, PyTorch's own (DDP, `fully_shard`, `parallelize_module`), and that with torch.compile.  The JSON has,
@@ -341,7 +345,7 @@ def planned(run: Run, strategy: str) -> dict[str, float]:
     divided = strategy == "tp"
     batch = run.batch if divided else run.batch * run.world
     job = Job(PlannedModel(arguments.model, make_config(config, arguments.model)), arguments.sequence, batch, "bf16")
-    stage = {"fsdp-zero2": 2, "fsdp-zero3": 3}.get(strategy, 0)
+    stage = {"fsdp-zero2": 2, "fsdp-zero3": 3}.get(strategy, 0) if run.world > 1 else 0
     fixed = Fixed(run.world if divided else 1, 1, stage, run.batch, False)
     device = get_device("h200" if run.is_cuda and "H200" in torch.cuda.get_device_name() else "h100")
     tracer = ModelTracer(job, lambda text: None)
@@ -372,6 +376,7 @@ def run_strategy(run: Run, strategy: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--backend", choices=("nccl", "gloo"), help="default: nccl on GPUs, gloo on CPUs")
     parser.add_argument("--model", choices=list(CONFIGURATIONS), default="1b")
     parser.add_argument("--sequence", type=int, default=2048)
     parser.add_argument("--batch", type=int, nargs="+", default=[2], help="of each rank; with tp and pp, of all")
@@ -386,8 +391,9 @@ def main() -> None:
     parser.add_argument("--output", default="gpu_distributed.json")
     arguments = parser.parse_args()
     if arguments.device == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if arguments.device == "cuda" else "gloo", timeout=datetime.timedelta(minutes=4))
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+    backend = arguments.backend or ("nccl" if arguments.device == "cuda" else "gloo")
+    dist.init_process_group(backend, timeout=datetime.timedelta(minutes=4))
     run = Run(arguments)
     for strategy in arguments.strategies:
         run_strategy(run, strategy)
