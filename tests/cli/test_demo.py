@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from thunder.cli import bench, demo
 from thunder.cli.app import COMMANDS, build_app, main
-from thunder.cli.contenders import EAGER, THUNDER, TORCH_COMPILE, select_contenders
+from thunder.cli.contenders import EAGER, THUNDER, THUNDER_EAGER, TORCH_COMPILE, select_contenders
 from thunder.cli.measurement import Timing
 from thunder.cli.workloads import DEMONSTRATION, FIGURES
 from thunder.errors import OptionError
@@ -92,10 +92,11 @@ def test_a_wrong_option_is_a_message(monkeypatch, capsys):
     assert "unknown workload 'nothing'" in capsys.readouterr().err
 
 
-def test_contenders_are_selected_with_eager_first():
+def test_contenders_are_selected_in_their_own_order():
     every = [EAGER, TORCH_COMPILE, THUNDER]
     assert select_contenders(every, None) == [EAGER.name, TORCH_COMPILE.name, THUNDER.name]
-    assert select_contenders(every, [THUNDER.name]) == [EAGER.name, THUNDER.name]
+    assert select_contenders(every, [THUNDER.name, EAGER.name]) == [EAGER.name, THUNDER.name]
+    assert select_contenders(every, [THUNDER.name]) == [THUNDER.name]
     with pytest.raises(OptionError, match="torch.compile"):
         select_contenders(every, ["jax"])
 
@@ -108,14 +109,40 @@ def test_bench_measures_and_writes_json(tmp_path):
     written = json.loads(path.read_text())
     assert written["versions"]["torch"] and written["machine"]
     by_contender = {entry["contender"]: entry for entry in written["measurements"]}
-    assert set(by_contender) == {EAGER.name, THUNDER.name}
+    assert set(by_contender) == {THUNDER.name}
     assert by_contender[THUNDER.name]["call"]["median"] > 0
     assert by_contender[THUNDER.name]["error"] < 1e-5
+
+
+def test_bench_reports_what_it_knows_after_every_step():
+    known = []
+
+    def report(measurements):
+        known.append([(entry.first_call is not None, entry.call and entry.call.rounds) for entry in measurements])
+
+    workload, names = FIGURES[0], [EAGER.name, THUNDER_EAGER.name]
+    found = bench.measure(workload, names, "cpu", bench.Settings(rounds=2, at_once=True), report)
+    assert known[0] == [(False, None)] * 2  # the models are built
+    assert known[2] == [(True, None)] * 2  # both first calls, whichever answered first
+    assert known[3:] == [[(True, 1)] * 2, [(True, 2)] * 2, [(True, 2)] * 2]
+    assert all(entry.failure is None and entry.no_reference is None for entry in found)
+    assert all(entry.error < 1e-5 and entry.floor > 0 for entry in found)
+
+
+def test_bench_replaces_its_file_as_a_whole(tmp_path):
+    path = tmp_path / "figures.json"
+    for seconds in (1.0, 2.0):
+        entry = bench.Measurement(FIGURES[0].name, EAGER.name, first_call=seconds)
+        bench.write_json(path, bench.as_json("cpu", [entry]))
+    assert json.loads(path.read_text())["measurements"][0]["first_call"] == 2.0
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
 
 def test_bench_shows_failures():
     measurements = [bench.Measurement(FIGURES[0].name, EAGER.name, failure="RuntimeError: [no]")]
     assert "RuntimeError: [no]" in shown(bench.result_table([FIGURES[0]], measurements))
+    measurements = [bench.Measurement(FIGURES[0].name, EAGER.name, no_reference="OutOfMemoryError: [no]")]
+    assert "no reference: OutOfMemoryError: [no]" in shown(bench.result_table([FIGURES[0]], measurements))
 
 
 def test_demo_runs_a_workload(tmp_path):

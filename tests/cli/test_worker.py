@@ -6,7 +6,7 @@ import numpy
 import pytest
 
 from thunder.cli.contenders import EAGER, THUNDER_EAGER, Contender
-from thunder.cli.worker import ContenderError, Session, Worker, one_line
+from thunder.cli.worker import ContenderError, Session, Worker, answers, one_line
 
 
 @pytest.fixture
@@ -66,3 +66,12 @@ def test_silence_is_an_error(tmp_path):
 def test_messages_are_one_line():
     assert one_line(ValueError("\n\n  first\nsecond")) == "ValueError: first"
     assert one_line(RuntimeError()) == "RuntimeError"
+
+
+def test_answers_come_as_they_are_ready(tmp_path):
+    with Worker(EAGER.name, tmp_path / "a") as first, Worker(EAGER.name, tmp_path / "b", timeout=0.01) as silent:
+        for asked in (first, silent):
+            asked.send("build", "tiny-mlp", "cpu")
+        found = dict(answers({"first": first, "silent": silent}))
+        assert found["first"] is None and first.alive
+        assert isinstance(found["silent"], ContenderError) and not silent.alive

@@ -4,7 +4,8 @@ Every contender runs every workload in a fresh process with an empty compiler ca
 user's first call is: it includes loading the compiler. Afterwards all contenders' calls are timed in turns.
 
 Input: workloads and a device.  Output: a table, and with `--json` a file with all figures, the versions and
-the machine.
+the machine.  Invariant: the file holds whatever is known so far, from the first answer on, so that a run that is
+ended keeps it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 import os
 import tempfile
 import time
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,7 +33,7 @@ from thunder.cli.machine import describe_machine, describe_versions
 from thunder.cli.measurement import Timing, relative_error, time_in_turns
 from thunder.cli.plot import check_plotting, draw
 from thunder.cli.texts import format_bytes, format_error, format_ratio, format_seconds
-from thunder.cli.worker import ContenderError, Worker
+from thunder.cli.worker import ContenderError, Worker, answers
 from thunder.cli.workloads import FIGURES, Results, Workload, select_workloads
 from thunder.errors import unknown_name
 
@@ -44,7 +46,8 @@ class Measurement:
     """One contender on one workload; times in seconds, memory in bytes.
 
     The error is relative to the workload's truth (`Workload.truth`); the floor is the time that the step's work takes
-    at the device's measured bandwidth and rate, the same for all contenders.
+    at the device's measured bandwidth and rate, the same for all contenders.  Where no process could compute these
+    two, `no_reference` says why.
     """
 
     workload: str
@@ -55,46 +58,107 @@ class Measurement:
     peak_memory: int | None = None
     floor: float | None = None
     failure: str | None = None
+    no_reference: str | None = None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How things are measured.
+
+    Attributes:
+        rounds: how often each contender is timed, in turns.
+        limit: seconds that a contender may take for anything, such as a first call, before it is given up.
+        at_once: first calls run side by side: a run with several slow compilers takes as long as the slowest of
+            them, and the times of first calls are those of a busy machine.
+    """
+
+    rounds: int = ROUNDS
+    limit: float = LIMIT
+    at_once: bool = False
 
 
 def measure(
-    workload: Workload, contenders: list[str], device: str, rounds: int, limit: float = LIMIT
+    workload: Workload,
+    contenders: list[str],
+    device: str,
+    settings: Settings,
+    report: Callable[[list[Measurement]], None] = lambda measurements: None,
 ) -> list[Measurement]:
-    """Every contender on one workload: first calls one after the other, later calls in turns.
+    """Every contender on one workload: models are built side by side, first calls follow, then calls in turns.
 
-    What takes a contender longer than `limit` seconds, such as a first call, ends it; the others go on.
+    `report` is given what is known after every step, so that nothing is lost when time runs out.
     """
-    measurements = {name: Measurement(workload.name, name) for name in contenders}
-    running: dict[str, Worker] = {}
-    expected: Results | None = None
-    floor: float | None = None
+    measurements = [Measurement(workload.name, name) for name in contenders]
+    by_name = {measurement.contender: measurement for measurement in measurements}
     with ExitStack() as stack:
-        directory = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
-        for number, name in enumerate(contenders):
-            worker = stack.enter_context(Worker(name, Path(directory) / str(number), limit))
-            try:
-                worker.ask("build", workload.name, device)
-                if expected is None:
-                    expected = worker.ask("truth")
-                first = worker.ask("first_call")
-                if floor is None and name == EAGER.name:
-                    floor = worker.ask("ceilings").floor(worker.ask("work"))
-                measurements[name].peak_memory = worker.ask("peak_memory")
-                worker.ask("rest")
-            except ContenderError as error:
-                measurements[name].failure = str(error)
-                continue
-            measurements[name].first_call = first.seconds
-            measurements[name].error = relative_error(first.results, expected) if expected else None
-            running[name] = worker
-        for name, timing in time_in_turns(running, rounds).items():
-            if isinstance(timing, ContenderError):
-                measurements[name].failure = str(timing)
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
+
+        def start(name: str, folder: str) -> Worker:
+            worker = stack.enter_context(Worker(name, directory / folder, settings.limit))
+            worker.send("build", workload.name, device)
+            return worker
+
+        reference = start(EAGER.name, "reference")
+        workers = {name: start(name, str(number)) for number, name in enumerate(contenders)}
+        running: dict[str, Worker] = {}
+        for name, answer in answers(workers):
+            if isinstance(answer, ContenderError):
+                by_name[name].failure = str(answer)
             else:
-                measurements[name].call = timing
-    for measurement in measurements.values():
-        measurement.floor = floor
-    return list(measurements.values())
+                running[name] = workers[name]
+        expected = use_reference(reference, measurements)
+        report(measurements)
+        names = [name for name in contenders if name in running]
+        for group in [names] if settings.at_once else [[name] for name in names]:
+            for name in group:
+                running[name].send("first_call")
+            for name, answer in answers({name: running[name] for name in group}):
+                if isinstance(answer, ContenderError):
+                    by_name[name].failure = str(answer)
+                    del running[name]
+                else:
+                    by_name[name].first_call = answer.seconds
+                    by_name[name].error = relative_error(answer.results, expected) if expected else None
+                report(measurements)
+            for name in [name for name in group if name in running]:
+                try:
+                    by_name[name].peak_memory = running[name].ask("peak_memory")
+                    running[name].ask("rest")
+                except ContenderError as error:
+                    by_name[name].failure = str(error)
+                    del running[name]
+
+        def note(outcomes: Mapping[str, Timing | ContenderError]) -> None:
+            for name, outcome in outcomes.items():
+                if isinstance(outcome, ContenderError):
+                    by_name[name].failure = str(outcome)
+                else:
+                    by_name[name].call = outcome
+            report(measurements)
+
+        note(time_in_turns(running, settings.rounds, report=note))
+    return measurements
+
+
+def use_reference(reference: Worker, measurements: list[Measurement]) -> Results | None:
+    """What a step computes in a high precision; the measurements are told how long its work takes at least.
+
+    A process of its own does this, so that no contender's first call finds a device that was used before, and ends,
+    so that its memory is free for them.
+    """
+    expected: Results | None = None
+    try:
+        reference.receive()
+        expected = reference.ask("truth")
+        floor = reference.ask("ceilings").floor(reference.ask("work"))
+    except ContenderError as error:
+        for measurement in measurements:
+            measurement.no_reference = str(error)
+    else:
+        for measurement in measurements:
+            measurement.floor = floor
+    reference.close()
+    return expected
 
 
 def result_table(workloads: list[Workload], measurements: list[Measurement]) -> Table:
@@ -121,19 +185,29 @@ def result_table(workloads: list[Workload], measurements: list[Measurement]) -> 
             )
             if entry.failure:
                 table.add_row(f"  [red]{escape(entry.failure)}[/]")
+        if block and block[0].no_reference:
+            table.add_row(f"  [red]no reference: {escape(block[0].no_reference)}[/]")
         table.add_section()
     return table
 
 
-def as_json(device: str, measurements: list[Measurement]) -> dict[str, Any]:
+def as_json(device: str, measurements: list[Measurement], at_once: bool = False) -> dict[str, Any]:
     """All figures with what they were measured on; times in seconds."""
     return {
         "taken": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "device": device,
+        "first_calls": "at once" if at_once else "in turn",
         "machine": describe_machine(),
         "versions": describe_versions(),
         "measurements": [asdict(measurement) for measurement in measurements],
     }
+
+
+def write_json(path: Path, figures: dict[str, Any]) -> None:
+    """Replaces the file as a whole: whoever ends the run finds the figures of before or those of now."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(figures, indent=2) + "\n")
+    partial.replace(path)
 
 
 def command(
@@ -142,12 +216,15 @@ def command(
         list[str] | None, typer.Option(help="Measure only this workload; may be given several times.")
     ] = None,
     by: Annotated[
-        list[str] | None, typer.Option(help="Measure only this contender (beside eager); may be repeated.")
+        list[str] | None, typer.Option(help="Measure only this contender; may be given several times.")
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="How often each contender is timed, in turns.")] = ROUNDS,
     limit: Annotated[
         float, typer.Option(min=1.0, help="Seconds after which a contender is given up that does not answer.")
     ] = LIMIT,
+    at_once: Annotated[
+        bool, typer.Option("--at-once", help="Run first calls side by side: sooner done, their times not comparable.")
+    ] = False,
     suite: Annotated[
         list[str] | None,
         typer.Option(help="figures: the README's table; models: large models and single regions. Both by default."),
@@ -162,17 +239,21 @@ def command(
     contenders = select_contenders(CONTENDERS.values(), by)
     if plot is not None:
         check_plotting()
+    settings = Settings(rounds, limit, at_once)
     measurements: list[Measurement] = []
+
+    def report(current: list[Measurement]) -> None:
+        if json_path is not None:
+            write_json(json_path, as_json(device, measurements + current, at_once))
+
     for workload in track(workloads, "measuring", console=console):
         names = [name for name in contenders if CONTENDERS[name].applies(device, workload.kind)]
-        measurements += measure(workload, names, device, rounds, limit)
-        if json_path is not None:  # after each workload: an interrupted run keeps what it has
-            json_path.write_text(json.dumps(as_json(device, measurements), indent=2) + "\n")
+        measurements += measure(workload, names, device, settings, report)
     console.print(result_table(workloads, measurements))
     console.print(f"{describe_machine()}; {', '.join(f'{k} {v}' for k, v in describe_versions().items())}")
     if plot is not None:
         draw(plot, workloads, measurements)
-    if any(measurement.failure for measurement in measurements):
+    if any(measurement.failure or measurement.no_reference for measurement in measurements):
         raise typer.Exit(1)
 
 

@@ -111,9 +111,9 @@ CONTENDERS = {
 
 
 def select_contenders(contenders: Iterable[Contender], names: list[str] | None) -> list[str]:
-    """The names of those contenders that are asked for, eager always among them; all when none is named."""
+    """The names of those contenders that are asked for, in their own order; all when none is named."""
     known = [contender.name for contender in contenders]
     for name in names or []:
         if name not in known:
             raise unknown_name("contender", name, known)
-    return [name for name in known if not names or name in names or name == EAGER.name]
+    return [name for name in known if not names or name in names]

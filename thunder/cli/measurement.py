@@ -7,7 +7,7 @@ Invariant: a contender's calls are never timed alone; each round times all conte
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import quantiles
 from typing import Any
@@ -41,9 +41,15 @@ class Timing:
 
 
 def time_in_turns(
-    workers: Mapping[str, Worker], rounds: int, round_seconds: float = ROUND_SECONDS
+    workers: Mapping[str, Worker],
+    rounds: int,
+    round_seconds: float = ROUND_SECONDS,
+    report: Callable[[dict[str, Timing | ContenderError]], None] = lambda outcomes: None,
 ) -> dict[str, Timing | ContenderError]:
-    """The time of a call for each worker; each round calls every worker for about `round_seconds`."""
+    """The time of a call for each worker; each round calls every worker for about `round_seconds`.
+
+    `report` is given what is known after each round.
+    """
     outcomes: dict[str, Timing | ContenderError] = {}
     counts: dict[str, int] = {}
     samples: dict[str, list[float]] = {name: [] for name in workers}
@@ -59,7 +65,8 @@ def time_in_turns(
             except ContenderError as error:
                 outcomes[name] = error
                 del counts[name]
-    outcomes.update({name: Timing.of(samples[name]) for name in counts})
+        outcomes.update({name: Timing.of(samples[name]) for name in counts})
+        report(dict(outcomes))
     return outcomes
 
 

@@ -14,10 +14,10 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -161,7 +161,8 @@ class Session:
 
     def work(self) -> Work:
         """What a step has to do, whoever does it."""
-        return count_work(self.task, self.workload, self.step)
+        uncompiled = step(self.task, self.workload.kind, self.task.model)
+        return count_work(self.task, self.workload, uncompiled)
 
     def ceilings(self) -> Ceilings:
         """What the device can do, measured."""
@@ -219,25 +220,30 @@ class Worker:
         directory.mkdir(parents=True)
         self._log = directory / "log"
         context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
+        self.connection, theirs = context.Pipe()
         self._process = context.Process(
             target=serve, args=(theirs, contender, str(directory)), name=f"thunder {contender}"
         )
         self._process.start()
         theirs.close()
 
-    def ask(self, method: str, *arguments: Any) -> Any:
-        """The answer to one request.
+    def send(self, method: str, *arguments: Any) -> None:
+        """Makes a request; `receive` or `answers` gives the answer."""
+        self.deadline = time.monotonic() + self.timeout
+        with suppress(OSError):  # a process that has ended is noticed where its answer is missing
+            self.connection.send((method, arguments))
+
+    def receive(self) -> Any:
+        """The answer to the request that was made last.
 
         Raises:
             ContenderError: the request raised, took longer than the timeout, or ended the process.
         """
         try:
-            self._connection.send((method, arguments))
-            if not self._connection.poll(self.timeout):
+            if not self.connection.poll(max(0.0, self.deadline - time.monotonic())):
                 self.end()
                 raise ContenderError(f"no answer within {self.timeout:.0f} s", self.log_tail())
-            answer = self._connection.recv()
+            answer = self.connection.recv()
         except (EOFError, OSError) as error:
             self.end()
             message = f"the process ended (code {self._process.exitcode})"
@@ -245,6 +251,11 @@ class Worker:
         if answer[0] == "error":
             raise ContenderError(answer[1], "\n".join(filter(None, [answer[2], self.log_tail()])))
         return answer[1]
+
+    def ask(self, method: str, *arguments: Any) -> Any:
+        """The answer to one request; raises what `receive` raises."""
+        self.send(method, *arguments)
+        return self.receive()
 
     @property
     def alive(self) -> bool:
@@ -258,13 +269,13 @@ class Worker:
 
     def close(self) -> None:
         """Hangs up, which ends an idle process; one that does not end by itself is ended."""
-        self._connection.close()
+        self.connection.close()
         self._process.join(3)
         self.end()
 
     def end(self) -> None:
         """Ends the process, whatever it is doing; harmless when it has ended already."""
-        self._connection.close()
+        self.connection.close()
         self._process.terminate()
         self._process.join(5)
         if self._process.is_alive():
@@ -278,3 +289,19 @@ class Worker:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def answers(workers: Mapping[str, Worker]) -> Iterator[tuple[str, Any]]:
+    """The answers to requests that were sent to several workers, as they come; errors in place of those that fail."""
+    waiting = dict(workers)
+    while waiting:
+        patience = min(worker.deadline for worker in waiting.values()) - time.monotonic()
+        ready = wait([worker.connection for worker in waiting.values()], max(0.0, patience))
+        now = time.monotonic()
+        for name, worker in list(waiting.items()):
+            if worker.connection in ready or worker.deadline <= now:
+                del waiting[name]
+                try:
+                    yield name, worker.receive()
+                except ContenderError as error:
+                    yield name, error
