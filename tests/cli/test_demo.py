@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -127,6 +128,17 @@ def test_bench_reports_what_it_knows_after_every_step():
     assert known[3:] == [[(True, 1)] * 2, [(True, 2)] * 2, [(True, 2)] * 2]
     assert all(entry.failure is None and entry.no_reference is None for entry in found)
     assert all(entry.error < 1e-5 and entry.floor > 0 for entry in found)
+
+
+def test_bench_measures_workloads_at_once():
+    workloads = [FIGURES[0], replace(FIGURES[0], name="tiny-mlp-backward"), replace(FIGURES[0], name="nothing")]
+    names = {workload.name: [EAGER.name] for workload in workloads}
+    reports = []
+    settings = bench.Settings(rounds=1, at_once=True)
+    found = bench.measure_at_once(workloads, names, "cpu", settings, lambda known: reports.append(len(known)))
+    assert [entry.workload for entry in found] == list(names) and reports[-1] == 3
+    assert all(entry.call and entry.error < 1e-5 and entry.failure is None for entry in found[:2])
+    assert "nothing" in found[2].failure and "nothing" in found[2].no_reference and found[2].call is None
 
 
 def test_bench_replaces_its_file_as_a_whole(tmp_path):

@@ -13,9 +13,11 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -68,8 +70,8 @@ class Settings:
     Attributes:
         rounds: how often each contender is timed, in turns.
         limit: seconds that a contender may take for anything, such as a first call, before it is given up.
-        at_once: first calls run side by side: a run with several slow compilers takes as long as the slowest of
-            them, and the times of first calls are those of a busy machine.
+        at_once: first calls run side by side, those of all workloads: a run with several slow compilers takes as
+            long as the slowest of them, and the times of first calls are those of a busy machine.
     """
 
     rounds: int = ROUNDS
@@ -83,10 +85,12 @@ def measure(
     device: str,
     settings: Settings,
     report: Callable[[list[Measurement]], None] = lambda measurements: None,
+    undisturbed: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> list[Measurement]:
     """Every contender on one workload: models are built side by side, first calls follow, then calls in turns.
 
-    `report` is given what is known after every step, so that nothing is lost when time runs out.
+    `report` is given what is known after every step, so that nothing is lost when time runs out.  Calls are timed
+    within `undisturbed()`.
     """
     measurements = [Measurement(workload.name, name) for name in contenders]
     by_name = {measurement.contender: measurement for measurement in measurements}
@@ -136,8 +140,43 @@ def measure(
                     by_name[name].call = outcome
             report(measurements)
 
-        note(time_in_turns(running, settings.rounds, report=note))
+        with undisturbed():
+            note(time_in_turns(running, settings.rounds, report=note))
     return measurements
+
+
+def measure_at_once(
+    workloads: list[Workload],
+    contenders: dict[str, list[str]],
+    device: str,
+    settings: Settings,
+    report: Callable[[list[Measurement]], None],
+) -> list[Measurement]:
+    """`measure` for several workloads side by side; calls are timed one workload after the other, after all else."""
+    everyone_is_ready = threading.Barrier(len(workloads))
+    one_at_a_time, reporting = threading.Lock(), threading.Lock()
+    known: dict[str, list[Measurement]] = {}
+
+    @contextmanager
+    def undisturbed() -> Iterator[None]:
+        everyone_is_ready.wait()
+        with one_at_a_time:
+            yield
+
+    def run(workload: Workload) -> list[Measurement]:
+        def note(current: list[Measurement]) -> None:
+            with reporting:
+                known[workload.name] = current
+                report([entry for name in contenders for entry in known.get(name, [])])
+
+        try:
+            return measure(workload, contenders[workload.name], device, settings, note, undisturbed)
+        except BaseException:  # whatever it is goes on; the others are not to wait for this workload
+            everyone_is_ready.abort()
+            raise
+
+    with ThreadPoolExecutor(len(workloads)) as pool:
+        return [entry for found in pool.map(run, workloads) for entry in found]
 
 
 def use_reference(reference: Worker, measurements: list[Measurement]) -> Results | None:
@@ -246,9 +285,15 @@ def command(
         if json_path is not None:
             write_json(json_path, as_json(device, measurements + current, at_once))
 
-    for workload in track(workloads, "measuring", console=console):
-        names = [name for name in contenders if CONTENDERS[name].applies(device, workload.kind)]
-        measurements += measure(workload, names, device, settings, report)
+    names = {
+        workload.name: [name for name in contenders if CONTENDERS[name].applies(device, workload.kind)]
+        for workload in workloads
+    }
+    if at_once:
+        measurements = measure_at_once(workloads, names, device, settings, report)
+    else:
+        for workload in track(workloads, "measuring", console=console):
+            measurements += measure(workload, names[workload.name], device, settings, report)
     console.print(result_table(workloads, measurements))
     console.print(f"{describe_machine()}; {', '.join(f'{k} {v}' for k, v in describe_versions().items())}")
     if plot is not None:

@@ -180,6 +180,7 @@ def nothing() -> None:
 def serve(connection: Connection, contender: str, directory: str) -> None:
     """The process: answers requests `(method of Session, arguments)` until the parent hangs up."""
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = os.path.join(directory, "inductor")
+    os.environ["THUNDER_CACHE_DIR"] = os.path.join(directory, "thunder")
     log = os.open(os.path.join(directory, "log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, sys.stdout.fileno())
     os.dup2(log, sys.stderr.fileno())
