@@ -4,11 +4,11 @@
     python benchmarks/gpu_precision.py --parts generate --formats bf16,int4,nvfp4 --output precision_generate.json
 
 Parts: values (errors of each path against float64), gemv (one row, against a copy's bandwidth and our bf16 kernel),
-skinny (2 to 64 rows), prefill (many rows, and `torch._scaled_mm`), activation (cost of quantising rows), dynamic
-(a layer whose inputs are quantised at each call), training (forward and backward of one layer in 8 bits beside bf16),
-generate (tokens of the 1.5B configuration).  A part that fails gives its error in place of figures; no part is begun
-when `--seconds` are over.  `gpu_quantized_layers.py`, `gpu_quantized_rows.py` and `gpu_quantized_tiles.py` compare
-ways to divide the kernels.
+skinny (2 to 64 rows), prefill (many rows, and `torch._scaled_mm`), chunks (many rows, dequantised in parts), activation
+(cost of quantising rows), dynamic (a layer whose inputs are quantised at each call), training (forward and backward of
+one layer in 8 bits beside bf16), generate (tokens of the 1.5B configuration).  A part that fails gives its error in
+place of figures; no part is begun when `--seconds` are over.  `gpu_quantized_layers.py`, `gpu_quantized_rows.py` and
+`gpu_quantized_tiles.py` compare ways to divide the kernels.
 """
 
 # ruff: noqa: B023  (what is timed is called within the loop that makes it)
@@ -158,6 +158,53 @@ def prefill(found: dict[str, Any], arguments: argparse.Namespace) -> None:
                 "product_us": timed([lambda: scaled_product("rowwise", inputs, stored.codes, stored.scales, BF16)] * 8),
                 "dynamic_us": timed([lambda: torch.ops.thunder.linear_dynamic(x, *parts8)] * 8),
             }
+
+
+def chunks(found: dict[str, Any], arguments: argparse.Namespace) -> None:
+    """Many rows: a weight that is dequantised in parts, so that each is read from the cache; beside it on a stream."""
+    n, k = 14336, 4096
+    found["copy_bytes_per_second"] = copy_bandwidth()
+    plain = [torch.randn(n, k, device=DEVICE, dtype=BF16) / k**0.5 for _ in range(4)]
+    for format in ("int4", "int8"):
+        stored, parts = made(format, n, k)
+        text = str(stored.format)
+        copies = [parts, *(cloned(parts) for _ in range(5))]
+        for rows in (256, 512, 1024, 2048, 8192):
+            x = torch.randn(rows, k, device=DEVICE, dtype=BF16)
+            row = found[f"{format}, {rows} rows"] = {"bf16": timed([lambda w=w: F.linear(x, w) for w in plain], 7)}
+            row["dequantise"] = timed([lambda w=w: dequantised(w, text, k) for w in copies], 7)
+            for count in (1, 2, 4, 7):
+                row[f"{count} parts"] = timed([lambda w=w: in_parts(x, w, text, count) for w in copies], 7)
+                if count > 1:
+                    row[f"{count} parts, two streams"] = timed(
+                        [lambda w=w: in_parts(x, w, text, count, torch.cuda.Stream()) for w in copies], 7
+                    )
+            row = {name: round(us, 1) for name, us in row.items()}
+            print(f"  {format}, {rows} rows: {row}", flush=True)
+
+
+def dequantised(weight: Weight, text: str, k: int) -> torch.Tensor:
+    return tiles.launch(weight.codes, weight.scales, weight.zeros, weight.tensor_scale, text, k, BF16)
+
+
+def in_parts(x: torch.Tensor, weight: Weight, text: str, count: int, other: Any = None) -> torch.Tensor:
+    """x times the weight, of which `count` parts are dequantised one after the other; on another stream if given."""
+    n, k = weight.codes.shape[0], x.shape[-1]
+    out = torch.empty(x.shape[0], n, device=DEVICE, dtype=BF16)
+    step, main = n // count, torch.cuda.current_stream()
+    if other is not None:
+        other.wait_stream(main)
+    for start in range(0, n, step):
+        part = Weight(weight.codes[start : start + step], weight.scales[start : start + step], None, None, None)
+        if other is None:
+            matrix = dequantised(part, text, k)
+        else:
+            with torch.cuda.stream(other):
+                matrix = dequantised(part, text, k)
+            main.wait_stream(other)
+            matrix.record_stream(main)
+        torch.mm(x, matrix.t(), out=out[:, start : start + step])
+    return out
 
 
 def activation(found: dict[str, Any], arguments: argparse.Namespace) -> None:
@@ -330,9 +377,11 @@ def generate_in(name: str, found: dict[str, Any]) -> None:
     row = found[name] = {}
     try:
         model = large_model()
-        plugin = PLUGINS[name]
+        base, _, head = name.partition("+")
+        plugin = PLUGINS[base]
+        options = {"include": ["layers", "lm_head"]} if head else {}
         start = time.perf_counter()
-        compiled = thunder.compile(model, plugins=plugin() if plugin is not None else None)
+        compiled = thunder.compile(model, plugins=plugin(**options) if plugin is not None else None)
         torch.cuda.synchronize()
         row["quantise_s"] = time.perf_counter() - start
         row["gigabytes"] = memory_of(model) / 1e9
@@ -358,7 +407,8 @@ def generate_in(name: str, found: dict[str, Any]) -> None:
 
 
 PARTS: dict[str, Callable[[dict[str, Any], argparse.Namespace], None]] = {
-    "values": values, "gemv": one_row, "skinny": some_rows, "prefill": prefill, "activation": activation,
+    "values": values, "gemv": one_row, "skinny": some_rows, "prefill": prefill, "chunks": chunks,
+    "activation": activation,
     "dynamic": dynamic, "training": training, "generate": generate,
 }  # fmt: skip
 
@@ -367,7 +417,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", default="gpu_precision.json")
     parser.add_argument("--parts", default="values,gemv,skinny,prefill,activation,training")
-    parser.add_argument("--formats", default="bf16,int4,nvfp4,int8,fp8", help="for the part generate")
+    parser.add_argument(
+        "--formats", default="bf16,int4,nvfp4,int8,fp8", help="for the part generate; int4+head: the head as well"
+    )
     parser.add_argument("--seconds", type=float, default=95)
     arguments = parser.parse_args()
     arguments.deadline = time.perf_counter() + arguments.seconds
