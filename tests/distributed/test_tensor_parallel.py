@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 
 import thunder
@@ -121,10 +122,59 @@ def head_norms(rank: int) -> None:
     torch.testing.assert_close(gradients[1], gradients[0], **TOLERANCE)
 
 
+def of_type(name: str, **options: Any) -> torch.nn.Module:
+    """A small decoder of transformers; experts have no float64."""
+    import transformers
+
+    torch.manual_seed(0)
+    if name == "GPT2":
+        config: dict[str, Any] = {"n_embd": 32, "n_layer": 2, "n_head": 4, "resid_pdrop": 0.0, "embd_pdrop": 0.0}
+        config |= {"attn_pdrop": 0.0, "n_positions": 32}
+    else:
+        config = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+        config |= {"num_key_value_heads": 2, "pad_token_id": 3}
+    made = getattr(transformers, f"{name}Config")(**{"vocab_size": 64, **config, **options})
+    model = transformers.AutoModelForCausalLM.from_config(made)
+    return model if name == "Mixtral" else model.double()
+
+
+DECODERS: dict[str, dict[str, Any]] = {
+    "Gemma2": {"head_dim": 8},  # scaled embeddings, tied to the head
+    "Phi3": {},  # packed weights, whose results are gathered
+    "Mixtral": {"num_local_experts": 4},
+    "GPT2": {"vocab_size": 67},  # no plan of its own, weights the other way round, a vocabulary that does not divide
+    "OPT": {"ffn_dim": 48, "word_embed_proj_dim": 32, "dropout": 0.0, "max_position_embeddings": 32},
+}
+
+
+def decoders(rank: int) -> None:
+    """Models that bring a plan, and models that bring none; the token 3 pads, and its row gets no gradient."""
+    tokens = torch.arange(12).view(2, 6) + 1
+    for name, options in DECODERS.items():
+        tolerance = {"rtol": 1e-3, "atol": 1e-6} if name == "Mixtral" else TOLERANCE
+        gradients = []
+        for plugins in (None, TP()):
+            compiled = thunder.compile(of_type(name, **options).eval(), recipe="eager", plugins=plugins)
+            compiled(input_ids=tokens, use_cache=False).logits.logsumexp(-1).mean().backward()
+            gradients.append({name: whole(p.grad) for name, p in compiled.named_parameters()})
+        torch.testing.assert_close(gradients[1], gradients[0], **tolerance, msg=lambda text, n=name: f"{n}: {text}")
+        parts = sum(p.to_local().numel() if isinstance(p, DTensor) else p.numel() for p in compiled.parameters())
+        assert parts < 0.75 * sum(p.numel() for p in compiled.parameters()), name
+    model = of_type("Mixtral", num_local_experts=4)
+    with pytest.raises(ShardingPlanError, match=r"'mlp\.gate' is not"):
+        thunder.compile(model, plugins=TP(sequence_parallel=True))
+    with pytest.raises(ShardingPlanError, match="'lm_head.weight' are one parameter"):
+        thunder.compile(of_type("Gemma2", head_dim=8), plugins=TP(plan={"lm_head": "colwise_gather_output"}))
+
+
 def few_bits_and_head_norms(rank: int) -> None:
     in_few_bits(rank)
     eight_bits_in_training(rank)
     head_norms(rank)
+
+
+def test_plans_of_decoders(two: Processes) -> None:
+    two.run(decoders)
 
 
 def test_layers_in_few_bits_and_norms_of_heads(two: Processes) -> None:

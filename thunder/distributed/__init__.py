@@ -17,7 +17,8 @@ from thunder.distributed.methods import DataParallelMethods, DistributedMethods,
 from thunder.distributed.overlap import Collective, begin_collectives_early, describe_collectives
 from thunder.distributed.pipeline import Pipeline
 from thunder.distributed.pipeline_options import SCHEDULES, PipelineOptions
-from thunder.distributed.tensor_parallel import automatic_plan, divide_cross_entropy, merge_entries, parallelise
+from thunder.distributed.tensor_parallel import divide_cross_entropy, merge_entries, parallelise
+from thunder.distributed.tensor_plans import automatic_plan
 
 __all__ = [
     "SCHEDULES",

@@ -19,6 +19,7 @@ Outside of compiled programs, where parameters are DTensors, the forward functio
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -181,11 +182,31 @@ def own_part(parameter: Any) -> Any:
     return parameter.to_local() if isinstance(parameter, DTensor) else parameter
 
 
+def is_transposed(module: Any) -> bool:
+    """Whether a module is transformers' `Conv1D`: a linear layer whose weight is [inputs, outputs]."""
+    kind = type(module)
+    return kind.__name__ == "Conv1D" and kind.__module__.startswith("transformers.")
+
+
+def on_own_parts(module: Any, names: tuple[str, ...], forward: Callable[..., Any], *args: Any) -> Any:
+    """A module's own forward on what this process has of its parameters `names`."""
+    whole = {name: module._parameters[name] for name in names}
+    if not isinstance(whole[names[0]], DTensor):
+        return forward(*args)  # a compiled program
+    try:
+        module._parameters.update({name: own_part(parameter) for name, parameter in whole.items()})
+        return forward(*args)
+    finally:
+        module._parameters.update(whole)
+
+
 def product(module: Any, x: torch.Tensor, bias: torch.Tensor | None, rows: Rows | None = None) -> torch.Tensor:
     """x times the weight of a linear layer, or some rows of it; layers with a `product` compute it their own way."""
     weight: Any = own_part(module.weight) if "weight" in module._parameters else None  # quantised layers have none
     if rows is not None and weight is not None:
         weight = select_rows(weight, rows)
+    if is_transposed(module):
+        weight = weight.t()
     own = getattr(module, "product", F.linear)
     result: torch.Tensor = own(x, weight, own_part(bias))
     return result
@@ -241,10 +262,32 @@ def packed_linear(module: Any, group: Group, rows: Rows | None, enters: bool, x:
     return product(module, Enter.apply(x, group.name) if enters else x, bias, rows)
 
 
-def row_embedding(module: Any, group: Group, start: int, tokens: torch.Tensor) -> torch.Tensor:
-    """`embedding` of which each process has some rows, from row `start` on."""
-    weight = own_part(module.weight)
+def row_embedding(
+    module: Any, group: Group, start: int, forward: Callable[..., torch.Tensor], tokens: torch.Tensor
+) -> torch.Tensor:
+    """`embedding` of which each process has some rows, from row `start` on; `forward` looks one token up in them."""
     local = tokens - start
-    outside = (local < 0) | (local >= weight.shape[0])
-    found = F.embedding(local.masked_fill(outside, 0), weight)
+    outside = (local < 0) | (local >= module.num_embeddings // group.size)
+    found = on_own_parts(module, ("weight",), forward, local.masked_fill(outside, 0))
     return Leave.apply(found.masked_fill(outside.unsqueeze(-1), 0), group.name)
+
+
+def routed_experts(
+    module: Any,
+    group: Group,
+    start: int,
+    names: tuple[str, ...],
+    forward: Callable[..., torch.Tensor],
+    x: torch.Tensor,
+    index: torch.Tensor,
+    weights: torch.Tensor,
+) -> torch.Tensor:
+    """The experts of one layer, of which each process has some, from number `start` on; `names`: their parameters.
+
+    A token's other experts count for nothing here: expert 0 is computed with weight 0 in place of each.
+    """
+    local = index - start
+    outside = (local < 0) | (local >= module.num_experts)
+    share = Enter.apply(weights, group.name).masked_fill(outside, 0)
+    y = on_own_parts(module, names, forward, Enter.apply(x, group.name), local.masked_fill(outside, 0), share)
+    return Leave.apply(y, group.name)

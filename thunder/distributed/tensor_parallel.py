@@ -12,7 +12,6 @@ process's heads, so that key-value caches are divided as well.
 from __future__ import annotations
 
 import copy
-import fnmatch
 import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -32,26 +31,18 @@ from thunder.distributed.parallel_linear import (
     Rows,
     column_linear,
     gathered_norm,
+    is_transposed,
     packed_linear,
+    routed_experts,
     row_embedding,
     row_linear,
     select_rows,
     split_sequence,
     vocabulary_cross_entropy,
 )
+from thunder.distributed.tensor_plans import automatic_plan, match_plan, sequence_norms, takes_routing, why_not_by_rows
 from thunder.errors import MeshError, ShardingPlanError
 from thunder.trace import Namer, Op, Trace, Var, map_vars
-
-STYLES = (
-    "colwise",
-    "colwise_gather_output",
-    "rowwise",
-    "rowwise_split_input",
-    "packed_colwise",
-    "embedding_rowwise",
-    "replicated_with_grad_allreduce",
-    "replicate",
-)
 
 
 def parallelise(
@@ -76,11 +67,12 @@ def parallelise(
         MeshError: the number of processes does not divide a layer.
     """
     group = group_of(mesh)
-    matched = match_plan(model, plan if plan is not None else automatic_plan(model))
+    matched = match_plan(model, plan if plan is not None else automatic_plan(model, group.size))
     styles = _Styles(model, mesh, group, sequence_parallel)
-    norms = sequence_norms(model) if sequence_parallel else None
+    norms = sequence_norms(model, matched) if sequence_parallel else None
     for name, style in matched.items():
         styles.check(name, model.get_submodule(name), style)
+    styles.check_shared(matched)
     if synchronise:
         broadcast_from_first([*model.parameters(), *model.buffers()], mesh)
     for name, style in matched.items():
@@ -89,119 +81,6 @@ def parallelise(
     if norms is not None:
         styles.divide_sequence(*norms)
     return styles.summed
-
-
-def automatic_plan(model: torch.nn.Module) -> dict[str, str]:
-    """The plan that a transformers model brings with it, or that of LitGPT's decoders.
-
-    Raises:
-        ShardingPlanError: there is none.
-    """
-    plan: dict[str, str] = dict(getattr(model, "_tp_plan", None) or {})
-    own = getattr(getattr(model, "config", None), "base_model_tp_plan", None)
-    if own:
-        prefix = getattr(model, "base_model_prefix", "")
-        prefix = f"{prefix}." if prefix and hasattr(model, prefix) else ""
-        plan = {**plan, **{f"{prefix}{pattern}": style for pattern, style in own.items()}}
-    if plan:
-        # A tied head and embedding are one parameter, divided by rows in both places.
-        embedding = getattr(model, "get_input_embeddings", lambda: None)()
-        with_names = {id(module): name for name, module in model.named_modules()}
-        head = getattr(model, "get_output_embeddings", lambda: None)()
-        if isinstance(embedding, torch.nn.Embedding) and id(embedding) in with_names:
-            plan.setdefault(with_names[id(embedding)], "embedding_rowwise")
-        if isinstance(head, torch.nn.Linear) and id(head) in with_names:
-            plan.setdefault(with_names[id(head)], "colwise_gather_output")
-        names = [name for name, _ in model.named_modules()]
-        return {pattern: style for pattern, style in plan.items() if any(_matches(pattern, name) for name in names)}
-    if type(model).__module__.startswith("litgpt."):
-        names = [name for name, _ in model.named_modules()]
-        found = {
-            "transformer.wte": "embedding_rowwise",
-            "transformer.h.*.attn.qkv": "packed_colwise",
-            "transformer.h.*.attn.proj": "rowwise",
-            "transformer.h.*.mlp.fc": "colwise",
-            "transformer.h.*.mlp.fc_1": "colwise",
-            "transformer.h.*.mlp.fc_2": "colwise",
-            "transformer.h.*.mlp.proj": "rowwise",
-            "lm_head": "colwise_gather_output",
-        }
-        return {pattern: style for pattern, style in found.items() if any(_matches(pattern, name) for name in names)}
-    raise ShardingPlanError(
-        f"{type(model).__qualname__} brings no plan for tensor parallelism",
-        remedy="pass plan={'layers.*.up': 'colwise', 'layers.*.down': 'rowwise', ...}",
-    )
-
-
-_NORMS_OF_LAYERS = (("input_layernorm", "post_attention_layernorm"), ("norm_1", "norm_2"))
-_LAST_NORMS = ("norm", "ln_f")
-
-
-def sequence_norms(model: torch.nn.Module) -> tuple[Any, list[Any]]:
-    """(the first decoder layer, all norms) of a model whose layers have a norm before attention and one before the MLP.
-
-    Raises:
-        ShardingPlanError: it is no such model.
-    """
-    for names in _NORMS_OF_LAYERS:
-        layers = [m for m in model.modules() if all(hasattr(m, name) for name in names)]
-        holders = [m for m in model.modules() if any(hasattr(m, name) for name in _LAST_NORMS)]
-        plain = [m for m in layers if [*_norms_of(m)] == [*names]]
-        if layers and len(plain) == len(layers) and len(holders) == 1:
-            last = next(getattr(holders[0], name) for name in _LAST_NORMS if hasattr(holders[0], name))
-            return layers[0], [*(getattr(layer, name) for layer in layers for name in names), last]
-    raise ShardingPlanError(
-        f"{type(model).__qualname__} has no layers with a norm before attention and one before the MLP",
-        remedy="sequence_parallel=True is for decoders built like Llama; leave it out",
-    )
-
-
-def _norms_of(layer: torch.nn.Module) -> Iterator[str]:
-    """Names of a layer's norms."""
-    for name, child in layer.named_children():
-        if "norm" in name and not isinstance(child, torch.nn.Identity):
-            yield name
-
-
-def match_plan(model: torch.nn.Module, plan: Mapping[str, str]) -> dict[str, str]:
-    """Style by module name; the first pattern that fits counts.
-
-    Raises:
-        ShardingPlanError: a pattern names no module, or a style is unknown.
-    """
-    names = [name for name, _ in model.named_modules() if name]
-    matched: dict[str, str] = {}
-    for pattern, style in plan.items():
-        if style not in STYLES:
-            raise ShardingPlanError(
-                f"the plan asks for {style!r} for {pattern!r}", remedy=f"known styles: {', '.join(STYLES)}"
-            )
-        found = [name for name in names if _matches(pattern, name)]
-        if not found:
-            leaves = sorted({_generic(name) for name, module in model.named_modules() if _has_parameters(module)})
-            raise ShardingPlanError(
-                f"the plan names {pattern!r}, and the model has no such module",
-                remedy=f"it has: {', '.join(leaves[:30])}",
-            )
-        for name in found:
-            matched.setdefault(name, style)
-    if not matched:
-        raise ShardingPlanError("the plan is empty", remedy="name the modules that are to be divided")
-    return matched
-
-
-def _matches(pattern: str, name: str) -> bool:
-    """Whether a name fits a pattern, part by part."""
-    parts, wanted = name.split("."), pattern.split(".")
-    return len(parts) == len(wanted) and all(map(fnmatch.fnmatchcase, parts, wanted))
-
-
-def _generic(name: str) -> str:
-    return ".".join("*" if part.isdecimal() else part for part in name.split("."))
-
-
-def _has_parameters(module: torch.nn.Module) -> bool:
-    return any(parameter is not None for parameter in module._parameters.values())
 
 
 class _Styles:
@@ -220,38 +99,35 @@ class _Styles:
 
     def check(self, name: str, module: torch.nn.Module, style: str) -> None:
         """Raises when the style does not fit the module."""
-        wanted: tuple[type, ...] = (torch.nn.Module,)
-        if style == "embedding_rowwise":
-            wanted = (torch.nn.Embedding,)
-        elif style not in ("replicate", "replicated_with_grad_allreduce"):
-            wanted = (torch.nn.Linear,)
-        # Layers with a `product` (thunder.precision) compute it from parts as they do from the whole.
-        is_plain = type(module).forward is getattr(wanted[0], "forward", None) or hasattr(module, "product")
-        if not isinstance(module, wanted) or (wanted != (torch.nn.Module,) and not is_plain):
+        reason = _why_unfit(module, style)
+        if reason is not None:
             raise ShardingPlanError(
                 f"the plan asks for {style!r} for {name!r}, which is a {type(module).__qualname__}",
-                remedy=f"{style!r} is for {' or '.join(kind.__qualname__ for kind in wanted)} with its own forward",
+                remedy=f"{style!r} is for {reason}",
             )
         ranges: list[tuple[int, int]] = []
+        inputs, outputs = _widths(module)
         if style.startswith("colwise") or style == "packed_colwise":
-            count, what = module.out_features, "output features"
+            count, what = outputs, "output features"
         elif style.startswith("rowwise"):
-            count, what = module.in_features, "input features"
+            count, what = inputs, "input features"
         elif style == "embedding_rowwise":
-            count, what = module.num_embeddings, "rows"
+            count, what = module.num_embeddings, "rows"  # type: ignore[assignment]
+        elif style == "moe_tp_experts":
+            count, what = module.num_experts, "experts"  # type: ignore[assignment]
         else:
             return
-        self._divides(name, int(count), what)  # type: ignore[arg-type]
+        self._divides(name, count, what)
         parent = self.model.get_submodule(name.rpartition(".")[0])
         head = getattr(parent, "head_dim", None)
-        if isinstance(head, int) and style == "colwise" and int(count) % head == 0:  # type: ignore[arg-type]
-            self._divides(name, int(count) // head, "heads")  # type: ignore[arg-type]
+        if isinstance(head, int) and style == "colwise" and count % head == 0:
+            self._divides(name, count // head, "heads")
         if style == "packed_colwise":
             for heads in _packed_parts(name, parent, module):
                 self._divides(name, heads[0], "heads")
             ranges = [*self._rows(parent, module)]
         if isinstance(module, torch.nn.Linear) and hasattr(module, "keep_part"):
-            own = rows_of(int(count), self.group.size, self.group.rank)  # type: ignore[arg-type]
+            own = rows_of(count, self.group.size, self.group.rank)
             dimension = 1 if style.startswith("rowwise") else 0
             reason = module.why_indivisible(dimension, ranges or [(own.start, own.stop)])  # type: ignore[operator]
             if reason is not None:
@@ -259,6 +135,23 @@ class _Styles:
                     f"{name!r} cannot be divided among {self.group.size} processes: {reason}",
                     remedy="quantise with smaller groups, leave the layer out of the plan, or do not quantise it",
                 )
+
+    def check_shared(self, matched: Mapping[str, str]) -> None:
+        """Raises when modules share a parameter and are not divided alike."""
+        places: dict[int, tuple[str, int | None]] = {}
+        for name, module in self.model.named_modules():
+            dimensions = _dimensions(module, matched.get(name, "replicate"))
+            for own, parameter in module._parameters.items():
+                if parameter is None:
+                    continue
+                here = f"{name}.{own}", dimensions.get(own)
+                there = places.setdefault(id(parameter), here)
+                if there[1] != here[1]:
+                    raise ShardingPlanError(
+                        f"{there[0]!r} and {here[0]!r} are one parameter, and the plan does not divide them alike",
+                        remedy="name both modules: 'embedding_rowwise' for the embedding goes with "
+                        "'colwise_gather_output' for the head",
+                    )
 
     def _divides(self, name: str, count: int, what: str) -> None:
         size = self.group.size
@@ -271,20 +164,27 @@ class _Styles:
     def apply(self, module: Any, style: str) -> None:
         """Divides one module's parameters and gives it its forward."""
         group = self.group
+        self._divide(module, _dimensions(module, style))
         if style in ("colwise", "colwise_gather_output"):
-            self._divide(module, {"weight": 0, "bias": 0})
             gathers = style == "colwise_gather_output"
             module.forward = functools.partial(column_linear, module, group, gathers, not self.sequence)
         elif style in ("rowwise", "rowwise_split_input"):
-            self._divide(module, {"weight": 1})
             splits = style == "rowwise_split_input"
             module.forward = functools.partial(row_linear, module, group, splits, self.sequence)
             if self.sequence and module.bias is not None:
                 self.summed.append(module.bias)
         elif style == "embedding_rowwise":
             rows = rows_of(module.num_embeddings, group.size, group.rank)
-            self._divide(module, {"weight": 0})
-            module.forward = functools.partial(row_embedding, module, group, rows.start)
+            if module.padding_idx is not None:  # its row gets no gradient, where it is
+                module.padding_idx = module.padding_idx - rows.start if module.padding_idx in rows else None
+            module.forward = functools.partial(row_embedding, module, group, rows.start, module.forward)
+        elif style == "moe_tp_experts":
+            experts = rows_of(module.num_experts, group.size, group.rank)
+            module.num_experts = len(experts)
+            names = tuple(name for name, parameter in module._parameters.items() if parameter is not None)
+            module.forward = functools.partial(
+                routed_experts, module, group, experts.start, names, module.forward
+            )  # fmt: skip
         elif style == "packed_colwise":
             parent = next(p for p in self.model.modules() if any(child is module for child in p.children()))
             own_rows: Rows = tuple(self._rows(parent, module))
@@ -309,7 +209,7 @@ class _Styles:
             start += heads * size
 
     def _divide(self, module: Any, dimensions: dict[str, int]) -> None:
-        if hasattr(module, "keep_part"):
+        if dimensions and hasattr(module, "keep_part"):
             dimension = dimensions["weight"]
             own = rows_of((module.out_features, module.in_features)[dimension], self.group.size, self.group.rank)
             module.keep_part(dimension, [(own.start, own.stop)])
@@ -336,6 +236,49 @@ class _Styles:
             config = attention.config = copy.copy(attention.config)
             config.n_head //= self.group.size
             config.n_query_groups //= self.group.size
+
+
+def _widths(module: Any) -> tuple[int, int]:
+    """(inputs, outputs) of a linear layer; nothing for other modules."""
+    if is_transposed(module):
+        return module.nx, module.nf
+    return getattr(module, "in_features", 0), getattr(module, "out_features", 0)
+
+
+def _dimensions(module: torch.nn.Module, style: str) -> dict[str, int]:
+    """The dimension along which a style divides each parameter of a module; others stay whole."""
+    columns, rows = (1, 0) if is_transposed(module) else (0, 1)
+    if style in ("colwise", "colwise_gather_output"):
+        return {"weight": columns, "bias": 0}
+    if style in ("rowwise", "rowwise_split_input"):
+        return {"weight": rows}
+    if style == "embedding_rowwise":
+        return {"weight": 0}
+    if style == "moe_tp_experts":
+        return dict.fromkeys(module._parameters, 0)
+    return {}
+
+
+def _why_unfit(module: torch.nn.Module, style: str) -> str | None:
+    """What a style is for, where it is not for this module."""
+    if style in ("replicate", "replicated_with_grad_allreduce"):
+        return None
+    if style == "moe_tp_experts":
+        return (
+            None if takes_routing(module) else "modules that hold all experts of a layer, as transformers builds them"
+        )
+    if style == "embedding_rowwise":
+        if not isinstance(module, torch.nn.Embedding):
+            return "Embedding"
+        reason = why_not_by_rows(module)
+        return None if reason is None else f"embeddings whose rows are looked up one by one; here {reason}"
+    # Layers with a `product` (thunder.precision) compute it from parts as they do from the whole.
+    is_plain = type(module).forward is torch.nn.Linear.forward or hasattr(module, "product")
+    if isinstance(module, torch.nn.Linear) and is_plain:
+        return None
+    if is_transposed(module) and style != "packed_colwise":
+        return None
+    return "Linear with its own forward"
 
 
 def _packed_parts(name: str, parent: Any, module: Any) -> list[tuple[int, int]]:

@@ -160,7 +160,8 @@ def _mask(model: Any, state: State, slots: torch.Tensor, window: int | None) -> 
     if config._attn_implementation == "eager":
         lowest = torch.finfo(model.dtype).min
         # For the whole batch: some models check that it is (XGLM).
-        return torch.where(seen, 0.0, lowest).to(model.dtype).expand(state.token.shape[0], -1, -1, -1)
+        hidden = torch.zeros_like(seen, dtype=model.dtype).masked_fill(~seen, lowest)
+        return hidden.expand(state.token.shape[0], -1, -1, -1)
     return seen
 
 
