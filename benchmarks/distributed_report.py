@@ -30,7 +30,7 @@ def report(written: dict[str, Any]) -> str:
         of_strategy = {
             name.removeprefix(f"{strategy} "): found
             for name, found in results.items()
-            if name.startswith(f"{strategy} ") and not name.endswith("planned") and "," not in name
+            if name.startswith(f"{strategy} ") and not name.endswith("planned") and ", batch" not in name
         }
         reference = next((found["losses"] for name, found in of_strategy.items() if name == "torch"), None)
         lines += [line_of(strategy, name, found, reference) for name, found in of_strategy.items()]
@@ -96,7 +96,7 @@ def agree(losses: list[float], reference: list[float]) -> bool:
 def compared(strategy: str, of_strategy: dict[str, dict[str, Any]], plan: dict[str, Any]) -> list[str]:
     """Thunder beside the best of the others, and beside what was planned."""
     ours = of_strategy.get("thunder", {"error": ""})
-    others = [found for name, found in of_strategy.items() if name != "thunder" and "error" not in found]
+    others = [found for name, found in of_strategy.items() if "thunder" not in name and "error" not in found]
     if "error" in ours:
         return []
     lines = []

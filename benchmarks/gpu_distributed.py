@@ -15,7 +15,8 @@ profiled step the milliseconds in which only communication ran, with the collect
 strategy what `thunder plan` predicts.  Of several `--batch` the largest is taken that all contenders can hold.
 
 `--decode` times generation under tensor parallelism beside one GPU's; `--fp8` trains with "fp8" and "fsdp" together;
-`--pp` trains a pipeline, `--offload` keeps FSDP's state on the CPU.  A part that fails has its error in the JSON.
+`--pp` trains a pipeline, `--offload` keeps FSDP's state on the CPU, `--graphs` captures steps in CUDA graphs.  A part
+that fails has its error in the JSON.
 `benchmarks/distributed_report.py` sets the figures beside one another; the script prints that at its end.
 """
 
@@ -239,14 +240,15 @@ def optimizer_of(run: Run, parameters: Any) -> torch.optim.Optimizer:
     return torch.optim.AdamW([{"params": members} for members in groups.values()], lr=1e-4, **options)
 
 
-def by_thunder(run: Run, strategy: str) -> dict[str, Any]:
+def by_thunder(run: Run, strategy: str, *, captured: bool = False) -> dict[str, Any]:
     plugins: dict[str, Any] = {
         "ddp": lambda: DDP(),
         "fsdp-zero2": lambda: FSDP(stage=2),
         "fsdp-zero3": lambda: FSDP(),
         "tp": lambda: TP(),
     }
-    model = thunder.compile(run.model(), recipe=run.arguments.recipe, plugins=plugins[strategy]())
+    chosen = [plugins[strategy](), *(["reduce-overhead"] if captured else [])]
+    model = thunder.compile(run.model(), recipe=run.arguments.recipe, plugins=chosen)
     found = run.train(trainer(run, model, model.parameters()), same_everywhere=strategy == "tp")
     statistics_of = thunder.compile_stats(model)
     return {**found, "programs": statistics_of.cache_misses, "notes": list(statistics_of.notes)[:5]}
@@ -370,6 +372,8 @@ def run_strategy(run: Run, strategy: str) -> None:
             break
         for name in names:
             run.results[f"{name}, batch {batch}"] = run.results.pop(name)
+    if run.arguments.graphs:
+        run.part(f"{strategy} thunder, graphs", functools.partial(by_thunder, run, strategy, captured=True))
     run.part(f"{strategy} planned", functools.partial(planned, run, strategy))
 
 
@@ -388,6 +392,7 @@ def main() -> None:
     parser.add_argument("--fp8", action="store_true")
     parser.add_argument("--offload", action="store_true")
     parser.add_argument("--decode", action="store_true")
+    parser.add_argument("--graphs", action="store_true", help="thunder's steps in CUDA graphs as well")
     parser.add_argument("--output", default="gpu_distributed.json")
     arguments = parser.parse_args()
     if arguments.device == "cuda":

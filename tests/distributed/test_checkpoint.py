@@ -15,7 +15,7 @@ from tests.distributed.models import make, whole
 from tests.distributed.processes import Processes
 from thunder.distributed import Checkpoints, load_safetensors, whole_state_dict
 from thunder.errors import CheckpointError
-from thunder.plugins import DDP, FSDP
+from thunder.plugins import DDP, FSDP, TP
 
 
 def trained(plugin: object | None, steps: int = 2) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
@@ -112,16 +112,18 @@ def plain_files(rank: int, folder: str) -> None:
     if rank == 0:
         reference.save_pretrained(folder)
     dist.barrier()
-    with torch.device("meta"):
-        model = type(reference)(reference.config).double()
-    compiled = thunder.compile(model, recipe="eager", plugins=FSDP(initialise=model._init_weights, synchronise=False))
-    load_safetensors(compiled, folder)
-    torch.testing.assert_close(loss(compiled, batches[0]), loss(reference, batches[0]))
-    state = whole_state_dict(compiled)
-    if rank == 0:
-        torch.testing.assert_close(state, dict(reference.state_dict()))
-    else:
-        assert not state
+    for plugin in (FSDP, TP):
+        with torch.device("meta"):
+            model = type(reference)(reference.config).double()
+        divided = plugin(initialise=model._init_weights, synchronise=False)
+        compiled = thunder.compile(model, recipe="eager", plugins=divided)
+        load_safetensors(compiled, folder)
+        torch.testing.assert_close(loss(compiled, batches[0]), loss(reference, batches[0]))
+        state = whole_state_dict(compiled)
+        if rank == 0:
+            torch.testing.assert_close(state, dict(reference.state_dict()))
+        else:
+            assert not state
     with pytest.raises(CheckpointError, match="missing"):
         load_safetensors(torch.nn.Linear(2, 2), folder)
 

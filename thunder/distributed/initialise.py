@@ -61,6 +61,36 @@ def fully_shard(
     """
     made: dict[int, torch.nn.Parameter] = {}
     kept: list[torch.Tensor] = []  # an id says nothing of a parameter that is gone
+    for _, module, names in modules_with_values(model, mesh, device, initialise=initialise, synchronise=synchronise):
+        for name in names:
+            parameter = module._parameters[name]
+            assert parameter is not None
+            divided = divide(parameter, mesh, joint or mesh, home or device)
+            divided.__dict__.update(parameter.__dict__)
+            module._parameters[name] = made[id(parameter)] = divided
+            kept.append(parameter)
+    return made
+
+
+def modules_with_values(
+    model: torch.nn.Module,
+    mesh: DeviceMesh,
+    device: torch.device,
+    *,
+    initialise: Initialise | None,
+    synchronise: bool,
+) -> Iterator[tuple[str, torch.nn.Module, list[str]]]:
+    """Goes through the modules of a model, which the caller divides one by one, so that one at a time is whole.
+
+    A module that is on the meta device gets memory and values when it is its turn.  A parameter that several modules
+    share is the first one's; the others get what the caller has made of it.
+
+    Args:
+        model, mesh, device, initialise, synchronise: as for `fully_shard`.
+
+    Yields:
+        (path, module, names of its own parameters that no module before has).
+    """
     first_place: dict[int, tuple[torch.nn.Module, str]] = {}
     tied: dict[tuple[int, str], tuple[torch.nn.Module, str]] = {}
     # Before anything is exchanged: an id says nothing of a parameter that is gone.
@@ -68,23 +98,19 @@ def fully_shard(
         for name, parameter in module._parameters.items():
             if parameter is not None and first_place.setdefault(id(parameter), (module, name)) != (module, name):
                 tied[id(module), name] = first_place[id(parameter)]
+    first_place.clear()
     for path, module in model.named_modules():
         if any(tensor.is_meta for tensor in _own(module)):
             _materialise(module, path, device, initialise)
-        if synchronise:
-            broadcast_from_first([buffer for buffer in module._buffers.values() if buffer is not None], mesh)
-        for name, parameter in list(module._parameters.items()):
+        for name in module._parameters:
             if (id(module), name) in tied:
                 owner, own_name = tied[id(module), name]
                 module._parameters[name] = owner._parameters[own_name]
-            elif parameter is not None:
-                if synchronise:
-                    broadcast_from_first([parameter], mesh)
-                divided = divide(parameter, mesh, joint or mesh, home or device)
-                divided.__dict__.update(parameter.__dict__)
-                module._parameters[name] = made[id(parameter)] = divided
-                kept.append(parameter)
-    return made
+        names = [name for name, p in module._parameters.items() if p is not None and (id(module), name) not in tied]
+        if synchronise:
+            broadcast_from_first([buffer for buffer in module._buffers.values() if buffer is not None], mesh)
+            broadcast_from_first([p for name in names if (p := module._parameters[name]) is not None], mesh)
+        yield path, module, names
 
 
 def _own(module: torch.nn.Module) -> Iterator[torch.Tensor]:

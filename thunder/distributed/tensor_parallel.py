@@ -22,7 +22,7 @@ from torch.distributed.tensor import DTensor, Placement, Shard
 from torch.nn import functional as F
 
 from thunder.distributed.collectives import Group
-from thunder.distributed.initialise import broadcast_from_first
+from thunder.distributed.initialise import Initialise, modules_with_values
 from thunder.distributed.layout import rows_of
 from thunder.distributed.mesh import group_of
 from thunder.distributed.parallel_linear import (
@@ -52,6 +52,8 @@ def parallelise(
     *,
     synchronise: bool,
     sequence_parallel: bool = False,
+    device: torch.device,
+    initialise: Initialise | None = None,
 ) -> list[torch.nn.Parameter]:
     """Divides the modules that a plan names; returns the parameters whose gradients have to be added up.
 
@@ -61,6 +63,8 @@ def parallelise(
         plan: style by pattern of module names (`*` stands for anything but dots); None for the model's own.
         synchronise: whether parameters and buffers are taken from the first process.
         sequence_parallel: whether norms, dropout and residual sums are divided along the sequence.
+        device: of the parts.
+        initialise: for a model on the meta device: gives one module's own parameters and buffers their values.
 
     Raises:
         ShardingPlanError: a pattern names nothing, a style is unknown or does not fit its module.
@@ -73,10 +77,13 @@ def parallelise(
     for name, style in matched.items():
         styles.check(name, model.get_submodule(name), style)
     styles.check_shared(matched)
-    if synchronise:
-        broadcast_from_first([*model.parameters(), *model.buffers()], mesh)
+    for name, module, _ in modules_with_values(
+        model, mesh, device, initialise=initialise, synchronise=synchronise
+    ):  # fmt: skip
+        styles.apply(module, matched.get(name, "replicate"))
     for name, style in matched.items():
-        styles.apply(model.get_submodule(name), style)
+        if style == "replicated_with_grad_allreduce":
+            styles.summed += list(model.get_submodule(name).parameters())
     styles.divide_heads()
     if norms is not None:
         styles.divide_sequence(*norms)
@@ -93,8 +100,6 @@ class _Styles:
     def __init__(self, model: torch.nn.Module, mesh: DeviceMesh, group: Group, sequence: bool) -> None:
         self.model, self.mesh, self.group, self.sequence = model, mesh, group, sequence
         self.summed: list[torch.nn.Parameter] = []
-        self._made: dict[tuple[int, int], torch.nn.Parameter] = {}
-        self._keep: list[torch.nn.Parameter] = []  # an id says nothing of a parameter that is gone
         self._attentions: list[Any] = []
 
     def check(self, name: str, module: torch.nn.Module, style: str) -> None:
@@ -197,8 +202,6 @@ class _Styles:
             module.forward = functools.partial(packed_linear, module, group, chosen, not self.sequence)
             self.summed += list(module.parameters(recurse=False))
             self._attentions.append(parent)
-        elif style == "replicated_with_grad_allreduce":
-            self.summed += list(module.parameters())
 
     def _rows(self, parent: Any, module: Any) -> Iterator[tuple[int, int]]:
         """The rows of each packed part that are this process's."""
@@ -215,13 +218,9 @@ class _Styles:
             module.keep_part(dimension, [(own.start, own.stop)])
         for name, dimension in dimensions.items():
             parameter = module._parameters.get(name)
-            if parameter is None:
-                continue
-            key = (id(parameter), dimension)
-            if key not in self._made:
-                self._keep.append(parameter)
-                self._made[key] = _part(parameter, self.mesh, dimension)
-            module._parameters[name] = self._made[key]
+            # One that a module before has too is divided already.
+            if parameter is not None and not isinstance(parameter, DTensor):
+                module._parameters[name] = _part(parameter, self.mesh, dimension)
 
     def divide_sequence(self, first_layer: Any, norms: list[Any]) -> None:
         """Between divided layers each process has some rows of the sequence; norms see those alone."""

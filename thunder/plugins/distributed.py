@@ -140,7 +140,8 @@ def distribute(choices: Choices, distribution: Distribution, methods: type = Dat
     # Programs with symbolic sizes are not lowered: their collectives would not overlap with anything.
     if not isinstance(distribution, DataParallel) or distribution.groups != Groups(tensor=distribution.groups.tensor):
         choices.options["cache"] = "constant values"
-    choices.options["cuda_graphs"] = "off"
+    if choices.options.get("cuda_graphs") != "all":  # what "reduce-overhead" asks for, before or after
+        choices.options["cuda_graphs"] = "off"
     others = [mixin for mixin in choices.options.get("mixins", ()) if not issubclass(mixin, DistributedMethods)]
     choices.options["mixins"] = (*others, methods)
     return choices
