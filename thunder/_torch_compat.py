@@ -624,6 +624,11 @@ def without_innermost_function_mode() -> Any:
     return torch.overrides._pop_mode_temporarily()
 
 
+def without_dispatch_modes() -> Any:
+    """A context without any `TorchDispatchMode`, functionalisation included.  Tested: 2.11, 2.13."""
+    return torch.utils._python_dispatch._disable_current_modes()
+
+
 def local_part(tensor: Any) -> torch.Tensor:
     """The part of a DTensor that is in this process, without autograd history.  Tested: 2.11, 2.13."""
     part: torch.Tensor = tensor._local_tensor

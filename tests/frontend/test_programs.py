@@ -528,24 +528,3 @@ def test_custom_function_of_several_arguments(executors):
     compiled(x, torch.tensor([1, 0])).backward()
     same(x.grad, torch.full((2,), 100.0))
     assert len(thunder.last_traces(compiled)[0].ops) == 3
-
-
-def test_random_state_is_read_and_written_when_the_program_runs():
-    def program(x):
-        state = torch.get_rng_state()
-        torch.manual_seed(42)
-        first = torch.randn_like(x)
-        torch.set_rng_state(state)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(1)
-            second = torch.rand(2)
-        return first, second, torch.rand(2)
-
-    compiled = thunder.jit(program, executors=["eager"])
-    x = torch.zeros(3)
-    for seed in (5, 6):
-        torch.manual_seed(seed)
-        expected = program(x)
-        torch.manual_seed(seed)
-        same(compiled(x), expected)
-    assert thunder.cache_misses(compiled) == 1

@@ -178,3 +178,20 @@ def test_a_message_about_a_size_that_depends_on_values_is_no_decision():
 
     x = torch.randn(9)
     torch.testing.assert_close(thunder.jit(checked, executors=["eager"])(x), checked(x))
+
+
+def test_a_gradient_that_is_a_view_needs_no_symbols_of_its_own():
+    """The gradient of a sum is one number that is seen many times; its base has no place in the program."""
+    weights = [torch.nn.Parameter(torch.ones(3)) for _ in range(2)]
+    optimizers = [torch.optim.AdamW([weight], lr=0.1) for weight in weights]
+
+    def step(x, weight, optimizer):
+        weight.grad = torch.autograd.grad((x.sum(0) + weight).sum(), weight)[0]
+        optimizer.step()
+        return weight.detach().clone()
+
+    compiled = thunder.jit(lambda x: step(x, weights[1], optimizers[1]), cache="symbolic values", executors=["eager"])
+    for length in (5, 8, 3, 9):
+        x = torch.ones(length, 3)
+        torch.testing.assert_close(compiled(x), step(x, weights[0], optimizers[0]))
+    assert thunder.cache_misses(compiled) <= 3

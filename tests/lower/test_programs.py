@@ -32,6 +32,11 @@ def in_place_chain(x, w):
     return h.relu_() + h
 
 
+def complex_views(x, w):
+    z = torch.view_as_complex((x @ w).view(-1, 2))
+    return torch.view_as_real(z * z), z.abs()
+
+
 def views_and_writes(x):
     y = x * 2
     first, second = y[0], y[1]
@@ -101,6 +106,7 @@ def normalised(x, w):
 FUNCTIONS = [
     (several_outputs, [(4, 3), (3, 3)]),
     (in_place_chain, [(4, 3), (3, 3)]),
+    (complex_views, [(4, 3), (3, 4)]),
     (views_and_writes, [(2, 3)]),
     (buffer_filled, [(4, 3), (3,)]),
     (detached, [(4, 3), (4, 3)]),

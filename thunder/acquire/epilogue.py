@@ -105,6 +105,8 @@ class Epilogue:
         made = self._made.get(id(value))
         if made is not None:
             return made
+        if isinstance(value, torch.Generator) and self._tensor(value) is not None:
+            return str(self._tensor(value))  # the program has made it
         source = self._known.get(id(value))
         if source is not None:
             return self.prologue.expression(source)

@@ -37,6 +37,7 @@ from thunder.acquire.guards import absent, is_plain, type_lookup
 from thunder.acquire.heap import instance_dict
 from thunder.acquire.higher_order import higher_order_lookasides
 from thunder.acquire.items import item_lookasides
+from thunder.acquire.random_generators import RandomGenerators
 from thunder.acquire.recorder import Recorder
 from thunder.acquire.sharp_edges import SharpEdges
 from thunder.acquire.sources import INSTANCE_DICT, ITEM
@@ -188,12 +189,7 @@ class Lookasides:
             torch.inference_mode.__exit__: self.exit_inference_mode,
             os.putenv: lambda interp, *arguments: self.tracker.heap.defer(os.putenv, *arguments),
             os.unsetenv: lambda interp, *arguments: self.tracker.heap.defer(os.unsetenv, *arguments),
-            torch.manual_seed: lambda interp, seed: self.statement(torch.manual_seed, seed),
-            torch.cuda.manual_seed: lambda interp, seed: self.statement(torch.cuda.manual_seed, seed),
-            torch.cuda.manual_seed_all: lambda interp, seed: self.statement(torch.cuda.manual_seed_all, seed),
             torch.set_default_dtype: self.set_default_dtype,
-            torch.get_rng_state: self.get_rng_state,
-            torch.set_rng_state: lambda interp, state: self.recorder.write_statement(torch.set_rng_state, state),
             torch.nn.Parameter.__new__: self.new_parameter,
             torch.func.linearize: self.functorch(torch.func.linearize),
             _pytree.tree_map: self.tree_map,
@@ -212,6 +208,7 @@ class Lookasides:
         if hasattr(torch, "_is_all_true"):
             table[torch._is_all_true] = self.is_all_true
         table.update(item_lookasides())
+        table.update(RandomGenerators(self.tracker, self.recorder, self.sharp_edges).table())
         table.update(backward_hook_lookasides(self.recorder, self._one_operation))
         table.update(higher_order_lookasides(self.recorder, self._one_operation))
         flex = _torch_compat.flex_attention()
@@ -558,12 +555,6 @@ class Lookasides:
     def statement(self, function: Callable[..., Any], *args: Any) -> None:
         """A call for its effect on torch's state: only written down."""
         self._state_op(function, args)
-
-    def get_rng_state(self, interp: Any) -> torch.Tensor:
-        """The state is read when the program runs."""
-        with torch._C.DisableTorchFunction():
-            size = torch.get_rng_state().numel()
-        return self.recorder.new_result(torch.get_rng_state, (size,), torch.uint8)
 
     def set_default_dtype(self, interp: Any, dtype: torch.dtype) -> None:
         torch.set_default_dtype(dtype)

@@ -231,12 +231,18 @@ class Recorder(ResultInference):
         _, written = self._argument(args, [], [])
         self.ops.append(Op(function, written, {}, None, self.location(), self.scope))
 
-    def new_result(self, function: Callable[..., Any], shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        """Writes down a call without arguments that is not made now; its result is a tensor on the CPU."""
+    def new_result(
+        self, function: Callable[..., Any], shape: tuple[int, ...], dtype: torch.dtype, *args: Any
+    ) -> torch.Tensor:
+        """Writes down a call that is not made now; its result is a tensor on the CPU."""
         with torch._C.DisableTorchFunction():
             shadow = self._new_shadow((shape, (1,) * len(shape), dtype, CPU, False, True))
-        self.ops.append(Op(function, (), {}, self._vars[id(shadow)], self.location(), self.scope))
+        self.ops.append(Op(function, self.written(args), {}, self._vars[id(shadow)], self.location(), self.scope))
         return shadow
+
+    def written(self, arguments: Any) -> Any:
+        """Arguments as they stand in the trace."""
+        return self._argument(arguments, [], [])[1]
 
     def new_result_like(self, shadow: torch.Tensor, requires_grad: bool) -> torch.Tensor:
         """A tensor of the same type, for the result of an operation that the caller writes down."""

@@ -13,6 +13,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
+from thunder import _torch_compat
 from thunder.acquire.symbols import Symbols
 from thunder.acquire.values import Values
 from thunder.errors import Location
@@ -59,6 +60,9 @@ class ShadowTable(TorchFunctionMode):
         self._keep: list[Any] = []
         self._measured: dict[tuple[int, int], Any] = {}
 
+    check_generator: Callable[[torch.Generator], None] = staticmethod(lambda generator: None)
+    """Refuses a generator of random numbers that is no constant of the program."""
+
     # Values -----------------------------------------------------------------------------------------------------
     def new_var(self, shadow: torch.Tensor, device: torch.device, stem: str = "t", *, numbered: bool = True) -> Var:
         """Names a shadow for the first time."""
@@ -68,7 +72,7 @@ class ShadowTable(TorchFunctionMode):
         elif self.level_depth and torch._C._functorch.is_functorch_wrapped_tensor(shadow):
             var = Var(name, self._fake_outside_of_levels(shadow, device))
         else:
-            var = Var(name, make_value=lambda: self._fake(shadow.detach(), shadow, device))
+            var = Var(name, make_value=lambda: self._fake(self._detached(shadow), shadow, device))
         key = id(shadow)
         self._vars[key] = var
         self._devices[key] = device
@@ -104,6 +108,12 @@ class ShadowTable(TorchFunctionMode):
         if isinstance(like, torch.nn.Parameter):
             fake._is_param = True
         return fake
+
+    @staticmethod
+    def _detached(shadow: torch.Tensor) -> torch.Tensor:
+        """The shadow without history; modes of whoever asks (lowering) do not see it."""
+        with _torch_compat.without_dispatch_modes():
+            return shadow.detach()
 
     def _fake_outside_of_levels(self, wrapped: torch.Tensor, device: torch.device) -> FakeTensor:
         """A fake tensor like one of a level of `torch.func`; the level ends before the program does."""
@@ -169,6 +179,8 @@ class ShadowTable(TorchFunctionMode):
             return value, value
         key.append(value)
         var = self._vars.get(id(value))
+        if var is None and isinstance(value, torch.Generator):
+            self.check_generator(value)
         return value, value if var is None else var
 
     def _describe(self, shadow: torch.Tensor) -> tuple[Any, ...]:

@@ -152,9 +152,11 @@ class Symbols:
         context: Any = StatelessSymbolicContext(
             dynamic_sizes=[DimDynamic.DYNAMIC if varies else DimDynamic.STATIC for varies in varying]
         )
+        # Without symbols of its own a tensor needs none for its gradient or for the memory that it is a part of.
+        symbolic: dict[str, Any] = {"symbolic_context": context} if any(varying) else {"static_shapes": True}
         with torch._C.DisableTorchFunction():
             fake = self.fake_mode.from_tensor(
-                real, source=ConstantSource(f"tensor_{len(self.prologue.lines)}"), symbolic_context=context
+                real, source=ConstantSource(f"tensor_{len(self.prologue.lines)}"), **symbolic
             )
         if not any(isinstance(size, torch.SymInt) for size in fake.shape):
             self.prologue.tensor(source, real)

@@ -77,6 +77,8 @@ def _find_path(obj: Any) -> str | None:
             candidates.append(resolved)
         if isinstance(name, str) and isinstance(module, str):
             candidates.append(f"{module}.{name}")
+        if isinstance(name, str):
+            candidates.append(f"torch.{name}")  # methods of classes other than Tensor
         if isinstance(short, str):
             candidates += [f"{home}.{short}" for home in _HOMES]
     for path in candidates:
