@@ -85,8 +85,8 @@ class RandomGenerators:
         self, example: torch.Generator, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> torch.Generator:
         result = self.recorder.name_object(example, "generator")
-        written = self.recorder.written((args, kwargs))
-        self._write(Op(function, *written, result))
+        written_args, written_kwargs = self.recorder.written((args, kwargs))
+        self._write(Op(function, written_args, written_kwargs, result))
         return example
 
     # Seeds ------------------------------------------------------------------------------------------------------
