@@ -11,15 +11,16 @@ which the backward program empties as it goes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
 
 from thunder import _torch_compat
 from thunder.executors.distribution import ProgramDistribution
-from thunder.lower import ForwardProgram, Lowered, Mask, View, gradient_strides
+from thunder.lower import ForwardProgram, Lowered, Mask, View, gradient_strides, shared_gradients
 from thunder.trace import Var, compile_source
 
 _FREED = (
@@ -80,7 +81,7 @@ class TrainingProgram:
         self.forward = forward
         self.backward_for = backward_for
         self.distribution = distribution
-        self.separation = Separation()
+        self.separation = Separation(shared_gradients(lowered) if distribution is None else {})
         self.output_count = len(program.outputs)
         self.saved_inputs = [inputs[id(var)] for var in program.saved if id(var) in inputs]
         self.saved_outputs = [outputs[id(var)] for var in program.saved if id(var) in outputs]
@@ -175,9 +176,14 @@ class Separation:
     """Gradients that lie in the same memory get memory of their own: autograd and optimisers change them in place.
 
     Which ones do is found out at the first call of each backward program.
+
+    Args:
+        shared: positions of gradients that are the same tensor as another, whose position is the value, in eager
+            PyTorch as well.  They become one Python object, which autograd copies where it has to.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, shared: Mapping[int, int] = MappingProxyType({})) -> None:
+        self._shared = shared
         self._overlapping: dict[Any, list[int]] = {}
 
     def separate(self, program: Any, gradients: Sequence[torch.Tensor | None]) -> Sequence[torch.Tensor | None]:
@@ -190,8 +196,21 @@ class Separation:
         separated = list(gradients)
         for position in positions:
             gradient = separated[position]
-            separated[position] = None if gradient is None else gradient.clone()
+            if gradient is None:
+                continue
+            other = separated[self._shared[position]] if position in self._shared else None
+            separated[position] = other if other is not None and _are_one(gradient, other) else gradient.clone()
         return separated
+
+
+def _are_one(first: torch.Tensor, second: torch.Tensor) -> bool:
+    """Whether two tensors are the same elements of the same memory."""
+    return (
+        first.data_ptr() == second.data_ptr()
+        and first.shape == second.shape
+        and first.stride() == second.stride()
+        and first.dtype == second.dtype
+    )
 
 
 def _overlapping(tensors: Sequence[torch.Tensor | None]) -> list[int]:

@@ -7,6 +7,7 @@ from thunder.lower.assemble import (
     assemble_backward,
     assemble_forward,
     make_regions,
+    shared_gradients,
 )
 from thunder.lower.block import Block
 from thunder.lower.layouts import gradient_strides
@@ -28,5 +29,6 @@ __all__ = [
     "gradient_strides",
     "lower_program",
     "make_regions",
+    "shared_gradients",
     "split_joint",
 ]

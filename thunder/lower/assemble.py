@@ -160,6 +160,26 @@ def assemble_backward(
     return Trace("backward", [*forward.saved, *tangents], reverse.ops, gradients)
 
 
+def shared_gradients(lowered: Lowered) -> dict[int, int]:
+    """Of `lowered.trainable`, those whose gradient PyTorch's autograd takes from an earlier one: that one's position.
+
+    The sum of two tensors, for one, hands the same tensor to both.  That two gradients have the same value by chance,
+    as common subexpressions have, is another thing: a user who changes one of them in place must not change the other.
+    """
+    sources: dict[int, list[tuple[int, int]]] = {id(var): [] for var in lowered.trainable}
+    for number, call in enumerate(lowered.calls):
+        for position, gradient in zip(call.block.gradients, call.block.joint.output[1]):
+            sources.setdefault(id(call.inputs[position]), []).append((number, id(gradient)))
+    firsts: dict[tuple[int, int], int] = {}
+    shared: dict[int, int] = {}
+    for position, var in enumerate(lowered.trainable):
+        if len(sources[id(var)]) == 1:
+            first = firsts.setdefault(sources[id(var)][0], position)
+            if first != position:
+                shared[position] = first
+    return shared
+
+
 def _namer(lowered: Lowered, forward: ForwardProgram | None = None) -> Namer:
     taken = {var.name for call in lowered.calls for var in call.results} | {var.name for var in lowered.inputs}
     return Namer(taken | {var.name for var in forward.saved} if forward is not None else taken)
