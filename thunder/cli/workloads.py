@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 import functools
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -98,7 +98,7 @@ def step(task: Task, kind: Kind, compiled: Any) -> Callable[[], Any]:
     if kind == "inference":
         return functools.partial(compiled, *task.args, **task.kwargs)
     if kind == "training":
-        return functools.partial(train, task, compiled)
+        return functools.partial(train, task, compiled, list(task.model.parameters()))
     if kind == "optimisation":
         return functools.partial(optimise, task, compiled)
     return functools.partial(generate, task, compiled)
@@ -109,9 +109,12 @@ def surroundings(kind: Kind) -> AbstractContextManager[Any]:
     return torch.no_grad() if kind in ("inference", "generation") else nullcontext()
 
 
-def train(task: Task, compiled: Any) -> Tensor:
-    """Loss and gradients; the gradients are left in the parameters."""
-    for parameter in task.model.parameters():
+def train(task: Task, compiled: Any, parameters: Sequence[nn.Parameter]) -> Tensor:
+    """Loss and gradients; the gradients are left in the parameters.
+
+    The parameters are listed once, as an optimiser does: finding those of a large model takes milliseconds.
+    """
+    for parameter in parameters:
         parameter.grad = None
     loss = task.loss(task.select(compiled(*task.args, **task.kwargs)))
     loss.backward()
@@ -121,10 +124,11 @@ def train(task: Task, compiled: Any) -> Tensor:
 def optimise(task: Task, compiled: Any) -> Tensor:
     """The losses of ten steps of AdamW; the model ends with the weights it began with."""
     initial = copy.deepcopy(task.model.state_dict())
-    optimiser = torch.optim.AdamW(task.model.parameters(), lr=3e-3)
+    parameters = list(task.model.parameters())
+    optimiser = torch.optim.AdamW(parameters, lr=3e-3)
     losses = []
     for _ in range(OPTIMISER_STEPS):
-        losses.append(train(task, compiled).detach())
+        losses.append(train(task, compiled, parameters).detach())
         optimiser.step()
     task.model.load_state_dict(initial)
     return torch.stack(losses)
