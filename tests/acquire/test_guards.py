@@ -86,6 +86,12 @@ CASES = [
     Case("closure", "def make():\n    n = 1\n    def subject(x): return x * n\n    def put(value):\n        nonlocal n\n        n = value\n    return subject, put\nsubject, put = make()", ("", "put(2)", "put(2.0)")),
     Case("unset closure", "def make():\n    def subject(x):\n        try:\n            return n\n        except NameError:\n            return 'unset'\n    def put(value):\n        nonlocal n\n        n = value\n    if False:\n        n = 1\n    return subject, put\nsubject, put = make()", ("", "put(2)")),
     Case("defaults", "def helper(x, n=1, *, k=[]): return x * n, len(k)\ndef subject(x): return helper(x)", ("", "helper.__defaults__ = (2,)", "helper.__kwdefaults__ = {'k': [1]}", "helper.__kwdefaults__['k'].append(1)")),
+    Case(  # checked in one step
+        "many functions",
+        "def a(x, n=1): return x * n\ndef b(x): return a(x)\ndef c(x, *, k=2): return b(x) + k\ndef d(x): return c(x)\n"
+        "def subject(x): return d(x)",
+        ("", "b.note = 1", "a.__defaults__ = (2,)", "c.__kwdefaults__ = {'k': 7}", "c.__kwdefaults__ = None; c.__defaults__ = None; c.__code__ = b.__code__", "d.__code__ = (lambda x: x - 1).__code__"),
+    ),
     Case("code", "def helper(x): return x\ndef subject(x): return helper(x)", ("", "helper.__code__ = (lambda x: x * 2).__code__")),
     Case("module", "m = types.ModuleType('m')\nm.f = torch.relu\ndef subject(x): return m.f(x), hasattr(m, 'late')", ("", "m.f = torch.neg", "m.late = 1", "del m.late", "m.__getattr__ = lambda name: name")),
     Case("environment", "os.environ['FUZZ_MODE'] = 'a'\ndef subject(x): return os.environ.get('FUZZ_MODE'), 'FUZZ_LEVEL' in os.environ, os.getenv('FUZZ_LEVEL')", ("", "os.environ['FUZZ_MODE'] = 'b'", "os.environ['FUZZ_LEVEL'] = '1'", "del os.environ['FUZZ_MODE']")),

@@ -162,6 +162,8 @@ class Prologue:
         namespace: constants that they name.
         places: of checks on a tensor's sizes or on a number, by number: (source, the sizes or the number).
         tensors: lines that check a tensor, by index: (expression, the tensor); torch can check them all at once.
+        functions: lines that check a function that is a constant, by index: (the function, its code, its defaults, its
+            defaults by keyword).
         users_calls: lines that call a function of the user's under `functools.lru_cache`, by index.
         descriptions: for every check (by index), what it means to the user.
     """
@@ -182,6 +184,7 @@ class Prologue:
         }
         self.checks: list[tuple[str, str | Callable[[], str]]] = []
         self.tensors: dict[int, tuple[str, torch.Tensor]] = {}
+        self.functions: dict[int, tuple[types.FunctionType, types.CodeType, Any, Any]] = {}
         self.tensors_by_check: dict[int, str] = {}
         self.places: dict[int, tuple[Source, Any]] = {}
         self.users_calls: set[int] = set()

@@ -8,6 +8,7 @@ or a `PlainCall`.
 from __future__ import annotations
 
 import functools
+import types
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 
 from thunder._torch_compat import tensor_guards
+from thunder.acquire.function_guards import unchanged_functions
 from thunder.acquire.guards import Check, Prologue
 from thunder.acquire.sources import Source
 from thunder.errors import ImpureCallError
@@ -22,6 +24,11 @@ from thunder.trace import Trace, compile_source
 
 _GUARD_ERRORS = (LookupError, AttributeError, TypeError, ValueError)
 _JOINED_CHECKS = 40
+
+
+def _as_they_were(function: types.FunctionType, code: types.CodeType, defaults: Any, by_keyword: Any) -> bool:
+    """Whether a function still has the code and the defaults that acquisition met."""
+    return function.__code__ is code and function.__defaults__ is defaults and function.__kwdefaults__ is by_keyword
 
 
 @dataclass(frozen=True)
@@ -140,12 +147,25 @@ class Program:
         # PyTorch checks tensors together, and last; but a call of the user's is made only when all before it holds.
         together = tensor_guards([tensor for _, tensor in prologue.tensors.values()]) is not None
         conditions: list[str] = []
+        of_functions: list[tuple[types.FunctionType, str]] = []
         waiting: list[tuple[str, torch.Tensor]] = []
 
         def flush() -> None:
             if conditions:
                 lines.append(f"if not ({' and '.join(conditions)}): return -1")
                 conditions.clear()
+
+        def flush_functions() -> None:
+            # In one step where nothing at all has changed about them, else one by one.
+            unchanged = unchanged_functions([function for function, _ in of_functions])
+            joined = " and ".join(condition for _, condition in of_functions)
+            if unchanged is not None:
+                name = f"_functions_unchanged{len(lines)}"
+                namespace[name] = unchanged
+                joined = f"{name}() or ({joined})"
+            if of_functions:
+                lines.append(f"if not ({joined}): return -1")
+                of_functions.clear()
 
         def flush_tensors() -> None:
             # Constants are handed over as one tuple: that is quicker than naming each.
@@ -161,6 +181,7 @@ class Program:
         for index, line in enumerate(prologue.lines):
             if index in prologue.users_calls:
                 flush()
+                flush_functions()
                 if waiting:
                     flush_tensors()
             if isinstance(line, str):
@@ -168,11 +189,14 @@ class Program:
                 lines.append(line)
             elif together and index in prologue.tensors:
                 waiting.append(prologue.tensors[index])
+            elif index in prologue.functions and _as_they_were(*prologue.functions[index]):
+                of_functions.append((prologue.functions[index][0], line.condition))
             else:
                 conditions.append(f"({line.condition})" if " or " in line.condition else line.condition)
                 if len(conditions) == _JOINED_CHECKS:
                     flush()
         flush()
+        flush_functions()
         if waiting:
             flush_tensors()
         return lines

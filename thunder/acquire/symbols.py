@@ -133,9 +133,7 @@ class Symbols:
             self.prologue.check(f"{reading} == {made}", f"{place} == {made}")
         return made
 
-    def tensor(
-        self, source: Source, real: torch.Tensor, seen_as: Seen | None = None
-    ) -> FakeTensor:
+    def tensor(self, source: Source, real: torch.Tensor, seen_as: Seen | None = None) -> FakeTensor:
         """The fake tensor for a real one, symbolic where its sizes vary; checks what the symbols do not leave open.
 
         `seen_as`, for a tensor subclass that the program sees as a plain tensor: what it sees: its shape is constant.

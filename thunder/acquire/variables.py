@@ -112,6 +112,9 @@ class VariableTracker(ContainerTracker):
         condition = f"{name}.__code__ is {bind(function.__code__)}"
         condition += f" and {name}.__defaults__ is {bind(defaults)}"
         condition += f" and {name}.__kwdefaults__ is {bind(keyword_defaults)}"
+        self.prologue.functions[len(self.prologue.lines)] = (
+            function, function.__code__, defaults, keyword_defaults,
+        )  # fmt: skip
         self.prologue.check(condition, lambda: f"code and defaults of {source.describe()} are unchanged")
         for value in defaults or ():
             if not is_plain(value) and id(value) not in self.known and not isinstance(value, torch.Tensor):
