@@ -30,8 +30,20 @@ def test_every_round_times_every_contender_once():
     workers = {"fast": Clockwork("fast", 1e-3, asked), "slow": Clockwork("slow", 1.0, asked)}
     timings = time_in_turns(workers, rounds=4, round_seconds=0.05)
     assert timings["fast"].median == 1e-3 and timings["slow"].median == 1.0
-    assert asked[:4] == [("fast", 1), ("fast", 10), ("fast", 50), ("slow", 1)]  # how many calls fill a round
-    assert asked[4:] == [("fast", 50), ("slow", 1)] * 4
+    assert asked[:6] == [("fast", 1)] * 4 + [("fast", 10), ("fast", 50)]  # how many calls fill a round
+    assert asked[6:8] == [("slow", 1)] * 2
+    assert asked[8:] == [("fast", 50), ("slow", 1)] * 4
+
+
+def test_calls_that_are_captured_do_not_count_as_slow():
+    class Capturing(Clockwork):
+        def ask(self, method, count):
+            seconds = super().ask(method, count)
+            return 0.2 if len(self.asked) < 3 else seconds
+
+    asked = []
+    time_in_turns({"one": Capturing("one", 0.01, asked)}, rounds=1, round_seconds=0.05)
+    assert asked[-1] == ("one", 5)
 
 
 @pytest.mark.parametrize("fails_at", [0, 3, 5])

@@ -22,6 +22,7 @@ ERROR_FACTOR = 4.0
 ERROR_FLOOR = 1e-6
 
 ROUND_SECONDS = 0.05
+SETTLING_CALLS, SETTLING_SECONDS = 4, 1.0
 
 
 @dataclass(frozen=True)
@@ -73,16 +74,23 @@ def time_in_turns(
 def calls_in(worker: Worker, seconds: float) -> int:
     """How many calls take about `seconds`, and at least one.
 
-    A single call of a process that has just woken is many times slower than those after it, so that the number is
-    found by calling more often until the calls take about as long as asked for.
+    Single calls of a process that has just woken are many times slower than those after them, and so are calls that
+    are being captured in graphs.  So the first ones say little, and the number is found by calling more often until the
+    calls take about as long as asked for.
     """
+    once, spent = math.inf, 0.0
+    for _ in range(SETTLING_CALLS):
+        taken: float = worker.ask("time_calls", 1)
+        once, spent = min(once, taken), spent + taken
+        if spent > SETTLING_SECONDS:
+            break
     count = 1
     while True:
-        once: float = worker.ask("time_calls", count)
         fitting = max(1, int(seconds / once))
         if fitting <= 2 * count:
             return fitting
         count = min(fitting, 10 * count)
+        once = worker.ask("time_calls", count)
 
 
 def relative_error(found: Results, expected: Results) -> float:
