@@ -124,17 +124,17 @@ class Recording:
         self._held = [tensor if own else None for tensor, own in zip(held, layout.owned)]
         self._cloned = cloned
         self._only_arguments = layout.only_arguments
-        self._watched = self._watch()
+        self._watched, self._uses = self._watch()
 
-    def _watch(self) -> list[tuple[int, int]]:
-        """(storage, number of its uses while nobody else has it) of the results that are handed out."""
+    def _watch(self) -> tuple[list[int], list[int]]:
+        """The storages of the results that are handed out, and how many uses each has while nobody else has it."""
         storages = {}
         for position, tensor in enumerate(self._held):
             if tensor is not None and position not in self._cloned:
                 storage = tensor.untyped_storage()
                 storages[storage._cdata] = storage
         self._kept_alive = list(storages.values())
-        return [(address, _uses(address)) for address in storages]
+        return list(storages), list(map(_uses, storages))
 
     def fits(self, inputs: Sequence[Any]) -> bool:
         """Whether the graph is right for these inputs: static ones at its addresses, others of its sizes."""
@@ -147,10 +147,7 @@ class Recording:
 
     def is_free(self) -> bool:
         """Whether nobody holds results of the last replay."""
-        for address, uses in self._watched:
-            if _uses(address) != uses:
-                return False
-        return True
+        return list(map(_uses, self._watched)) == self._uses
 
     @property
     def is_closed(self) -> bool:
