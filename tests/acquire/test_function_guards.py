@@ -30,7 +30,7 @@ CHANGES: list[Callable[..., object]] = [
     lambda plain, *_: setattr(plain, "__code__", (lambda x: x + 1).__code__),
     lambda plain, *_: setattr(plain, "__defaults__", (1,)),
     lambda plain, *_: setattr(plain, "__kwdefaults__", {"x": 1}),
-    lambda plain, with_default, *_: setattr(with_default, "__defaults__", tuple([1])),  # equal, and another one
+    lambda plain, with_default, *_: setattr(with_default, "__defaults__", (True,)),  # equal, and another one
     lambda plain, with_default, *_: setattr(with_default, "__defaults__", None),
     lambda plain, with_default, with_keyword, _: setattr(with_keyword, "__kwdefaults__", None),
     lambda plain, with_default, with_keyword, _: setattr(with_keyword, "__kwdefaults__", {"y": 1}),
