@@ -1,10 +1,12 @@
 """`torch.compile(backend="thunder")` and the recipe that chooses Dynamo's front end."""
 
+import contextlib
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from torch._higher_order_ops import while_loop
 
 import thunder
 from thunder.dynamo import backend, compiled_graphs
@@ -116,6 +118,51 @@ def test_training_across_a_break_with_sizes_that_vary(executors):
     assert 2 <= len(graphs) <= 4  # each part for the first size, and once for all others
     for graph in graphs:
         assert thunder.last_traces(graph) and thunder.compile_stats(graph).plain_calls == 0
+
+
+@pytest.mark.parametrize("options", [{}, {"executors": ["eager"]}], ids=["default", "eager"])
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_a_checkpointed_part_draws_the_same_numbers_again(options, dynamic):
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    before = compiled_graphs()
+    layers = nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.4), nn.Linear(8, 3))
+
+    def program(x):
+        return torch.utils.checkpoint.checkpoint(layers, x, use_reentrant=False) + x
+
+    compiled = torch.compile(program, backend=backend, dynamic=dynamic, options=options)
+    for rows in (5, 7):
+        found = []
+        for function in (program, compiled):
+            torch.manual_seed(3)
+            x = torch.ones(rows, 3, requires_grad=True)
+            function(x).square().sum().backward()
+            found.append((x.grad, torch.rand(1)))
+        torch.testing.assert_close(*found)
+    graphs = [graph for graph in compiled_graphs() if graph not in before]
+    assert graphs and all(thunder.compile_stats(graph).plain_calls == 0 for graph in graphs)
+
+
+def test_a_checkpointed_part_that_runs_in_plain_python():
+    torch._dynamo.reset()
+
+    def part(x):
+        return torch.dropout(x.sin(), 0.5, True) * 2
+
+    def program(x):
+        (count,) = while_loop(lambda n: n < 3, lambda n: (n + 1,), (torch.tensor(0),))
+        return torch.utils.checkpoint.checkpoint(part, x, use_reentrant=False) * count
+
+    compiled = torch.compile(program, backend=backend)
+    found = []
+    for function in (program, compiled):
+        torch.manual_seed(3)
+        x = torch.linspace(0.1, 2, 40).requires_grad_()
+        with pytest.warns(SharpEdgeWarning) if function is compiled else contextlib.nullcontext():
+            function(x).square().sum().backward()
+        found.append(x.grad)
+    torch.testing.assert_close(*found)
 
 
 def test_marked_dimensions_give_one_graph():

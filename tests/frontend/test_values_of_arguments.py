@@ -124,3 +124,39 @@ def test_a_value_that_something_unknown_has_changed_since():
 
     with pytest.raises(DataDependentError):
         jit(program)(torch.ones(3), torch.ones(3, dtype=torch.long))
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: torch.poisson(torch.full((1,), 3.0)),
+        lambda: torch.zeros(1, dtype=torch.long).geometric_(0.5),
+        lambda: torch.zeros(1).cauchy_(),
+        lambda: torch.binomial(torch.full((1,), 5.0), torch.full((1,), 0.5)),
+        lambda: torch.get_rng_state()[24:64].sum(),
+        lambda: torch.get_rng_state()[24:64].long(),
+    ],
+)
+def test_random_values_are_no_constants(draw):
+    def program(x):
+        return x if draw().max() > 2 else -x
+
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    with pytest.raises(DataDependentError):
+        jit(program)(torch.ones(2))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_custom_operators_are_not_called_to_find_a_value():
+    calls = []
+
+    @torch.library.custom_op("thunder_tests::counted", mutates_args=())
+    def counted(x: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        return x + len(calls)
+
+    counted.register_fake(torch.empty_like)
+    with pytest.raises(DataDependentError):
+        jit(lambda x, n: x[: int(counted(n))] if counted(n) > 2 else x)(torch.ones(9), torch.tensor([1]))
+    assert calls == []

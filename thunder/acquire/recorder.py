@@ -33,6 +33,11 @@ _TENSOR_SPLITS = frozenset({torch.tensor_split, torch.Tensor.tensor_split})
 _INDEXING = frozenset({torch.Tensor.__getitem__, torch.Tensor.__setitem__})
 _NUMBER_READS = frozenset({"item", "is_nonzero", "__bool__", "__int__", "__float__", "__complex__"})
 _TEXTS = frozenset({"__format__", "__str__", "__repr__"})
+_OF_RATES = frozenset(
+    {"dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout", "feature_dropout",
+     "scaled_dot_product_attention"}
+)  # fmt: skip
+"""Functions that look at a rate or a scale before they take it; their results' types depend on none."""
 
 
 class Recorder(ResultInference):
@@ -108,6 +113,8 @@ class Recorder(ResultInference):
             result = None
             self.makes_gradients = True
         else:
+            if name in _OF_RATES and self.symbols is not None:
+                run_args, run_kwargs = tuple(map(_some_rate, run_args)), {k: _some_rate(v) for k, v in run_kwargs.items()}
             result = self._infer(inferred_by or func, run_args, run_kwargs, shadows, key)
         structure, holds_tensor = self._result(result)
         if not holds_tensor and name in _CONTEXT_CALLS and result is not None:
@@ -297,3 +304,8 @@ class Recorder(ResultInference):
         take(trace.output_vars())
         trace.inputs = list(taken.values())
         return Region(name, trace), tuple(taken.values()), result
+
+
+def _some_rate(value: Any) -> Any:
+    """A number that is a rate, in place of one that the running program knows."""
+    return 0.5 if isinstance(value, torch.SymFloat) else value

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from thunder.acquire.guards import Prologue
 from thunder.acquire.sources import Source
@@ -29,9 +30,24 @@ LARGEST_INTERMEDIATE = 1 << 20
 """Elements of the largest tensor that is computed on the way from arguments to a value."""
 _NOT_REPEATABLE = (
     "rand", "dropout", "bernoulli", "multinomial", "normal", "uniform", "exponential", "empty", "as_strided",
-    "set_data", "checkpoint", "apply", "backward",
+    "set_data", "checkpoint", "apply", "backward", "state",
 )  # fmt: skip
 """Names, or parts of them, of calls whose results depend on more than the values of their arguments."""
+_PURE_NAMESPACES = frozenset({"aten", "prim", "prims"})
+"""Of operators that other than by random numbers, which a tag tells, depend on their arguments alone."""
+
+
+class _DependsOnMore(Exception):
+    """A value would be made by an operator whose result depends on more than its arguments."""
+
+
+class _Repeatable(TorchDispatchMode):
+    """Lets PyTorch's own operators through that draw no random numbers; others are not even called once."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace not in _PURE_NAMESPACES or torch.Tag.nondeterministic_seeded in func.tags:
+            raise _DependsOnMore
+        return func(*args, **(kwargs or {}))
 
 
 @dataclass
@@ -105,7 +121,11 @@ class Values:
         recipe = self._recipe(shadow, variables, kept, ops)
         if recipe is None or any(source.describe() in self.varying for source, _ in recipe.inputs):
             return None
-        value = recipe.compute(*(real for _, real in recipe.inputs))
+        try:
+            with _Repeatable():
+                value = recipe.compute(*(real for _, real in recipe.inputs))
+        except _DependsOnMore:
+            return None
         if not isinstance(value, torch.Tensor) or value.shape != shadow.shape:
             return None
         for source, real in recipe.inputs:
@@ -122,7 +142,11 @@ class Values:
         recipe = self._recipe(shadow, variables, kept, ops)
         if recipe is None or shadow.numel() != 1 or not _is_discrete(shadow):
             return None
-        number = recipe.number(*(real for _, real in recipe.inputs))
+        try:
+            with _Repeatable():
+                number = recipe.number(*(real for _, real in recipe.inputs))
+        except _DependsOnMore:
+            return None
         names = ", ".join(self.prologue.expression(source) for source, _ in recipe.inputs)
         places = ", ".join(source.describe() for source, _ in recipe.inputs)
         return number, f"{self.prologue.bind(recipe.number, 'number')}({names})", f"a number made from {places}"

@@ -11,8 +11,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.utils.checkpoint
 
-from thunder._torch_compat import recompile_lazy_graph
+from thunder._torch_compat import higher_order_operator, recompile_lazy_graph
 from thunder.errors import OptionError, unknown_name
 from thunder.frontend import CompiledFunction, make_options
 
@@ -45,11 +46,30 @@ def backend(
     for name in options or {}:
         if name not in _OPTIONS:
             raise unknown_name("option of the thunder backend", name, list(_OPTIONS))
+    _checkpoint_as_eager(graph)
     recompile_lazy_graph(graph)
     choices = {"cache": "symbolic values", "on_break": "eager", **(options or {})}
     compiled = CompiledFunction(graph.forward, make_options(**choices))
     _graphs.append(weakref.ref(compiled))
     return compiled
+
+
+def _checkpoint_as_eager(graph: torch.fx.GraphModule) -> None:
+    """Has the graphs call `checkpoint` itself, where Dynamo has put an operator that stands for it.
+
+    Run as it is, that operator draws other random numbers when it computes a second time: backends are expected to see to
+    that.  A policy that selects what is saved is left out: everything is computed again, to the same values.
+    """
+    operator = higher_order_operator("tag_activation_checkpoint")
+    for module in graph.modules():
+        if not isinstance(module, torch.fx.GraphModule):
+            continue
+        calls = [node for node in module.graph.nodes if node.op == "call_function" and node.target is operator]
+        for node in calls:
+            node.target = torch.utils.checkpoint.checkpoint
+            node.kwargs = {"preserve_rng_state": True, **node.kwargs, "use_reentrant": False}
+        if calls:
+            module.recompile()
 
 
 def compiled_graphs() -> list[CompiledFunction]:
