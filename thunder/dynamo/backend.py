@@ -57,8 +57,8 @@ def backend(
 def _checkpoint_as_eager(graph: torch.fx.GraphModule) -> None:
     """Has the graphs call `checkpoint` itself, where Dynamo has put an operator that stands for it.
 
-    Run as it is, that operator draws other random numbers when it computes a second time: backends are expected to see to
-    that.  A policy that selects what is saved is left out: everything is computed again, to the same values.
+    Run as it is, that operator draws other random numbers when it computes a second time: backends are expected to
+    see to that.  A policy that selects what is saved is left out: everything is computed again, to the same values.
     """
     operator = higher_order_operator("tag_activation_checkpoint")
     for module in graph.modules():
