@@ -114,7 +114,8 @@ class Recorder(ResultInference):
             self.makes_gradients = True
         else:
             if name in _OF_RATES and self.symbols is not None:
-                run_args, run_kwargs = tuple(map(_some_rate, run_args)), {k: _some_rate(v) for k, v in run_kwargs.items()}
+                run_args = tuple(map(_some_rate, run_args))
+                run_kwargs = {keyword: _some_rate(value) for keyword, value in run_kwargs.items()}
             result = self._infer(inferred_by or func, run_args, run_kwargs, shadows, key)
         structure, holds_tensor = self._result(result)
         if not holds_tensor and name in _CONTEXT_CALLS and result is not None:
