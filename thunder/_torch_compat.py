@@ -655,6 +655,11 @@ def default_store() -> Any:
     return torch.distributed.distributed_c10d._get_default_store()
 
 
+def process_group(name: Any) -> Any:
+    """The process group of this name.  Tested: 2.11, 2.13."""
+    return torch.distributed.distributed_c10d._resolve_process_group(name)
+
+
 def root_mesh(mesh: Any) -> Any:
     """The mesh that this one is a slice of, or itself.  Tested: 2.11, 2.13."""
     return mesh._get_root_mesh()

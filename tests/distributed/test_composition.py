@@ -113,6 +113,59 @@ def test_eight_bits_and_divided_parameters(two: Processes) -> None:
     two.run(in_eight_bits)
 
 
+def small_llama() -> torch.nn.Module:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=64, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2,
+    )  # fmt: skip
+    return LlamaForCausalLM(config)
+
+
+def few_bits_on_a_mesh(rank: int) -> None:
+    """8-bit training is as near to float32 on a mesh as alone; quantised weights give the results of one process."""
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("a", "b"))
+    tokens = torch.arange(68).view(4, 17) * 7 % 64
+    plans: dict[str, Any] = {
+        "float32": None,
+        "fp8": "fp8",
+        "tp x fsdp": ["fp8", TP(mesh["b"]), FSDP(mesh["a"])],
+        "tp x ddp": ["fp8", TP(mesh["b"]), DDP(mesh["a"])],
+        "pp x fsdp": ["fp8", FSDP(mesh["b"]), PP(mesh["a"], microbatches=2, loss=next_tokens)],
+    }
+    losses: dict[str, float] = {}
+    gradients: dict[str, dict[str, torch.Tensor]] = {}
+    for name, plugins in plans.items():
+        model = small_llama().train()
+        compiled = thunder.compile(model, recipe="eager", plugins=plugins)
+        if hasattr(compiled, "train_step"):
+            loss = compiled.train_step(input_ids=tokens[:, :-1], use_cache=False, target=tokens[:, 1:])
+        else:
+            loss = next_tokens(compiled(input_ids=tokens[:, :-1], use_cache=False), tokens[:, 1:])
+            loss.backward()
+        losses[name] = loss.item()
+        gradients[name] = {n: whole(p.grad) for n, p in model.named_parameters() if p.grad is not None}
+    for name in ("tp x fsdp", "tp x ddp", "pp x fsdp"):
+        assert abs(losses[name] - losses["float32"]) <= 2 * abs(losses["fp8"] - losses["float32"]) + 1e-3, losses
+        assert gradients[name]
+        for parameter, found in gradients[name].items():
+            exact, alone = gradients["float32"][parameter], gradients["fp8"][parameter]
+            assert (found - exact).norm() <= 1.6 * (alone - exact).norm() + 1e-2 * exact.norm(), (name, parameter)
+    with torch.no_grad():
+        alone = thunder.compile(small_llama().eval(), recipe="eager", plugins="quantize-int8")
+        expected = alone(input_ids=tokens, use_cache=False).logits
+        for plugins in ([TP(mesh["b"]), PP(mesh["a"], microbatches=2)], [TP(mesh["b"]), DDP(mesh["a"])]):
+            divided = thunder.compile(small_llama().eval(), recipe="eager", plugins=["quantize-int8", *plugins])
+            logits = divided(input_ids=tokens, use_cache=False).logits
+            torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_few_bits_on_a_mesh(four: Processes) -> None:
+    four.run(few_bits_on_a_mesh)
+
+
 def bad_input(rank: int) -> None:
     mesh = two_by_two()
 

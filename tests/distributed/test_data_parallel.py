@@ -129,6 +129,60 @@ def test_no_sync(two: Processes, plugin: str) -> None:
     two.run(accumulated, plugin)
 
 
+class Mixed(torch.nn.Module):
+    """Buffers, batch norm, dropout, frozen, unused and shared parameters, two dtypes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution, self.norm = torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)
+        self.dropout, self.head = torch.nn.Dropout(0.0), torch.nn.Linear(36, 5)
+        self.shared = self.again = torch.nn.Linear(5, 5)
+        self.frozen, self.unused = torch.nn.Linear(5, 5).requires_grad_(False), torch.nn.Linear(3, 3)
+        self.double()
+        self.scale = torch.nn.Parameter(torch.ones(5))
+        self.register_buffer("calls", torch.zeros((), dtype=torch.long))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        x = self.dropout(self.norm(self.convolution(x)).relu())
+        return self.again(self.frozen(self.shared(self.head(x.flatten(1))))) * self.scale
+
+
+def mixed_models(rank: int) -> None:
+    x = torch.randn(8, 3, 5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).chunk(2)
+    torch.manual_seed(0)
+    references = [Mixed(), Mixed()]
+    references[1].load_state_dict(references[0].state_dict())
+    for reference, mine in zip(references, x):  # batch norm sees each process's part
+        reference(mine).square().mean().backward()
+    expected = {
+        name: (p.grad + q.grad) / 2
+        for (name, p), q in zip(references[0].named_parameters(), references[1].parameters())
+        if p.grad is not None
+    }
+    norm = torch.stack([g.double().norm() for g in expected.values()]).norm()
+    for plugin in (DDP(), DDP(find_unused_parameters=True), FSDP(), FSDP(stage=2), FSDP(offload=True)):
+        torch.manual_seed(0)
+        compiled = thunder.compile(Mixed(), recipe="eager", plugins=plugin)
+        compiled(x[rank]).square().mean().backward()
+        found = {name: whole(p.grad) for name, p in compiled.named_parameters() if p.grad is not None}
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-8)
+        torch.testing.assert_close(dict(compiled.named_buffers()), dict(references[rank].named_buffers()))
+        assert compiled.shared.weight is compiled.again.weight
+        torch.testing.assert_close(compiled.clip_grad_norm_(1.0).double(), norm, rtol=1e-6, atol=0.0)
+        compiled.dropout.p = 0.5
+        torch.manual_seed(rank)
+        first, second = compiled(x[0]), compiled(x[0])
+        assert not torch.equal(first, second)  # masks are drawn anew
+        compiled.eval()
+        with torch.no_grad():
+            torch.testing.assert_close(compiled(x[0]), compiled(x[0]))
+
+
+def test_models_with_all_kinds_of_state(two: Processes) -> None:
+    two.run(mixed_models)
+
+
 class Branches(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -99,6 +99,55 @@ def test_a_rank_takes_another_path() -> None:
     processes.stop()
 
 
+def known_paths(rank: int) -> None:
+    """Every program is known to all; one rank runs another of them than the other rank at the same time."""
+
+    def differs(compiled: Any, alone: Any, common: Any, match: str) -> None:
+        for call in (common, alone, common):
+            call(compiled)
+        with pytest.raises(DivergenceError, match=match):
+            (alone if rank == 1 else common)(compiled)
+            common(compiled)
+            common(compiled)
+
+    x = torch.ones(4, 8)
+
+    def trains(compiled: Any) -> None:
+        compiled(x).sum().backward()
+
+    def looks(compiled: Any) -> None:
+        with torch.no_grad():
+            compiled(x)
+
+    def accumulates(compiled: Any) -> None:
+        with compiled.no_sync():
+            trains(compiled)
+
+    def takes_half(compiled: Any) -> None:
+        compiled(x[:2]).sum().backward()
+
+    def steps(compiled: Any) -> None:
+        compiled.train_step(x, target=x)
+
+    def half_steps(compiled: Any) -> None:
+        compiled.train_step(x[:2], target=x[:2])
+
+    cases: list[tuple[Any, Any, Any]] = [
+        (FSDP(), looks, trains), (DDP(), accumulates, trains), (PLUGINS["tp"](), takes_half, trains),
+        (PLUGINS["pp"](), half_steps, steps),
+    ]  # fmt: skip
+    for plugin, alone, common in cases:
+        compiled = thunder.compile(model_of(2), recipe="eager", plugins=plugin)
+        differs(compiled, alone, common, f"rank {1 - rank} is about to run the collectives of .*, where rank {rank} is")
+    assert thunder.compile_stats(compiled).cache_misses == 2
+
+
+def test_a_rank_takes_another_known_path() -> None:
+    processes = Processes(2)
+    processes.run(known_paths)
+    processes.stop()
+
+
 def local_error(rank: int) -> None:
     """An error of the program itself is raised as it is, and not hidden by running the call in plain Python."""
     compiled = thunder.compile(torch.nn.Embedding(4, 8), recipe="eager", plugins=DDP())

@@ -27,7 +27,7 @@ from thunder import _torch_compat
 from thunder.acquire import Seen
 from thunder.distributed.average_unused import Place, absent_places, average_all
 from thunder.distributed.collectives import CollectiveRegions, Group
-from thunder.distributed.failures import Agreement, collective_failure, collective_regions
+from thunder.distributed.failures import Agreement, collective_failure, collective_regions, collectives_of
 from thunder.distributed.layout import Layout
 from thunder.distributed.place_collectives import Divided, Reduced, gather_parameters, reduce_gradients
 from thunder.distributed.undivided import Boundary, run_on_whole_parameters
@@ -106,7 +106,9 @@ class DataParallel(Distribution):
         self.model = model
         self.mesh = mesh
         self.ranks = tuple(mesh.mesh.flatten().tolist())
-        self.agreement = Agreement(self.ranks, options.timeout)
+        self.agreement = Agreement(self.ranks, options.timeout, mesh.device_type)
+        tensor = groups.tensor
+        self.tensor_agreement = Agreement(tensor.ranks, options.timeout, mesh.device_type) if tensor else None
         self.groups = groups
         self.options = options
         self.summed = {id(parameter): parameter for parameter in summed}
@@ -335,9 +337,13 @@ class ProgramDataParallel(ProgramDistribution):
     def watched(self, function: Callable[..., Any], trace: Trace) -> Callable[..., Any]:
         self._parent.agreement.require(trace)
         regions = collective_regions(trace)
-        ranks, name = self._parent.ranks, trace.name
+        ranks, name, agreement = self._parent.ranks, trace.name, self._parent.agreement
+        collectives = collectives_of(trace)
+        if collectives and any(var.name.startswith("earlier_") for var in trace.inputs):
+            collectives.append("with what earlier passes have left")
 
         def run(*args: Any) -> Any:
+            agreement.agree_on_call(name, collectives)
             try:
                 return function(*args)
             except RuntimeError as error:
@@ -411,14 +417,26 @@ class ProgramDataParallel(ProgramDistribution):
         return found
 
     # Programs that cannot be lowered ----------------------------------------------------------------------------
-    def run_undivided(self, run: Callable[..., tuple[Any, ...]]) -> Callable[..., tuple[Any, ...]]:
+    def run_undivided(self, run: Callable[..., tuple[Any, ...]], trace: Trace) -> Callable[..., tuple[Any, ...]]:
         if self._options.averages_unused:
             raise OptionError(
                 "find_unused_parameters needs programs that can be lowered, and this one cannot",
                 remedy="thunder.compile_stats(...).notes of the model compiled without the plugin gives the reason",
             )
         layouts = {number: layout for number, layout in enumerate(self._layouts) if layout is not None}
-        return run_on_whole_parameters(run, list(layouts), _UndividedBoundary(self, list(layouts.values())))
+        undivided = run_on_whole_parameters(run, list(layouts), _UndividedBoundary(self, list(layouts.values())))
+        agreement = self._parent.tensor_agreement
+        if agreement is None:
+            return undivided
+
+        def run_alike(*inputs: Any) -> tuple[Any, ...]:
+            # Those that have parts of the layers see the same batch.
+            batch = [x for number, x in enumerate(inputs) if number not in layouts and isinstance(x, torch.Tensor)]
+            shapes = ", ".join(f"{x.dtype} {tuple(x.shape)}" for x in batch)
+            agreement.agree_on_call(trace.name, [f"sums of the layers' parts on {shapes}"])
+            return undivided(*inputs)
+
+        return run_alike
 
 
 class _UndividedBoundary(Boundary):

@@ -23,30 +23,48 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 
+from thunder import _torch_compat
 from thunder.distributed.collectives import Group, functional
+from thunder.distributed.failures import exchange_failure
 from thunder.errors import MeshError
 
 Rows = tuple[tuple[int, int], ...]
 """Rows of a matrix: from, to; several times."""
 
 
+def _finished(collective: Callable[..., torch.Tensor], *args: Any) -> torch.Tensor:
+    """The result of a collective, whose last argument is its group; errors name the ranks that were not there.
+
+    Programs that are lowered have collectives in traces: this runs where they are not.
+    """
+    try:
+        result: torch.Tensor = functional.wait_tensor(collective(*args))
+    except RuntimeError as error:
+        if type(error) is not RuntimeError and not isinstance(error, dist.DistError):
+            raise  # not the transport's
+        ranks = dist.get_process_group_ranks(_torch_compat.process_group(args[-1]))
+        name = getattr(collective, "_opname", "collective")
+        raise exchange_failure(error, f"parts of a layer ({name} of {tuple(args[0].shape)})", ranks) from error
+    return result
+
+
 def _sum(x: torch.Tensor, group: str) -> torch.Tensor:
-    total: torch.Tensor = functional.wait_tensor(functional.all_reduce(x.contiguous(), "sum", group))
-    return total
+    return _finished(functional.all_reduce.default, x.contiguous(), "sum", group)
 
 
 def _all_parts(x: torch.Tensor, dimension: int, size: int, group: str) -> torch.Tensor:
     first = x.movedim(dimension, 0).contiguous()
-    gathered: torch.Tensor = functional.wait_tensor(functional.all_gather_into_tensor(first, size, group))
+    gathered = _finished(functional.all_gather_into_tensor.default, first, size, group)
     return gathered.movedim(0, dimension).contiguous()
 
 
 def _part_of_sum(x: torch.Tensor, dimension: int, size: int, group: str) -> torch.Tensor:
     first = x.movedim(dimension, 0).contiguous()
-    own: torch.Tensor = functional.wait_tensor(functional.reduce_scatter_tensor(first, "sum", size, group))
+    own = _finished(functional.reduce_scatter_tensor.default, first, "sum", size, group)
     return own.movedim(0, dimension).contiguous()
 
 
@@ -142,7 +160,7 @@ class VocabularyCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, target: torch.Tensor, ignored: int, group: str, start: int) -> torch.Tensor:
-        largest = functional.wait_tensor(functional.all_reduce(x.amax(-1), "max", group))
+        largest = _finished(functional.all_reduce.default, x.amax(-1), "max", group)
         exponentials = (x - largest.unsqueeze(-1)).exp()
         total = _sum(exponentials.sum(-1), group)
         local = target - start

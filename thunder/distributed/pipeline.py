@@ -21,6 +21,7 @@ import torch.distributed as dist
 from torch.distributed import pipelining
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
+from torch.utils import _pytree as pytree
 
 from thunder import _torch_compat
 from thunder.acquire import Program, Seen
@@ -64,7 +65,7 @@ class Pipeline(Distribution):
         self.group = mesh.get_group()
         self.size, self.rank = mesh.size(), mesh.get_local_rank()
         self.ranks = dist.get_process_group_ranks(self.group)
-        self.agreement = Agreement(self.ranks, options.timeout)
+        self.agreement = Agreement(self.ranks, options.timeout, mesh.device_type)
         self.begins: list[str] | None = None if options.begins is None else list(options.begins)
         self.stages: list[tuple[int, str, str, float]] = []
         self.owners: dict[int, list[int]] = {}
@@ -250,6 +251,9 @@ class PipelinedFunction(CompiledFunction):
     def run(self, batch: Sequence[tuple[Any, ...]]) -> list[Any]:
         """The results of all microbatches, each the arguments of one call."""
         self._batch = batch
+        what = "training step" if self._trains else "forward"
+        shapes = [f"{x.dtype} {tuple(x.shape)}" for x in pytree.tree_leaves(batch) if isinstance(x, torch.Tensor)]
+        self._pipeline.agreement.agree_on_call(f"pipelined {what}", [f"exchange of microbatches of {shapes}"])
         results = [self.dispatch(batch[0], {})]
         active = self._active
         assert active is not None

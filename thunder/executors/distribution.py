@@ -66,8 +66,13 @@ class ProgramDistribution:
         """The gradients of the program's trainable inputs for those that the distributed program returns."""
         return gradients
 
-    def run_undivided(self, run: Callable[..., tuple[Any, ...]]) -> Callable[..., tuple[Any, ...]]:
-        """For a program that cannot be lowered: `run` on whole parameters, whose gradients are reduced at the end."""
+    def run_undivided(self, run: Callable[..., tuple[Any, ...]], trace: Trace) -> Callable[..., tuple[Any, ...]]:
+        """For a program that cannot be lowered: `run` on whole parameters, whose gradients are reduced at the end.
+
+        Args:
+            run: runs the trace.
+            trace: of PyTorch's functions.
+        """
         raise NotImplementedError
 
 

@@ -201,7 +201,7 @@ def _compile(
 
     run = run_torch_program(final)
     if distribution is not None:
-        run = distribution.run_undivided(run)
+        run = distribution.run_undivided(run, final)
     if graphs is not None:
         if not _needs_autograd(final, grad_enabled):
             run = graphs.inference(run, final, notes, changed=None, by_shape=_has_symbols(final))
