@@ -166,6 +166,8 @@ def read_request(
         if mask.dim() != 2 or mask.shape[1] != filled + new_ids.shape[1]:
             return "the attention mask has an unusual shape"
         mask = None if bool((mask == 1).all()) else mask
+        if mask is not None and not bool((mask[:, -1] == 1).all()):
+            return "a prompt ends with padding"  # what the model makes of padding would choose the first token
     limit = next((c.max_length for c in stopping_criteria if isinstance(c, MaxLengthCriteria)), None)
     if limit is None or limit <= input_ids.shape[1]:
         return "no length limits it"

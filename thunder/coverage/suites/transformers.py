@@ -146,7 +146,11 @@ def generation_inputs(model: PreTrainedModel, inputs: Inputs) -> Inputs | None:
     model.generation_config.eos_token_id = None
     model.generation_config.bos_token_id = 1
     model.generation_config.decoder_start_token_id = 1
-    return {name: value for name, value in inputs.items() if name != "decoder_input_ids"}
+    chosen = {name: value for name, value in inputs.items() if name != "decoder_input_ids"}
+    mask = chosen.get("attention_mask")
+    if isinstance(mask, torch.Tensor) and mask.dim() == 2 and not model.config.is_encoder_decoder:
+        chosen["attention_mask"] = mask.flip(1)  # what is to be continued is padded on the left
+    return chosen
 
 
 SUITE = TransformersSuite()
