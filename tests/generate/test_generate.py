@@ -67,7 +67,7 @@ def test_architectures(name):
 
 
 def test_a_prompt_that_ends_with_padding():
-    """Its first token would be chosen by what the model makes of padding, to which the loop's masks are not faithful."""
+    """Its first token would be chosen by what the model makes of padding, which the loop does not reproduce."""
     model = make_model("qwen2")
     compiled = thunder.compile(model, recipe="eager")
     ids, mask = prompt(2, 12), torch.ones(2, 12, dtype=torch.long)
