@@ -79,6 +79,10 @@ class Recorder(ResultInference):
         key: list[Any] = [func]
         if func in _INDEXING and len(args) > 1 and not kwargs:
             args = (args[0], self._with_numbers_in_slices(args[1]), *args[2:])
+        if func is torch.arange and self.has_unknown_numbers():
+            # Where it begins and ends is read here: its length would be made of numbers that the kernel alone has met.
+            args = tuple(map(self.number_in, args))
+            kwargs = {keyword: self.number_in(value) for keyword, value in kwargs.items()}
         run_args, written_args = self._argument(args, shadows, key)
         run_kwargs, written_kwargs = self._argument(kwargs, shadows, key) if kwargs else (kwargs, {})
         name = call_name(func)

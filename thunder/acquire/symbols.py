@@ -288,6 +288,13 @@ class Symbols:
         self.environment.pending_fresh_unbacked_symbols.clear()
         return fresh
 
+    def unnamed(self, number: Any) -> list[sympy.Symbol]:
+        """The symbols in a number that neither the prologue nor the trace has a name for."""
+        if not isinstance(number, (torch.SymInt, torch.SymFloat, torch.SymBool)):
+            return []
+        symbols = number.node.expr.free_symbols
+        return [s for s in symbols if s not in self._vars and s not in self._sizes and s not in self.names]
+
     def define(self, symbol: sympy.Symbol, var: Var) -> None:
         """`var` holds the number that `symbol` stands for."""
         self._vars[symbol] = var

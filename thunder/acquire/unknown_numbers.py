@@ -91,10 +91,12 @@ class UnknownNumbers(ShadowTable):
             return measured == 1 if shadow.dtype is torch.bool else measured
         with self.fake_mode:
             number = torch.Tensor.item(shadow)
-        fresh = self.symbols.fresh_symbols()
-        if fresh:
+        self.symbols.fresh_symbols()
+        # Fresh, or met where nobody could name it: in a kernel that then failed, or in a region that has been left.
+        unnamed = self.symbols.unnamed(number)
+        if unnamed:
             var = Var(self.namer.fresh("number"), number)
-            self.symbols.define(fresh[0], var)
+            self.symbols.define(unnamed[0], var)
             self._write(Op(torch.Tensor.item, (self._vars[id(shadow)],), {}, var))
         return number
 
