@@ -56,6 +56,13 @@ def positions(x, weights):
     return x * places[:, None], places
 
 
+def places_in_sequences(x, weights):
+    rows, columns = zip(*x.argsort(1)[:3, :2])
+    result = x.clone()
+    result[rows, columns] = 0.0
+    return result, x[rows, columns], x[list(columns), 1:]
+
+
 def repeated(x, weights):
     times = (x > 0).sum(1)
     return torch.repeat_interleave(x, times, dim=0) @ weights[0]
@@ -77,7 +84,8 @@ def smallest(x, weights):
 
 
 PROGRAMS = [
-    positions, smallest, sliced, sizes_in_tensors, tokens_of_experts, gathered_by_mask, counted, numbers, repeated, checkpointed
+    positions, smallest, sliced, sizes_in_tensors, tokens_of_experts, gathered_by_mask, counted, numbers, repeated,
+    checkpointed, places_in_sequences,
 ]  # fmt: skip
 
 

@@ -78,7 +78,7 @@ class Recorder(ResultInference):
         shadows: list[torch.Tensor] = []
         key: list[Any] = [func]
         if func in _INDEXING and len(args) > 1 and not kwargs:
-            args = (args[0], self._with_numbers_in_slices(args[1]), *args[2:])
+            args = (args[0], self._with_numbers_in_slices(self._with_places_stacked(args[1])), *args[2:])
         if func is torch.arange and self.has_unknown_numbers():
             # Where it begins and ends is read here: its length would be made of numbers that the kernel alone has met.
             args = tuple(map(self.number_in, args))
@@ -177,6 +177,12 @@ class Recorder(ResultInference):
         return tuple(
             self._new_shadow((x.shape, x.stride(), x.dtype, self._devices[id(x)], create, False)) for x in inputs
         )
+
+    def _with_places_stacked(self, index: Any) -> Any:
+        """An index with tensors in place of sequences of tensors that hold a place each, whose values C code reads."""
+        if type(index) is not tuple or not any(map(_holds_places, index)):
+            return index
+        return tuple(self.call(torch.stack, (list(part),), {}) if _holds_places(part) else part for part in index)
 
     def _with_numbers_in_slices(self, index: Any) -> Any:
         """An index whose slices begin and end at numbers, where these were tensors of one integer."""
@@ -314,3 +320,13 @@ class Recorder(ResultInference):
 def _some_rate(value: Any) -> Any:
     """A number that is a rate, in place of one that the running program knows."""
     return 0.5 if isinstance(value, torch.SymFloat) else value
+
+
+def _holds_places(part: Any) -> bool:
+    """Whether a part of an index is a sequence of tensors of one integer."""
+    return (
+        type(part) in (tuple, list)
+        and len(part) > 0
+        and all(isinstance(item, torch.Tensor) and item.dim() == 0 and may_be_an_index(item) for item in part)
+        and all(item.dtype is part[0].dtype and item.dtype is not torch.bool for item in part)
+    )
