@@ -48,24 +48,41 @@ class Measured:
     waits: bool
 
 
+LATER = ("profile-litgpt-and-long-forward.json", "profile-plan.json")
+"""Profiles of single workloads, in the order in which they were taken; those that are there count."""
+
+
 def measured_steps() -> list[Measured]:
-    """The last profile of each workload, and the benchmark's figure where that is later."""
-    found: list[Measured] = []
+    """The last figure of each workload; memory where the process had held nothing else before."""
+    found: dict[str, Measured] = {}
     runs = json.loads((RESULTS / "profile.json").read_text())["runs"]
-    latest: dict[str, dict[str, Any]] = {}
+    train = _of_bench("train.json", "deepseek-train")
     for run in runs[1:]:  # the first was taken before causal masks were recognised
         for row in run["rows"]:
-            if row["by"] == "thunder" and row["workload"] not in ("deepseek-forward", "deepseek-backward"):
-                latest[row["workload"]] = row
-    train = _of_bench("train.json", "deepseek-train")
-    for name, row in latest.items():
-        memory = train["peak_memory"] / 2**30 if name == "deepseek-train" else None
-        found.append(Measured(name, "profile.json", row["median_ms"], memory, True))
-    for name in ("bert-long", "deepseek-forward"):
-        entry = _of_bench("bert-and-forward.json", name)
-        memory = entry["peak_memory"] / 2**30
-        found.append(Measured(name, "bert-and-forward.json", 1e3 * entry["call"]["median"], memory, False))
-    return found
+            name = row["workload"]
+            if row["by"] == "thunder" and name not in ("deepseek-forward", "deepseek-backward"):
+                memory = train["peak_memory"] / 2**30 if name == "deepseek-train" else None
+                found[name] = Measured(name, "profile.json", row["median_ms"], memory, True)
+    for file in LATER:
+        if not (RESULTS / file).exists():
+            continue
+        for number, (name, rows) in enumerate(json.loads((RESULTS / file).read_text())["workloads"].items()):
+            row = next((row for row in rows if row.get("by") == "thunder" and "median_ms" in row), None)
+            if row is not None and name != "deepseek-forward":
+                memory = row["peak_gib"] if number == 0 else None
+                found[name] = Measured(name, file, row["median_ms"], memory, True)
+    entry = _of_bench("bert-and-forward.json", "bert-long")
+    last = json.loads((RESULTS / "first-calls.json").read_text())["runs"][-1]
+    alone = json.loads((RESULTS / "profile-forward-and-litgpt.json").read_text())["workloads"]["deepseek-forward"][0]
+    return [
+        *found.values(),
+        Measured(
+            "bert-long", "bert-and-forward.json", 1e3 * entry["call"]["median"], entry["peak_memory"] / 2**30, False
+        ),
+        Measured(
+            "deepseek-forward", "first-calls.json", float(last["back to back"].split()[0]), alone["peak_gib"], False
+        ),
+    ]  # fmt: skip
 
 
 def _of_bench(file: str, workload: str) -> dict[str, Any]:

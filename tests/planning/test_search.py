@@ -151,16 +151,17 @@ def test_meshes():
             Mesh.parse(text)
 
 
-def test_a_measured_step_is_predicted_within_15_percent(monkeypatch):
-    """A step that lent the model no figure; all of them: `python benchmarks/plan_validation.py`."""
+@pytest.mark.parametrize("name", ["vit-base", "litgpt-train"])
+def test_a_measured_step_is_predicted_within_15_percent(monkeypatch, name):
+    """Steps that lent the model no figure; all of them: `python benchmarks/plan_validation.py`."""
     path = REPOSITORY / "benchmarks" / "plan_validation.py"
     specification = importlib.util.spec_from_file_location("plan_validation", path)
     validation = importlib.util.module_from_spec(specification)
     monkeypatch.setitem(sys.modules, specification.name, validation)  # dataclasses look their module up
     specification.loader.exec_module(validation)
-    (measured,) = [step for step in validation.measured_steps() if step.workload == "vit-base"]
-    workload = next(w for w in validation.large_workloads(validation.FULL) if w.name == "vit-base")
+    (measured,) = [step for step in validation.measured_steps() if step.workload == name]
+    workload = next(w for w in validation.large_workloads(validation.FULL) if w.name == name)
     predicted = validation.predict_workload(workload)
-    assert "vit-base" not in validation.FITTED
+    assert name not in validation.FITTED
     milliseconds = predicted.milliseconds + 1e3 * H100.step_seconds
     assert milliseconds / measured.milliseconds == pytest.approx(1.0, abs=0.15)

@@ -89,6 +89,7 @@ _OPAQUE_STDLIB = frozenset(
 _THUNDER = os.path.dirname(os.path.dirname(__file__)) + os.sep
 _PROGRAMS_OF_THUNDER = (
     _THUNDER + "coverage" + os.sep,  # its suites define functions that are to be compiled
+    _THUNDER + os.path.join("cli", "large_workloads.py"),  # so does the benchmark
     _THUNDER + os.path.join("distributed", "parallel_linear.py"),  # the forward functions of divided layers
     _THUNDER + os.path.join("distributed", "training_step.py"),  # what calls the model and the loss
 )
