@@ -9,6 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import thunder
+
 sys.path.insert(0, str(Path(__file__).parent))
 from comparison import check, compile_function
 from record import checkpointed
@@ -187,6 +189,22 @@ def returns_constant_and_fill(x):
 )
 def test_aliasing_of_outputs(function, grad):
     check(function, tensor(3, 4, grad=grad))
+
+
+@pytest.mark.parametrize("kind", [torch.nn.LSTM, torch.nn.GRU, torch.nn.RNN])
+def test_dropout_between_the_layers_of_a_recurrent_network(kind):
+    torch.manual_seed(0)
+    network = kind(3, 4, num_layers=2, dropout=0.4, batch_first=True)
+    for training in (True, False):
+        compiled, found = thunder.jit(network.train(training), executors=["aten"]), []
+        for function in (network, compiled):
+            torch.manual_seed(1)
+            x = tensor(2, 5, 3, grad=True)
+            result = function(x)[0]
+            result.square().sum().backward()
+            found.append((result, x.grad, torch.rand(1)))
+        torch.testing.assert_close(*found)
+        assert any("dropout between them" in note for note in thunder.compile_stats(compiled).notes) is training
 
 
 def test_an_output_that_is_a_view_can_be_changed_in_place():

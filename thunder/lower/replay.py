@@ -18,6 +18,7 @@ from thunder.lower.recorder import AtenRecorder
 from thunder.lower.state import AmbientState, is_state_statement
 from thunder.trace import Op, Region, Var, map_vars
 
+_RECURRENT = frozenset({"lstm", "gru", "rnn_tanh", "rnn_relu"})
 # Calls whose effect is on autograd's own records or on the tensor object, which no functional program can have.
 _EFFECTS_ON_TENSORS = frozenset(
     {
@@ -78,6 +79,8 @@ class Replay:
             raise NotLowerable("flex attention compiles itself", op)
         if op.target in _torch_compat.level_functions():
             raise NotLowerable("it runs within levels of torch.func", op)
+        if name in _RECURRENT and _drops_between_layers(op.args):
+            raise NotLowerable("PyTorch's decomposition of recurrent layers leaves out the dropout between them", op)
         args = map_vars(self._value, op.args)
         kwargs = map_vars(self._value, op.kwargs)
         if isinstance(op.target, Region):
@@ -215,3 +218,10 @@ def leaves(structure: Any) -> list[Any]:
     if isinstance(structure, dict):
         return [leaf for item in structure.values() for leaf in leaves(item)]
     return [structure]
+
+
+def _drops_between_layers(args: Sequence[Any]) -> bool:
+    """Whether a call of a recurrent network drops values between its layers."""
+    first = 3 if isinstance(args[3], bool) else 4  # packed sequences have one argument more before has_biases
+    layers, rate, training = args[first + 1 : first + 4]
+    return bool(training and rate and layers > 1)
