@@ -207,3 +207,23 @@ def test_functions_in_a_folder_called_numpy_are_acquired(tmp_path):
     assert compiled(torch.ones(1)).item() == 2
     namespace["STATE"]["scale"] = 5
     assert compiled(torch.ones(1)).item() == 5
+
+
+@pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.Adagrad, torch.optim.NAdam])
+def test_optimizers_that_step_all_tensors_at_once(kind):
+    """As they do by default on CUDA: a number for each tensor is then a tensor on the CPU."""
+    weights = [[torch.nn.Parameter(torch.ones(3) * k) for k in (1, 2)] for _ in range(2)]
+    optimizers = [kind(group, lr=0.1, foreach=True) for group in weights]
+
+    def step(x, group, optimizer):
+        for weight in group:
+            weight.grad = x * weight.detach()
+        optimizer.step()
+        return [weight.detach().clone() for weight in group]
+
+    for options in ({}, {"cache": "symbolic values"}):
+        compiled = thunder.jit(lambda x: step(x, weights[1], optimizers[1]), executors=["eager"], **options)
+        for _ in range(4):
+            x = torch.randn(3)
+            torch.testing.assert_close(compiled(x), step(x, weights[0], optimizers[0]))
+        assert thunder.compile_stats(compiled).plain_calls == 0

@@ -33,6 +33,8 @@ _TENSOR_SPLITS = frozenset({torch.tensor_split, torch.Tensor.tensor_split})
 _INDEXING = frozenset({torch.Tensor.__getitem__, torch.Tensor.__setitem__})
 _NUMBER_READS = frozenset({"item", "is_nonzero", "__bool__", "__int__", "__float__", "__complex__"})
 _TEXTS = frozenset({"__format__", "__str__", "__repr__"})
+_WITH_SCALARS = frozenset({"_foreach_addcdiv", "_foreach_addcdiv_", "_foreach_addcmul", "_foreach_addcmul_"})
+"""Functions that take a number for each tensor in one tensor on the CPU, which they read."""
 _OF_RATES = frozenset(
     {"dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout", "feature_dropout",
      "scaled_dot_product_attention"}
@@ -120,6 +122,8 @@ class Recorder(ResultInference):
             if name in _OF_RATES and self.symbols is not None:
                 run_args = tuple(map(_some_rate, run_args))
                 run_kwargs = {keyword: _some_rate(value) for keyword, value in run_kwargs.items()}
+            if name in _WITH_SCALARS and len(run_args) == 4 and isinstance(run_args[3], torch.Tensor):
+                run_args = (*run_args[:3], [1.0] * len(run_args[0]))
             result = self._infer(inferred_by or func, run_args, run_kwargs, shadows, key)
         structure, holds_tensor = self._result(result)
         if not holds_tensor and name in _CONTEXT_CALLS and result is not None:
